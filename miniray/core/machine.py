@@ -1,0 +1,67 @@
+"""The one shape of deciding: a machine takes `(now, event)` and returns effects (DESIGN.md, law 1).
+
+Duties of whoever steps a machine (only `_runtime/loop.py` does):
+
+1. One step at a time, under the state lock, with a `now` that never goes back.
+2. Perform the returned effects in list order. Performing never steps a machine: what comes of it is a
+   later event.
+3. Step `Tick` no later than `deadline()`; None means "nothing to wait for".
+4. A `Send` to the machine's own process goes to the other roles there, as the same record, in this turn.
+5. When a link breaks: one `PeerLost`, and nothing of that peer afterwards.
+
+A machine keeps its handlers in one literal dict from event or message type to method. It owns no clock,
+socket, thread, log or dice, and it never iterates a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from miniray.core.ids import ProcessId
+from miniray.core.record import Effect, Event, Message
+
+
+class Received(Event, frozen=True, array_like=True, gc=False):
+    """A message has arrived from `peer` (or from another role of this process)."""
+
+    peer: ProcessId
+    message: Message
+
+
+class PeerLost(Event, frozen=True, array_like=True, gc=False):
+    """The link to `peer` has broken, or could not be made; nothing more comes from it."""
+
+    peer: ProcessId
+    reason: str
+
+
+class Tick(Event, frozen=True, array_like=True, gc=False):
+    """A machine's deadline has come."""
+
+
+class Send(Effect, frozen=True, array_like=True, gc=False):
+    """Put `message` on the link to `peer`. Sends to one peer leave in the order in which they were decided."""
+
+    peer: ProcessId
+    message: Message
+
+
+class Machine(Protocol):
+    def step(self, now: float, event: Event) -> list[Effect]: ...
+
+    def deadline(self) -> float | None:
+        """When this machine wants a `Tick`, in the clock of `now`; None for never."""
+
+    def handles(self) -> tuple[type[Event] | type[Message], ...]:
+        """The types of events and messages that it wants."""
+
+    def check(self) -> None:
+        """Assert every invariant (PROTOCOL.md section 9) that this machine can see alone."""
+
+    def statistics(self) -> Mapping[str, Any]:
+        """Sizes of its tables, by name: all zero at quiescence, but for what the name says is a total."""
+
+
+class InvariantError(AssertionError):
+    """A machine found its own table wrong. It stops with the story rather than go on (STYLE.md, habits)."""

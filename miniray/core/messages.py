@@ -1,0 +1,311 @@
+"""Every message that one role can send to another. One class, one receiver.
+
+Kept in one file because it is the contract: two processes agree on something new here first, then both
+handlers and a script follow (tests/house checks that each type has a sender and a handler). A message of an
+old attempt, lease or dead process must be harmless; each docstring says by what it is recognised.
+
+Rules of hand-off (PROTOCOL.md section 4): a ref never travels without a pin; only the receiver registers,
+and only on its own link to the owner; the sender keeps its hold until it has heard that it did.
+"""
+
+from __future__ import annotations
+
+from miniray.core.failures import DeathCause, Failure
+from miniray.core.ids import FunctionId, LeaseId, ObjectId, ProcessId, TaskId
+from miniray.core.record import Message
+from miniray.core.resources import Demand
+from miniray.core.task_spec import Place, PushedTask, TaskResult, Value
+
+# ---- process -> node: life of processes -------------------------------------------------------------
+
+
+class Register(Message, frozen=True, array_like=True, gc=False):
+    """The first message of every process, before it owns anything."""
+
+    pid: int
+    is_driver: bool
+
+
+# ---- node -> any process -------------------------------------------------------------------------
+
+
+class ProcessDied(Message, frozen=True, array_like=True, gc=False):
+    """Told to every process, once. `lease` and `started` are the dead worker's status word: the last
+    lease of which it started a task, and that task's sequence number."""
+
+    process: ProcessId
+    cause: DeathCause
+    lease: LeaseId
+    started: int
+
+
+class SessionEnded(Message, frozen=True, array_like=True, gc=False):
+    """The session is over: the driver has said so, or is dead."""
+
+
+# ---- leases: owner <-> node, node -> worker ---------------------------------------------------------
+
+
+class RequestLease(Message, frozen=True, array_like=True, gc=False):
+    """Asks for a worker with `demand`; `request` numbers the requests of this owner."""
+
+    request: int
+    demand: Demand
+    for_actor: bool = False
+
+
+class CancelRequest(Message, frozen=True, array_like=True, gc=False):
+    """May cross the grant: a grant that the owner no longer wants is returned at once."""
+
+    request: int
+
+
+class LeaseGranted(Message, frozen=True, array_like=True, gc=False):
+    request: int
+    lease: LeaseId
+    worker: ProcessId
+
+
+class LeaseRefused(Message, frozen=True, array_like=True, gc=False):
+    """This node could never serve the demand, or could not start a worker."""
+
+    request: int
+    failure: Failure
+
+
+class ReturnLease(Message, frozen=True, array_like=True, gc=False):
+    """Keyed by the lease: returning twice is harmless (Ray 55469). A spoilt worker is ended."""
+
+    lease: LeaseId
+    spoilt: bool = False
+
+
+class RevokeLease(Message, frozen=True, array_like=True, gc=False):
+    """Others starve: the owner finishes what has started, takes the rest back and returns the lease."""
+
+    lease: LeaseId
+
+
+class LeaseStarted(Message, frozen=True, array_like=True, gc=False):
+    """Node to worker; a push that comes before it is held back."""
+
+    lease: LeaseId
+    owner: ProcessId
+
+
+class LeaseEnded(Message, frozen=True, array_like=True, gc=False):
+    """Node to worker; a push of this lease is refused from now on."""
+
+    lease: LeaseId
+
+
+class ExitWorker(Message, frozen=True, array_like=True, gc=False):
+    """Node to worker, after it has left the pool: end when nothing is running, pinned or held by others."""
+
+
+class KillWorker(Message, frozen=True, array_like=True, gc=False):
+    """Owner to node: end this process now (`kill`, `cancel(force=True)`, a broken link to a leased worker)."""
+
+    process: ProcessId
+
+
+class Blocked(Message, frozen=True, array_like=True, gc=False):
+    """Worker to node: its task waits in `get` or `wait`; its CPU may serve others."""
+
+
+class Unblocked(Message, frozen=True, array_like=True, gc=False):
+    """Worker to node: it runs again, and takes its CPU without waiting."""
+
+
+# ---- tasks: owner <-> worker ---------------------------------------------------------------------
+
+
+class DefineFunction(Message, frozen=True, array_like=True, gc=False):
+    """Sent once to each worker before the first task that names it; `value` is its definition."""
+
+    function: FunctionId
+    value: Value
+
+
+class ForgetFunction(Message, frozen=True, array_like=True, gc=False):
+    function: FunctionId
+
+
+class PushTasks(Message, frozen=True, array_like=True, gc=False):
+    lease: LeaseId
+    tasks: list[PushedTask]
+
+
+class CallActor(Message, frozen=True, array_like=True, gc=False):
+    """Calls of one caller, in their order; `actor` names the creation object."""
+
+    actor: ObjectId
+    calls: list[PushedTask]
+
+
+class TasksDone(Message, frozen=True, array_like=True, gc=False):
+    results: list[TaskResult]
+
+
+class TakeBack(Message, frozen=True, array_like=True, gc=False):
+    """Asks for tasks that have not started; answered by `TakenBack` with exactly those that will not run."""
+
+    lease: LeaseId
+    tasks: list[TaskId]
+
+
+class TakenBack(Message, frozen=True, array_like=True, gc=False):
+    """Also unasked, when the worker blocks or its lease has ended; then `blocked` is true."""
+
+    lease: LeaseId
+    tasks: list[TaskId]
+    blocked: bool = False
+
+
+class CancelTask(Message, frozen=True, array_like=True, gc=False):
+    """To the worker that has the task, queued or running; of another attempt: dropped."""
+
+    task: TaskId
+    attempt: int
+    recursive: bool
+
+
+class RequestCancel(Message, frozen=True, array_like=True, gc=False):
+    """A borrower's `cancel`, to the owner."""
+
+    object_id: ObjectId
+    force: bool
+    recursive: bool
+
+
+class RequestKill(Message, frozen=True, array_like=True, gc=False):
+    """A borrower's `kill(actor)`, to the owner of the actor."""
+
+    actor: ObjectId
+
+
+class EndActor(Message, frozen=True, array_like=True, gc=False):
+    """The last handle is gone: what is queued has been answered; the process may exit."""
+
+    actor: ObjectId
+
+
+# ---- references: holder <-> owner, sender <-> receiver -------------------------------------------------
+
+
+class AddHolder(Message, frozen=True, array_like=True, gc=False):
+    """`number` grows on this link; the answer repeats it, so that it cannot confirm a later receipt."""
+
+    object_id: ObjectId
+    number: int
+
+
+class HolderAdded(Message, frozen=True, array_like=True, gc=False):
+    object_id: ObjectId
+    number: int
+
+
+class RefGone(Message, frozen=True, array_like=True, gc=False):
+    """Answer to `AddHolder` (its number) or `WhereIs` (number 0): that value was freed."""
+
+    object_id: ObjectId
+    number: int
+
+
+class DropHolders(Message, frozen=True, array_like=True, gc=False):
+    """Idempotent: a drop and the death of its sender may both arrive (Ray 60495)."""
+
+    object_ids: list[ObjectId]
+
+
+class HandoffDone(Message, frozen=True, array_like=True, gc=False):
+    """Ends the one transfer (task and attempt) whose refs the receiver has registered everywhere."""
+
+    task: TaskId
+    attempt: int
+
+
+class WhereIs(Message, frozen=True, array_like=True, gc=False):
+    """Answered when the value is ready; a process asks once at a time for each object."""
+
+    object_id: ObjectId
+
+
+class ValueIs(Message, frozen=True, array_like=True, gc=False):
+    """A Stored value's place is lent with it, until `ViewsGone`."""
+
+    object_id: ObjectId
+    value: Value
+
+
+class ViewsGone(Message, frozen=True, array_like=True, gc=False):
+    """No view made from what was lent lives here, and no place is kept."""
+
+    object_ids: list[ObjectId]
+
+
+# ---- the store: any process <-> node, owner -> holder of an extent --------------------------------------
+
+
+class RequestExtent(Message, frozen=True, array_like=True, gc=False):
+    """Asks for a piece of the arena of at least this size; one request at a time for each process."""
+
+    size_bytes: int
+
+
+class ExtentGranted(Message, frozen=True, array_like=True, gc=False):
+    offset: int
+    size_bytes: int
+
+
+class ExtentRefused(Message, frozen=True, array_like=True, gc=False):
+    """The figures of the arena when it could not be granted."""
+
+    wanted_bytes: int
+    free_bytes: int
+    capacity_bytes: int
+
+
+class ReclaimExtents(Message, frozen=True, array_like=True, gc=False):
+    """Node to every holder: give back what lies wholly free; each answers with `ExtentsReturned`."""
+
+
+class ExtentsReturned(Message, frozen=True, array_like=True, gc=False):
+    """Answer to `ReclaimExtents`, also when there is nothing to return."""
+
+    offsets: list[int]
+
+
+class FreePlaces(Message, frozen=True, array_like=True, gc=False):
+    """Owner to the holder of the extent (to the node after the holder died). Names object and place: what does
+    not match the ledger is ignored, so a repeated free cannot hit a reused place."""
+
+    objects: list[tuple[ObjectId, Place]]
+
+
+class ClaimPlaces(Message, frozen=True, array_like=True, gc=False):
+    """Node to an owner: which of these places, in a dead process's extents, still live?"""
+
+    objects: list[tuple[ObjectId, Place]]
+
+
+class PlacesClaimed(Message, frozen=True, array_like=True, gc=False):
+    """The answer: those in `dead` may be freed; the rest will be named by `FreePlaces` one day."""
+
+    dead: list[tuple[ObjectId, Place]]
+
+
+class ViewsOf(Message, frozen=True, array_like=True, gc=False):
+    """Node to every process, after an owner died: answer when no view of its objects lives with you."""
+
+    owner: ProcessId
+
+
+class NoViewsOf(Message, frozen=True, array_like=True, gc=False):
+    owner: ProcessId
+
+
+class OwnerBuried(Message, frozen=True, array_like=True, gc=False):
+    """Node to every holder: nobody looks at this dead owner's objects any more; free their places."""
+
+    owner: ProcessId
