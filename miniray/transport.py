@@ -29,33 +29,33 @@ LINK_BUFFER_BYTES = 64 << 20
 MAX_FRAME_BYTES = 1 << 30
 
 
-class Frame(Record, frozen=True, array_like=True, gc=False):
+class Frame(Record, frozen=True):
     """One frame from `peer`."""
 
     peer: ProcessId
     data: Any  # bytes or memoryview
 
 
-class LinkUp(Record, frozen=True, array_like=True, gc=False):
+class LinkUp(Record, frozen=True):
     """A link that another process (or this one) asked for is there."""
 
     peer: ProcessId
 
 
-class LinkLost(Record, frozen=True, array_like=True, gc=False):
+class LinkLost(Record, frozen=True):
     peer: ProcessId
     reason: str
 
 
-class LinkFull(Record, frozen=True, array_like=True, gc=False):
+class LinkFull(Record, frozen=True):
     peer: ProcessId
 
 
-class LinkDrained(Record, frozen=True, array_like=True, gc=False):
+class LinkDrained(Record, frozen=True):
     peer: ProcessId
 
 
-class Readable(Record, frozen=True, array_like=True, gc=False):
+class Readable(Record, frozen=True):
     """A descriptor given to `watch` is readable (a pidfd: that process has ended)."""
 
     token: Any

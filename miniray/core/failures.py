@@ -25,7 +25,7 @@ class FailureKind(Enum):
     SESSION_ENDED = "session ended"  # shutdown, or the node process died
 
 
-class DeathCause(Record, frozen=True, array_like=True, gc=False):
+class DeathCause(Record, frozen=True):
     """How a process ended, as its reaper saw it."""
 
     pid: int
@@ -43,7 +43,7 @@ class DeathCause(Record, frozen=True, array_like=True, gc=False):
 UNKNOWN_STATUS = 1 << 16
 
 
-class Failure(Record, frozen=True, array_like=True, gc=False):
+class Failure(Record, frozen=True):
     """Why a value will never be there.
 
     `task` and `site` say what failed and where it was called; `attempt` of `attempts` which time it was.

@@ -22,25 +22,25 @@ from miniray.core.ids import ProcessId
 from miniray.core.record import Effect, Event, Message
 
 
-class Received(Event, frozen=True, array_like=True, gc=False):
+class Received(Event, frozen=True):
     """A message has arrived from `peer` (or from another role of this process)."""
 
     peer: ProcessId
     message: Message
 
 
-class PeerLost(Event, frozen=True, array_like=True, gc=False):
+class PeerLost(Event, frozen=True):
     """The link to `peer` has broken, or could not be made; nothing more comes from it."""
 
     peer: ProcessId
     reason: str
 
 
-class Tick(Event, frozen=True, array_like=True, gc=False):
+class Tick(Event, frozen=True):
     """A machine's deadline has come."""
 
 
-class Send(Effect, frozen=True, array_like=True, gc=False):
+class Send(Effect, frozen=True):
     """Put `message` on the link to `peer`. Sends to one peer leave in the order in which they were decided."""
 
     peer: ProcessId

@@ -19,7 +19,7 @@ from miniray.core.task_spec import Place, PushedTask, TaskResult, Value
 # ---- process -> node: life of processes -------------------------------------------------------------
 
 
-class Register(Message, frozen=True, array_like=True, gc=False):
+class Register(Message, frozen=True):
     """The first message of every process, before it owns anything."""
 
     pid: int
@@ -29,7 +29,7 @@ class Register(Message, frozen=True, array_like=True, gc=False):
 # ---- node -> any process -------------------------------------------------------------------------
 
 
-class ProcessDied(Message, frozen=True, array_like=True, gc=False):
+class ProcessDied(Message, frozen=True):
     """Told to every process, once. `lease` and `started` are the dead worker's status word: the last
     lease of which it started a task, and that task's sequence number."""
 
@@ -39,14 +39,14 @@ class ProcessDied(Message, frozen=True, array_like=True, gc=False):
     started: int
 
 
-class SessionEnded(Message, frozen=True, array_like=True, gc=False):
+class SessionEnded(Message, frozen=True):
     """The session is over: the driver has said so, or is dead."""
 
 
 # ---- leases: owner <-> node, node -> worker ---------------------------------------------------------
 
 
-class RequestLease(Message, frozen=True, array_like=True, gc=False):
+class RequestLease(Message, frozen=True):
     """Asks for a worker with `demand`; `request` numbers the requests of this owner."""
 
     request: int
@@ -54,107 +54,107 @@ class RequestLease(Message, frozen=True, array_like=True, gc=False):
     for_actor: bool = False
 
 
-class CancelRequest(Message, frozen=True, array_like=True, gc=False):
+class CancelRequest(Message, frozen=True):
     """May cross the grant: a grant that the owner no longer wants is returned at once."""
 
     request: int
 
 
-class LeaseGranted(Message, frozen=True, array_like=True, gc=False):
+class LeaseGranted(Message, frozen=True):
     request: int
     lease: LeaseId
     worker: ProcessId
 
 
-class LeaseRefused(Message, frozen=True, array_like=True, gc=False):
+class LeaseRefused(Message, frozen=True):
     """This node could never serve the demand, or could not start a worker."""
 
     request: int
     failure: Failure
 
 
-class ReturnLease(Message, frozen=True, array_like=True, gc=False):
+class ReturnLease(Message, frozen=True):
     """Keyed by the lease: returning twice is harmless (Ray 55469). A spoilt worker is ended."""
 
     lease: LeaseId
     spoilt: bool = False
 
 
-class RevokeLease(Message, frozen=True, array_like=True, gc=False):
+class RevokeLease(Message, frozen=True):
     """Others starve: the owner finishes what has started, takes the rest back and returns the lease."""
 
     lease: LeaseId
 
 
-class LeaseStarted(Message, frozen=True, array_like=True, gc=False):
+class LeaseStarted(Message, frozen=True):
     """Node to worker; a push that comes before it is held back."""
 
     lease: LeaseId
     owner: ProcessId
 
 
-class LeaseEnded(Message, frozen=True, array_like=True, gc=False):
+class LeaseEnded(Message, frozen=True):
     """Node to worker; a push of this lease is refused from now on."""
 
     lease: LeaseId
 
 
-class ExitWorker(Message, frozen=True, array_like=True, gc=False):
+class ExitWorker(Message, frozen=True):
     """Node to worker, after it has left the pool: end when nothing is running, pinned or held by others."""
 
 
-class KillWorker(Message, frozen=True, array_like=True, gc=False):
+class KillWorker(Message, frozen=True):
     """Owner to node: end this process now (`kill`, `cancel(force=True)`, a broken link to a leased worker)."""
 
     process: ProcessId
 
 
-class Blocked(Message, frozen=True, array_like=True, gc=False):
+class Blocked(Message, frozen=True):
     """Worker to node: its task waits in `get` or `wait`; its CPU may serve others."""
 
 
-class Unblocked(Message, frozen=True, array_like=True, gc=False):
+class Unblocked(Message, frozen=True):
     """Worker to node: it runs again, and takes its CPU without waiting."""
 
 
 # ---- tasks: owner <-> worker ---------------------------------------------------------------------
 
 
-class DefineFunction(Message, frozen=True, array_like=True, gc=False):
+class DefineFunction(Message, frozen=True):
     """Sent once to each worker before the first task that names it; `value` is its definition."""
 
     function: FunctionId
     value: Value
 
 
-class ForgetFunction(Message, frozen=True, array_like=True, gc=False):
+class ForgetFunction(Message, frozen=True):
     function: FunctionId
 
 
-class PushTasks(Message, frozen=True, array_like=True, gc=False):
+class PushTasks(Message, frozen=True):
     lease: LeaseId
     tasks: list[PushedTask]
 
 
-class CallActor(Message, frozen=True, array_like=True, gc=False):
+class CallActor(Message, frozen=True):
     """Calls of one caller, in their order; `actor` names the creation object."""
 
     actor: ObjectId
     calls: list[PushedTask]
 
 
-class TasksDone(Message, frozen=True, array_like=True, gc=False):
+class TasksDone(Message, frozen=True):
     results: list[TaskResult]
 
 
-class TakeBack(Message, frozen=True, array_like=True, gc=False):
+class TakeBack(Message, frozen=True):
     """Asks for tasks that have not started; answered by `TakenBack` with exactly those that will not run."""
 
     lease: LeaseId
     tasks: list[TaskId]
 
 
-class TakenBack(Message, frozen=True, array_like=True, gc=False):
+class TakenBack(Message, frozen=True):
     """Also unasked, when the worker blocks or its lease has ended; then `blocked` is true."""
 
     lease: LeaseId
@@ -162,7 +162,7 @@ class TakenBack(Message, frozen=True, array_like=True, gc=False):
     blocked: bool = False
 
 
-class CancelTask(Message, frozen=True, array_like=True, gc=False):
+class CancelTask(Message, frozen=True):
     """To the worker that has the task, queued or running; of another attempt: dropped."""
 
     task: TaskId
@@ -170,7 +170,7 @@ class CancelTask(Message, frozen=True, array_like=True, gc=False):
     recursive: bool
 
 
-class RequestCancel(Message, frozen=True, array_like=True, gc=False):
+class RequestCancel(Message, frozen=True):
     """A borrower's `cancel`, to the owner."""
 
     object_id: ObjectId
@@ -178,13 +178,13 @@ class RequestCancel(Message, frozen=True, array_like=True, gc=False):
     recursive: bool
 
 
-class RequestKill(Message, frozen=True, array_like=True, gc=False):
+class RequestKill(Message, frozen=True):
     """A borrower's `kill(actor)`, to the owner of the actor."""
 
     actor: ObjectId
 
 
-class EndActor(Message, frozen=True, array_like=True, gc=False):
+class EndActor(Message, frozen=True):
     """The last handle is gone: what is queued has been answered; the process may exit."""
 
     actor: ObjectId
@@ -193,52 +193,52 @@ class EndActor(Message, frozen=True, array_like=True, gc=False):
 # ---- references: holder <-> owner, sender <-> receiver -------------------------------------------------
 
 
-class AddHolder(Message, frozen=True, array_like=True, gc=False):
+class AddHolder(Message, frozen=True):
     """`number` grows on this link; the answer repeats it, so that it cannot confirm a later receipt."""
 
     object_id: ObjectId
     number: int
 
 
-class HolderAdded(Message, frozen=True, array_like=True, gc=False):
+class HolderAdded(Message, frozen=True):
     object_id: ObjectId
     number: int
 
 
-class RefGone(Message, frozen=True, array_like=True, gc=False):
+class RefGone(Message, frozen=True):
     """Answer to `AddHolder` (its number) or `WhereIs` (number 0): that value was freed."""
 
     object_id: ObjectId
     number: int
 
 
-class DropHolders(Message, frozen=True, array_like=True, gc=False):
+class DropHolders(Message, frozen=True):
     """Idempotent: a drop and the death of its sender may both arrive (Ray 60495)."""
 
     object_ids: list[ObjectId]
 
 
-class HandoffDone(Message, frozen=True, array_like=True, gc=False):
+class HandoffDone(Message, frozen=True):
     """Ends the one transfer (task and attempt) whose refs the receiver has registered everywhere."""
 
     task: TaskId
     attempt: int
 
 
-class WhereIs(Message, frozen=True, array_like=True, gc=False):
+class WhereIs(Message, frozen=True):
     """Answered when the value is ready; a process asks once at a time for each object."""
 
     object_id: ObjectId
 
 
-class ValueIs(Message, frozen=True, array_like=True, gc=False):
+class ValueIs(Message, frozen=True):
     """A Stored value's place is lent with it, until `ViewsGone`."""
 
     object_id: ObjectId
     value: Value
 
 
-class ViewsGone(Message, frozen=True, array_like=True, gc=False):
+class ViewsGone(Message, frozen=True):
     """No view made from what was lent lives here, and no place is kept."""
 
     object_ids: list[ObjectId]
@@ -247,18 +247,18 @@ class ViewsGone(Message, frozen=True, array_like=True, gc=False):
 # ---- the store: any process <-> node, owner -> holder of an extent --------------------------------------
 
 
-class RequestExtent(Message, frozen=True, array_like=True, gc=False):
+class RequestExtent(Message, frozen=True):
     """Asks for a piece of the arena of at least this size; one request at a time for each process."""
 
     size_bytes: int
 
 
-class ExtentGranted(Message, frozen=True, array_like=True, gc=False):
+class ExtentGranted(Message, frozen=True):
     offset: int
     size_bytes: int
 
 
-class ExtentRefused(Message, frozen=True, array_like=True, gc=False):
+class ExtentRefused(Message, frozen=True):
     """The figures of the arena when it could not be granted."""
 
     wanted_bytes: int
@@ -266,46 +266,46 @@ class ExtentRefused(Message, frozen=True, array_like=True, gc=False):
     capacity_bytes: int
 
 
-class ReclaimExtents(Message, frozen=True, array_like=True, gc=False):
+class ReclaimExtents(Message, frozen=True):
     """Node to every holder: give back what lies wholly free; each answers with `ExtentsReturned`."""
 
 
-class ExtentsReturned(Message, frozen=True, array_like=True, gc=False):
+class ExtentsReturned(Message, frozen=True):
     """Answer to `ReclaimExtents`, also when there is nothing to return."""
 
     offsets: list[int]
 
 
-class FreePlaces(Message, frozen=True, array_like=True, gc=False):
+class FreePlaces(Message, frozen=True):
     """Owner to the holder of the extent (to the node after the holder died). Names object and place: what does
     not match the ledger is ignored, so a repeated free cannot hit a reused place."""
 
     objects: list[tuple[ObjectId, Place]]
 
 
-class ClaimPlaces(Message, frozen=True, array_like=True, gc=False):
+class ClaimPlaces(Message, frozen=True):
     """Node to an owner: which of these places, in a dead process's extents, still live?"""
 
     objects: list[tuple[ObjectId, Place]]
 
 
-class PlacesClaimed(Message, frozen=True, array_like=True, gc=False):
+class PlacesClaimed(Message, frozen=True):
     """The answer: those in `dead` may be freed; the rest will be named by `FreePlaces` one day."""
 
     dead: list[tuple[ObjectId, Place]]
 
 
-class ViewsOf(Message, frozen=True, array_like=True, gc=False):
+class ViewsOf(Message, frozen=True):
     """Node to every process, after an owner died: answer when no view of its objects lives with you."""
 
     owner: ProcessId
 
 
-class NoViewsOf(Message, frozen=True, array_like=True, gc=False):
+class NoViewsOf(Message, frozen=True):
     owner: ProcessId
 
 
-class OwnerBuried(Message, frozen=True, array_like=True, gc=False):
+class OwnerBuried(Message, frozen=True):
     """Node to every holder: nobody looks at this dead owner's objects any more; free their places."""
 
     owner: ProcessId

@@ -21,15 +21,15 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value: immutable, compared by content."""
 
 
-class Event(Record, frozen=True, array_like=True, gc=False):
+class Event(Record, frozen=True):
     """Something that happened; named in the past tense."""
 
 
-class Effect(Record, frozen=True, array_like=True, gc=False):
+class Effect(Record, frozen=True):
     """Something to do; named in the imperative."""
 
 
-class Message(Record, frozen=True, array_like=True, gc=False, tag=True):
+class Message(Record, frozen=True, tag=True):
     """What one role says to another; its wire tag is its class name, so that a dump of a frame can be read."""
 
 

@@ -12,7 +12,7 @@ from miniray.core.record import Record
 from miniray.core.resources import Demand
 
 
-class Place(Record, frozen=True, array_like=True, gc=False):
+class Place(Record, frozen=True):
     """Where a stored object lies: in an extent of `holder`, at a page-aligned offset of the node's arena."""
 
     holder: ProcessId
@@ -20,27 +20,27 @@ class Place(Record, frozen=True, array_like=True, gc=False):
     size_bytes: int
 
 
-class Inline(Record, frozen=True, array_like=True, gc=False, tag="I"):
+class Inline(Record, frozen=True, tag="I"):
     """A small value, carried in messages; `contains` names the refs inside it."""
 
     data: bytes
     contains: tuple[ObjectId, ...] = ()
 
 
-class Stored(Record, frozen=True, array_like=True, gc=False, tag="S"):
+class Stored(Record, frozen=True, tag="S"):
     """A large value in the arena."""
 
     place: Place
     contains: tuple[ObjectId, ...] = ()
 
 
-class Failed(Record, frozen=True, array_like=True, gc=False, tag="F"):
+class Failed(Record, frozen=True, tag="F"):
     """No value, and why."""
 
     failure: Failure
 
 
-class ActorAt(Record, frozen=True, array_like=True, gc=False, tag="A"):
+class ActorAt(Record, frozen=True, tag="A"):
     """The value of an actor's creation object: the process in which it lives, and which life that is."""
 
     process: ProcessId
@@ -50,7 +50,7 @@ class ActorAt(Record, frozen=True, array_like=True, gc=False, tag="A"):
 Value = Inline | Stored | Failed | ActorAt
 
 
-class TaskOptions(Record, frozen=True, array_like=True, gc=False):
+class TaskOptions(Record, frozen=True):
     """What `.options(...)` decided; one record is shared by all tasks of a remote function.
 
     Tasks of equal `demand` form one scheduling class: a lease serves any of them.
@@ -62,7 +62,7 @@ class TaskOptions(Record, frozen=True, array_like=True, gc=False):
     retry_on: bytes = b""  # which exceptions are retried: b"" none, b"*" all, else a pickled tuple of types
 
 
-class TaskSpec(Record, frozen=True, array_like=True, gc=False):
+class TaskSpec(Record, frozen=True):
     """A task as its owner keeps it."""
 
     task_id: TaskId
@@ -78,7 +78,7 @@ class TaskSpec(Record, frozen=True, array_like=True, gc=False):
     site: str = ""  # where it was called
 
 
-class PushedTask(Record, frozen=True, array_like=True, gc=False):
+class PushedTask(Record, frozen=True):
     """A task as a worker gets it."""
 
     task_id: TaskId
@@ -95,7 +95,7 @@ class PushedTask(Record, frozen=True, array_like=True, gc=False):
     at_most_once: bool = False  # its result leaves before the next task starts
 
 
-class TaskResult(Record, frozen=True, array_like=True, gc=False):
+class TaskResult(Record, frozen=True):
     """One execution's outcome, and what the worker still holds of what came with the task (PROTOCOL.md 4)."""
 
     task_id: TaskId
