@@ -39,8 +39,8 @@ class ProcessDied(Message, frozen=True):
     started: int
 
 
-class SessionEnded(Message, frozen=True):
-    """The session is over: the driver has said so, or is dead."""
+class EndSession(Message, frozen=True):
+    """Driver to node: shutdown. Everything that the session started ends."""
 
 
 # ---- leases: owner <-> node, node -> worker ---------------------------------------------------------
@@ -184,12 +184,6 @@ class RequestKill(Message, frozen=True):
     actor: ObjectId
 
 
-class EndActor(Message, frozen=True):
-    """The last handle is gone: what is queued has been answered; the process may exit."""
-
-    actor: ObjectId
-
-
 # ---- references: holder <-> owner, sender <-> receiver -------------------------------------------------
 
 
@@ -232,16 +226,10 @@ class WhereIs(Message, frozen=True):
 
 
 class ValueIs(Message, frozen=True):
-    """A Stored value's place is lent with it, until `ViewsGone`."""
+    """A Stored value's place is lent with it: views count as a hold, so it lasts until `DropHolders`."""
 
     object_id: ObjectId
     value: Value
-
-
-class ViewsGone(Message, frozen=True):
-    """No view made from what was lent lives here, and no place is kept."""
-
-    object_ids: list[ObjectId]
 
 
 # ---- the store: any process <-> node, owner -> holder of an extent --------------------------------------
@@ -309,3 +297,36 @@ class OwnerBuried(Message, frozen=True):
     """Node to every holder: nobody looks at this dead owner's objects any more; free their places."""
 
     owner: ProcessId
+
+
+# ---- between the roles of one process; never encoded ---------------------------------------------------
+
+
+class ArgumentsArrived(Message, frozen=True):
+    """Worker to owner role: a task starts; hold what came with it, and register with third parties."""
+
+    submitter: ProcessId
+    task: TaskId
+    attempt: int
+    refs: tuple[ObjectId, ...]
+
+
+class ExecutionEnded(Message, frozen=True):
+    """Worker to owner role: add what is still held to this result, and send it to the submitter."""
+
+    submitter: ProcessId
+    result: TaskResult
+
+
+class CancelChildren(Message, frozen=True):
+    """Worker to owner role: cancel what this task has submitted."""
+
+    task: TaskId
+
+
+class AskDrained(Message, frozen=True):
+    """Worker to owner role: answer when nobody needs this process any more."""
+
+
+class Drained(Message, frozen=True):
+    """Nothing that this process owns is held by others, and no pin of a hand-off is outstanding."""

@@ -46,5 +46,6 @@ def make_decoder(of: Any) -> Callable[[bytes | memoryview], Any]:
     return msgspec.msgpack.Decoder(of).decode
 
 
+replace = msgspec.structs.replace  # a record with some fields changed
 DecodeError = msgspec.DecodeError  # ValidationError is one, too
 EncodeError = (msgspec.EncodeError, TypeError, OverflowError)

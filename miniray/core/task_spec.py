@@ -66,16 +66,18 @@ class TaskSpec(Record, frozen=True):
     """A task as its owner keeps it."""
 
     task_id: TaskId
-    function: FunctionId
+    function: FunctionId  # b"" for a call of an actor
     payload: bytes  # pickled (args, kwargs), top-level refs replaced by slots; b"" when it lies in the store
     options: TaskOptions
     num_returns: int = 1
     slots: tuple[ObjectId, ...] = ()  # top-level refs: resolved before the call, in the order of their slots
     refs: tuple[ObjectId, ...] = ()  # refs inside the arguments: passed by reference
-    stored_payload: bool = False  # the first slot is not an argument but the payload itself
+    stored_payload: bool = False  # the last slot is not an argument but the payload itself
     actor: ObjectId | None = None  # call of this actor (named by its creation object)
+    method: str = ""
     creates_actor: bool = False
     site: str = ""  # where it was called
+    parent: TaskId | None = None  # the task that called, for cancel(recursive=True)
 
 
 class PushedTask(Record, frozen=True):
@@ -87,9 +89,11 @@ class PushedTask(Record, frozen=True):
     payload: bytes
     sequence: int = 0  # numbers the tasks of one lease; the worker writes it down when it starts the task
     num_returns: int = 1
+    method: str = ""
+    creates_actor: bool = False
     values: tuple[Value, ...] = ()  # of the slots
-    stored: tuple[ObjectId, ...] = ()  # names of those slots that are Stored, in order: views are counted by name
-    refs: tuple[ObjectId, ...] = ()  # every ref that arrives with it: in the arguments or inside inlined values
+    slots: tuple[ObjectId, ...] = ()  # names of the slots: views are counted by name
+    refs: tuple[ObjectId, ...] = ()  # every ref that arrives with it, to be held while it runs
     stored_payload: bool = False
     retry_on: bytes = b""
     at_most_once: bool = False  # its result leaves before the next task starts
@@ -105,5 +109,9 @@ class TaskResult(Record, frozen=True):
     retry: bool = False  # the exception is one that `retry_on` asks to retry
     retained: tuple[ObjectId, ...] = ()  # refs of the submitter that the worker still holds: this registers it
     pending: bool = False  # some third party has not yet confirmed: keep the pins until `HandoffDone`
-    views: tuple[ObjectId, ...] = ()  # stored arguments of which views live on: lent until `ViewsGone`
     pinned: bool = False  # the worker keeps a pin on what the values contain until `HandoffDone`
+
+
+def contained(value: Value) -> tuple[ObjectId, ...]:
+    """The refs inside a value."""
+    return value.contains if isinstance(value, (Inline, Stored)) else ()

@@ -1,0 +1,48 @@
+"""Calls of actors, at the caller: one queue for each actor that this process calls.
+
+- Calls leave in the order in which they were made: a call whose arguments are not ready holds back those after
+  it; one that fails or is cancelled meanwhile just leaves the queue, so a gap can never block (PROTOCOL.md 7).
+- An actor is named by its creation object, and its address is that object's value; so a handle is a ref, and
+  finding an actor is a `WhereIs` like any other. No second mechanism.
+- The link to the actor's process is in order, and it has one life: so calls carry no numbers of their own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from miniray.core.failures import Failure
+from miniray.core.ids import ObjectId, ProcessId, TaskId
+from miniray.core.owner.tasks import Task
+from miniray.core.record import Row
+
+
+class Actor(Row):
+    actor: ObjectId
+    queue: deque[Task]
+    process: ProcessId | None = None  # None: not yet known
+    failure: Failure | None = None  # it is dead: every call fails with this
+    lost_at: float | None = None  # the link broke then; the cause of the death is awaited
+    flight: dict[TaskId, Task] = {}
+    flush_at: float | None = None
+
+    def take_ready(self, limit: int) -> list[Task]:
+        """The calls at the head that may leave now."""
+        ready: list[Task] = []
+        while self.queue and not self.queue[0].unresolved and len(ready) < limit:
+            ready.append(self.queue.popleft())
+        return ready
+
+
+class ActorCalls:
+    def __init__(self) -> None:
+        self.rows: dict[ObjectId, Actor] = {}
+
+    def row(self, actor: ObjectId) -> Actor:
+        found = self.rows.get(actor)
+        if found is None:
+            found = self.rows[actor] = Actor(actor, deque())
+        return found
+
+    def at(self, process: ProcessId) -> list[Actor]:
+        return [row for row in self.rows.values() if row.process == process]

@@ -1,0 +1,169 @@
+"""Actors, at the caller: calls to the process where the actor lives (PROTOCOL.md section 7).
+
+`actor_calls.py` has the queues. A call is a task whose worker is fixed: it waits for its arguments like any
+other, and for the actor's creation, whose value is the address. A dead actor fails what it had not answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
+from miniray.core.ids import ObjectId, ProcessId
+from miniray.core.machine import Send
+from miniray.core.messages import CallActor, CancelTask, ProcessDied
+from miniray.core.owner.actor_calls import Actor, ActorCalls
+from miniray.core.owner.completion import Completion
+from miniray.core.owner.dispatch import CAUSE_SECONDS
+from miniray.core.owner.holding import Holding
+from miniray.core.owner.leases import BATCH_TASKS, FLUSH_SECONDS, MAX_DEPTH_TASKS
+from miniray.core.owner.tasks import Task, TaskState
+from miniray.core.record import Effect
+from miniray.core.task_spec import ActorAt, Failed
+
+
+class Actors:
+    def __init__(self, completion: Completion, holding: Holding, emit: Callable[[Effect], None]) -> None:
+        self._completion = completion
+        self._holding = holding
+        self._emit = emit
+        self._calls = ActorCalls()
+
+    # ---- calling ----
+
+    def submit(self, now: float, task: Task) -> None:
+        """A call joins its actor's queue at once, ready or not: that keeps the order."""
+        row = self._row(task)
+        row.queue.append(task)
+        if row.flight and len(row.queue) < BATCH_TASKS:
+            if row.flush_at is None:
+                row.flush_at = now + FLUSH_SECONDS
+            return
+        self._pump(now, row, eager=False)
+
+    def _row(self, task: Task) -> Actor:
+        actor = task.spec.actor
+        assert actor is not None
+        self._holding.watched[actor] = None
+        return self._calls.row(actor)
+
+    def runnable(self, now: float, task: Task) -> None:
+        """A call that had to wait is ready; those behind it may be, too."""
+        self._pump(now, self._row(task), eager=True)
+
+    def flush(self, now: float) -> None:
+        for row in self._calls.rows.values():
+            if row.queue:
+                self._pump(now, row, eager=True)
+
+    def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
+        row.flush_at = None
+        if row.process is None:
+            row.process = self._completion.address(row.actor)
+        if row.process is None or row.lost_at is not None:
+            return
+        while row.queue and len(row.flight) < MAX_DEPTH_TASKS:
+            if row.flight and not eager and len(row.queue) < BATCH_TASKS:
+                row.flush_at = now + FLUSH_SECONDS
+                return
+            calls = row.take_ready(BATCH_TASKS)
+            if not calls:
+                return
+            for call in calls:
+                call.state = TaskState.PUSHED
+                row.flight[call.spec.task_id] = call
+            self._emit(Send(row.process, CallActor(row.actor, [self._completion.pushed(call) for call in calls])))
+
+    def answered(self, now: float, task: Task) -> None:
+        self._row(task).flight.pop(task.spec.task_id, None)
+
+    def refill(self, now: float, actor: ObjectId) -> None:
+        row = self._calls.rows.get(actor)
+        if row is not None and row.queue and len(row.flight) * 2 <= MAX_DEPTH_TASKS:
+            self._pump(now, row, eager=True)
+
+    def retry(self, now: float, task: Task) -> None:
+        """`retry_exceptions` of a call: it is called again, after those that are on their way."""
+        self._row(task).queue.appendleft(task)
+        self._pump(now, self._row(task), eager=True)
+
+    def cancel(self, task: Task, *, recursive: bool) -> None:
+        failure = Failure(FailureKind.CANCELLED, "", "the call was cancelled")
+        row = self._row(task)
+        if task in row.queue:
+            row.queue.remove(task)
+            self._completion.stop(task, failure)
+            return
+        if not task.decided:
+            self._completion.decide(task, failure)
+        if row.process is not None:
+            self._emit(Send(row.process, CancelTask(task.spec.task_id, task.attempt, recursive)))
+
+    # ---- the end of an actor ----
+
+    def forget(self, actor: ObjectId) -> None:
+        """No handle is left here, and so no call."""
+        self._holding.watched.pop(actor, None)
+        self._calls.rows.pop(actor, None)
+
+    def kill(self, actor: ObjectId) -> None:
+        """The owner has asked its node to end the process: what is queued fails at once."""
+        failure = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
+        self._mark_dead(actor, failure)
+        row = self._calls.rows.get(actor)
+        if row is not None:
+            self._fail_all(row, failure, include_flight=False)
+
+    def process_lost(self, now: float, process: ProcessId) -> None:
+        for row in self._calls.at(process):
+            row.lost_at = now
+            for task in row.flight.values():
+                task.state = TaskState.LOST
+
+    def process_died(self, process: ProcessId, death: ProcessDied | None) -> None:
+        cause = death.cause if death is not None else DeathCause(0, UNKNOWN_STATUS)
+        message = f"the process of the actor is gone: {cause.describe()}"
+        failure = Failure(FailureKind.ACTOR_DIED, "", message, death=cause, process=process)
+        for actor, value in list(self._holding.objects.values.items()):
+            if isinstance(value, ActorAt) and value.process == process:
+                self._mark_dead(actor, failure)
+        for row in self._calls.at(process):
+            self._fail_all(row, failure, include_flight=True)
+
+    def _mark_dead(self, actor: ObjectId, failure: Failure) -> None:
+        """From now on its creation object says so, to whoever asks."""
+        if isinstance(self._holding.objects.values.get(actor), ActorAt):
+            self._holding.objects.values[actor] = Failed(failure)
+
+    def _fail_all(self, row: Actor, failure: Failure, *, include_flight: bool) -> None:
+        tasks = list(row.queue)
+        row.queue.clear()
+        if include_flight:
+            tasks = [*row.flight.values(), *tasks]
+            row.flight.clear()
+        for task in tasks:
+            if task.decided:
+                self._completion.again(task, spend=False)
+            else:
+                self._completion.stop(task, failure)
+
+    # ---- time ----
+
+    def deadline(self) -> float | None:
+        times = []
+        for row in self._calls.rows.values():
+            if row.flush_at is not None:
+                times.append(row.flush_at)
+            if row.lost_at is not None and row.flight:
+                times.append(row.lost_at + CAUSE_SECONDS)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        for row in list(self._calls.rows.values()):
+            if row.flush_at is not None and row.flush_at <= now:
+                self._pump(now, row, eager=True)
+            if row.lost_at is not None and row.flight and row.lost_at + CAUSE_SECONDS <= now and row.process:
+                self.process_died(row.process, None)
+
+    def statistics(self) -> dict[str, int]:
+        return {"actor_queues": sum(1 for row in self._calls.rows.values() if row.queue or row.flight)}

@@ -1,0 +1,230 @@
+"""Completion: from a task's submission to its one outcome, whoever runs it.
+
+`dispatch.py` (leases) and `actors.py` (calls) both stand on this: it makes a task's row, waits for its
+arguments, and applies what comes back, in the order "merge first, drop second". What it finds out is left in
+three lists that the owner empties at the end of each step: `ready` objects, `runnable` tasks, and `retried` ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from miniray.core.failures import Failure, FailureKind
+from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id
+from miniray.core.machine import Send
+from miniray.core.messages import ForgetFunction, HandoffDone
+from miniray.core.owner.functions import Function, Functions
+from miniray.core.owner.handoffs import Transfer
+from miniray.core.owner.holding import Holding
+from miniray.core.owner.references import Owned
+from miniray.core.owner.tasks import Task, Tasks, TaskState
+from miniray.core.record import Effect, replace
+from miniray.core.task_spec import ActorAt, Failed, PushedTask, Stored, TaskResult, TaskSpec, Value, contained
+
+
+class Completion:
+    def __init__(self, holding: Holding, emit: Callable[[Effect], None]) -> None:
+        self._emit = emit
+        self._holding = holding
+        self._values = holding.objects.values
+        self.tasks = Tasks()
+        self.functions = Functions()
+        self.ready: list[ObjectId] = []
+        self.runnable: list[Task] = []
+        self.retried: list[Task] = []
+
+    # ---- the beginning ----
+
+    def submit(self, spec: TaskSpec) -> Task | None:
+        """The new task's row, or None when an argument has failed and the task with it."""
+        rows = self._holding.references.rows
+        if spec.num_returns == 1:
+            rows[return_id(spec.task_id)] = Owned(1)
+        else:
+            for index in range(spec.num_returns):
+                rows[return_id(spec.task_id, index)] = Owned(1)
+        function = self.functions.rows[spec.function] if spec.function else None
+        task = Task(spec, function, retries_left=spec.options.max_retries)
+        if function is not None:
+            function.pending += 1
+        self.tasks.rows[spec.task_id] = task
+        if spec.slots or spec.refs or spec.actor is not None:
+            return self._hold_arguments(task)
+        return task
+
+    def _hold_arguments(self, task: Task) -> Task | None:
+        spec = task.spec
+        resolve = spec.slots if spec.actor is None else (*spec.slots, spec.actor)
+        task.held = (*resolve, *spec.refs)
+        for object_id in task.held:
+            self._holding.references.row(object_id).arguments += 1
+        for object_id in resolve:
+            if object_id not in self._values:
+                task.unresolved += 1
+                task.state = TaskState.WAITING
+                self._holding.objects.depend(object_id, spec.task_id)
+                self._holding.want(object_id)
+        return None if self._failed_argument(task) else task
+
+    def _failed_argument(self, task: Task) -> bool:
+        """A failed argument fails the task without running it; the failure is the argument's."""
+        for object_id in task.held:
+            value = self._values.get(object_id)
+            if isinstance(value, Failed) and object_id not in task.spec.refs:
+                self._stop_waiting(task)
+                self.fail(task, value.failure)
+                return True
+        return False
+
+    def _stop_waiting(self, task: Task) -> None:
+        if task.unresolved:
+            for object_id in task.held:
+                self._holding.objects.forget_task(object_id, task.spec.task_id)
+
+    def resolved(self, task_ids: list[TaskId]) -> None:
+        """One argument of each of these tasks has become ready."""
+        for task_id in task_ids:
+            task = self.tasks.rows.get(task_id)
+            if task is None:
+                continue
+            task.unresolved -= 1
+            if self._failed_argument(task):
+                continue
+            if task.unresolved == 0:
+                task.state = TaskState.QUEUED
+                self.runnable.append(task)
+
+    def pushed(self, task: Task) -> PushedTask:
+        """The task as a worker gets it: slots resolved, and every ref that arrives with it named."""
+        spec = task.spec
+        options = spec.options
+        if not task.held:
+            return PushedTask(
+                spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
+                spec.creates_actor, retry_on=options.retry_on, at_most_once=options.max_retries == 0,
+            )  # fmt: skip
+        values = tuple(self._values[slot] for slot in spec.slots)
+        arriving = dict.fromkeys(spec.refs)
+        for slot, value in zip(spec.slots, values, strict=True):
+            if isinstance(value, Stored):
+                arriving[slot] = None
+            arriving.update(dict.fromkeys(contained(value)))
+        return PushedTask(
+            spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
+            spec.creates_actor, values, spec.slots, tuple(arriving), spec.stored_payload, options.retry_on,
+            options.max_retries == 0,
+        )  # fmt: skip
+
+    # ---- the end ----
+
+    def apply(self, worker: ProcessId, task: Task | None, result: TaskResult) -> None:
+        """What one execution gave. `task` is None when the result is of an old attempt, or nobody wants it."""
+        for object_id in result.retained:
+            self._holding.references.add_holder(object_id, worker)
+        if task is None:
+            self._refuse(worker, result)
+        elif result.retry and not task.decided and task.retries_left != 0:
+            if result.pending:  # the old attempt's worker is still registering; the next attempt holds the same refs
+                for object_id in task.held:
+                    self._holding.references.row(object_id).arguments += 1
+                self._holding.handoffs.pin((worker, result.task_id, result.attempt), list(task.held))
+            self.retried.append(self._next_attempt(task, spend=True))
+        else:
+            self._conclude(task, result.values, worker, result)
+
+    def _refuse(self, worker: ProcessId, result: TaskResult) -> None:
+        """Dropped, never ignored: what it brought is freed, and what it pins is released."""
+        for index, value in enumerate(result.values):
+            self._holding.discard(return_id(result.task_id, index), value)
+        if result.pinned:
+            self._emit(Send(worker, HandoffDone(result.task_id, result.attempt)))
+
+    def _conclude(self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None) -> None:
+        spec = task.spec
+        del self.tasks.rows[spec.task_id]
+        pinned = result is not None and result.pinned and worker is not None
+        transfer = Transfer(sender=(worker, spec.task_id, task.attempt)) if pinned and worker is not None else None
+        if not task.decided:
+            self._tell(task, values, transfer)
+        else:
+            for index, value in enumerate(values):
+                self._holding.discard(return_id(spec.task_id, index), value)
+        if transfer is not None and not transfer.left and worker is not None:
+            self._emit(Send(worker, HandoffDone(spec.task_id, task.attempt)))
+        if task.held:
+            if result is not None and result.pending and worker is not None:
+                self._holding.handoffs.pin((worker, spec.task_id, task.attempt), list(task.held))
+            else:
+                self._holding.release_arguments(task.held)
+        if task.function is not None:
+            self.forget(self.functions.task_ended(task.function))
+
+    def _tell(self, task: Task, values: tuple[Value, ...], transfer: Transfer | None) -> None:
+        spec = task.spec
+        references = self._holding.references.rows
+        for index, value in enumerate(values):
+            object_id = return_id(spec.task_id, index)
+            if type(value) is Failed:
+                value = Failed(self._signed(task, value.failure))
+            if object_id in references:
+                self.ready.append(object_id)
+            dependants = self._holding.set_value(object_id, value, transfer)
+            if dependants:
+                self.resolved(dependants)
+
+    def _signed(self, task: Task, failure: Failure) -> Failure:
+        """The failure with what only the owner knows: names, the line of the call, how often it was tried."""
+        spec = task.spec
+        if spec.creates_actor and failure.kind in (FailureKind.TASK_ERROR, FailureKind.WORKER_CRASHED):
+            failure = replace(failure, kind=FailureKind.ACTOR_DIED)
+        if failure.task:
+            return failure
+        retries = spec.options.max_retries
+        attempts = retries + 1 if retries >= 0 else 0
+        return replace(
+            failure, task=spec.options.name, site=spec.site, attempt=task.attempt, attempts=attempts
+        )
+
+    def decide(self, task: Task, failure: Failure) -> None:
+        """Tell the outcome now, though some process still has the task."""
+        self._tell(task, (Failed(failure),) * task.spec.num_returns, None)
+        task.decided = True
+
+    def fail(self, task: Task, failure: Failure) -> None:
+        """The task ends here, and nobody has it."""
+        self._conclude(task, (Failed(failure),) * task.spec.num_returns, None, None)
+
+    def stop(self, task: Task, failure: Failure) -> None:
+        """Fail a task that waits or is queued."""
+        self._stop_waiting(task)
+        self.fail(task, failure)
+
+    def _next_attempt(self, task: Task, *, spend: bool) -> Task:
+        task.attempt += 1
+        task.state = TaskState.QUEUED
+        if spend and task.retries_left > 0:
+            task.retries_left -= 1
+        return task
+
+    def again(self, task: Task, *, spend: bool) -> Task | None:
+        """The task, ready for another attempt; None when it was told already, or may not run again."""
+        if task.decided:
+            self._conclude(task, (), None, None)
+            return None
+        if spend and task.retries_left == 0:
+            return None
+        return self._next_attempt(task, spend=spend)
+
+    def forget(self, function: Function | None) -> None:
+        """A definition that nothing needs any more."""
+        if function is None:
+            return
+        for worker in function.sent_to:
+            self._emit(Send(worker, ForgetFunction(function.function)))
+        self._holding.release_containers(contained(function.value))
+        if function.object_id is not None:
+            self._holding.discard(function.object_id, function.value)
+
+    def address(self, actor: ObjectId) -> ProcessId | None:
+        value = self._values.get(actor)
+        return value.process if isinstance(value, ActorAt) else None

@@ -1,0 +1,346 @@
+"""Dispatch: tasks to leased workers (PROTOCOL.md section 5). The decisions are in `leases.py`; here they are done.
+
+The node is asked once per lease; then tasks go straight to the worker, many to a message. What a dead worker
+had not started costs its tasks nothing: the worker writes down the sequence number of the task that it starts,
+and the node reports it with the death. Until that report (bounded) the worker's tasks are LOST.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
+from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId
+from miniray.core.machine import Send
+from miniray.core.messages import (
+    CancelRequest,
+    CancelTask,
+    DefineFunction,
+    KillWorker,
+    LeaseGranted,
+    LeaseRefused,
+    ProcessDied,
+    PushTasks,
+    RequestLease,
+    ReturnLease,
+    TakeBack,
+    TakenBack,
+)
+from miniray.core.owner.completion import Completion
+from miniray.core.owner.leases import FLUSH_SECONDS, LINGER_SECONDS, TAKE_BACK_AFTER_SECONDS, Lease, SchedulingClass
+from miniray.core.owner.tasks import Task, TaskState
+from miniray.core.record import Effect
+from miniray.core.resources import Demand
+
+CAUSE_SECONDS = 2.0  # how long the cause of a worker's death is waited for
+_ENQUEUE_MASK = 63  # a busy class looks for room at every 64th submission
+
+
+class Dispatch:
+    def __init__(self, node: ProcessId, completion: Completion, emit: Callable[[Effect], None]) -> None:
+        self._node = node
+        self._completion = completion
+        self._emit = emit
+        self._classes: dict[Demand, SchedulingClass] = {}
+        self._leases: dict[LeaseId, Lease] = {}
+        self._requests: dict[int, SchedulingClass | Task] = {}  # a Task: the creation of an actor
+        self._actor_leases: dict[ObjectId, Lease] = {}
+        self._next_request = 0
+
+    # ---- queueing ----
+
+    def enqueue(self, now: float, task: Task) -> None:
+        if task.spec.creates_actor:
+            self._requests[self._ask(task.spec.options.demand, for_actor=True)] = task
+            return
+        found = self._classes.get(task.spec.options.demand)
+        if found is None:
+            found = self._classes[task.spec.options.demand] = SchedulingClass(task.spec.options.demand, deque())
+        found.queue.append(task)
+        if found.busy and len(found.queue) & _ENQUEUE_MASK:
+            if found.flush_at is None:
+                found.flush_at = now + FLUSH_SECONDS
+            return
+        self._pump(now, found, eager=False)
+
+    def requeue(self, now: float, tasks: list[Task]) -> None:
+        """Tasks that were out already go to the head of their queues, in their order."""
+        for task in reversed(tasks):
+            if task.spec.creates_actor:
+                self.enqueue(now, task)
+                continue
+            self._classes[task.spec.options.demand].queue.appendleft(task)
+        for found in self._classes.values():
+            if found.queue:
+                self._pump(now, found, eager=True)
+
+    def flush(self, now: float) -> None:
+        """Somebody waits: nothing is held back for company."""
+        for found in self._classes.values():
+            if found.queue:
+                self._pump(now, found, eager=True)
+
+    def _pump(self, now: float, found: SchedulingClass, *, eager: bool) -> None:
+        while (chosen := found.choose(eager=eager)) is not None:
+            self._push(now, found, *chosen)
+        found.busy = not any(not lease.flight for lease in found.leases.values())
+        found.flush_at = now + FLUSH_SECONDS if found.queue and not eager else None
+        for _ in range(found.more_requests()):
+            number = self._ask(found.demand, for_actor=False)
+            self._requests[number] = found
+            found.requests[number] = None
+        if not found.queue:
+            self._settle_idle(now, found)
+
+    def _push(self, now: float, found: SchedulingClass, lease: Lease, count: int) -> None:
+        tasks = []
+        for _ in range(count):
+            task = found.queue.popleft()
+            self._to_lease(task, lease)
+            tasks.append(self._completion.pushed(task))
+        lease.pushed_at = now
+        self._emit(Send(lease.worker, PushTasks(lease.lease, tasks)))
+
+    def _to_lease(self, task: Task, lease: Lease) -> None:
+        lease.sequence += 1
+        task.state = TaskState.PUSHED
+        task.lease = lease.lease
+        task.sequence = lease.sequence
+        lease.flight[task.spec.task_id] = task
+        function = task.function
+        if function is not None and lease.worker not in function.sent_to:
+            function.sent_to[lease.worker] = None
+            self._emit(Send(lease.worker, DefineFunction(function.function, function.value)))
+
+    # ---- leases ----
+
+    def _ask(self, demand: Demand, *, for_actor: bool) -> int:
+        self._next_request += 1
+        self._emit(Send(self._node, RequestLease(self._next_request, demand, for_actor)))
+        return self._next_request
+
+    def granted(self, now: float, message: LeaseGranted) -> None:
+        wanted = self._requests.pop(message.request, None)
+        if wanted is None:  # cancelled meanwhile: the grant crossed the cancel (17369)
+            self._emit(Send(self._node, ReturnLease(message.lease)))
+            return
+        if isinstance(wanted, Task):
+            lease = Lease(message.lease, message.worker, wanted.spec.options.demand)
+            self._leases[message.lease] = self._actor_leases[ObjectId(wanted.spec.task_id + bytes(4))] = lease
+            self._to_lease(wanted, lease)
+            self._emit(Send(lease.worker, PushTasks(lease.lease, [self._completion.pushed(wanted)])))
+            return
+        lease = Lease(message.lease, message.worker, wanted.demand, idle_since=now)
+        self._leases[message.lease] = wanted.leases[message.lease] = lease
+        del wanted.requests[message.request]
+        self._pump(now, wanted, eager=True)
+
+    def refused(self, message: LeaseRefused) -> None:
+        wanted = self._requests.pop(message.request, None)
+        if isinstance(wanted, Task):
+            self._completion.fail(wanted, message.failure)
+        elif wanted is not None:
+            del wanted.requests[message.request]
+            queue, wanted.queue = list(wanted.queue), deque()
+            for task in queue:
+                self._completion.stop(task, message.failure)
+
+    def revoked(self, now: float, lease_id: LeaseId) -> None:
+        lease = self._leases.get(lease_id)
+        if lease is None or lease_id not in self._class_of(lease).leases:
+            return
+        lease.revoked = True
+        if not lease.flight:
+            self._give_up(lease)
+        elif len(lease.flight) > 1:
+            self._take_back(lease, list(lease.flight)[1:])
+
+    def _class_of(self, lease: Lease) -> SchedulingClass:
+        return self._classes.get(lease.demand) or SchedulingClass(lease.demand, deque())
+
+    def _give_up(self, lease: Lease) -> None:
+        del self._leases[lease.lease]
+        self._class_of(lease).leases.pop(lease.lease, None)
+        self._emit(Send(self._node, ReturnLease(lease.lease)))
+
+    def _settle_idle(self, now: float, found: SchedulingClass) -> None:
+        """Nothing is queued: cancel what was asked for in vain, and let idle workers have what is stuck elsewhere."""
+        backlog = any(len(lease.flight) > 1 for lease in found.leases.values())
+        if not backlog:
+            for number in found.requests:
+                del self._requests[number]
+                self._emit(Send(self._node, CancelRequest(number)))
+            found.requests.clear()
+            return
+        stuck = found.to_take_back(now)
+        if stuck is not None:
+            self._take_back(*stuck)
+
+    def _take_back(self, lease: Lease, tasks: list[TaskId]) -> None:
+        lease.taking_back = True
+        self._emit(Send(lease.worker, TakeBack(lease.lease, tasks)))
+
+    def taken_back(self, now: float, message: TakenBack) -> None:
+        lease = self._leases.get(message.lease)
+        if lease is None:
+            return
+        if message.blocked:
+            lease.blocked = True
+        else:
+            lease.taking_back = False
+        back = []
+        for task_id in message.tasks:
+            task = lease.flight.pop(task_id, None)
+            if task is not None:
+                again = self._completion.again(task, spend=False)
+                if again is not None:
+                    back.append(again)
+        if lease.revoked and not lease.flight:
+            self._give_up(lease)
+        self.requeue(now, back)
+
+    # ---- results ----
+
+    def answered(self, now: float, task: Task, microseconds: int) -> None:
+        """A result of this task has come from its lease's worker."""
+        lease = self._leases.get(LeaseId(task.lease))
+        if lease is None:
+            return
+        lease.flight.pop(task.spec.task_id, None)
+        lease.pushed_at = lease.idle_since = now
+        lease.blocked = False
+        if not task.spec.creates_actor:
+            self._class_of(lease).measured(microseconds)
+
+    def refill(self, now: float, lease_id: LeaseId) -> None:
+        """After the results of one message: this lease has room again, or is idle."""
+        lease = self._leases.get(lease_id)
+        if lease is None or lease_id not in self._class_of(lease).leases:
+            return
+        if lease.revoked and not lease.flight:
+            self._give_up(lease)
+        found = self._class_of(lease)
+        if found.queue or not lease.flight:
+            self._pump(now, found, eager=len(lease.flight) * 2 <= found.depth)
+
+    # ---- cancel and kill ----
+
+    def cancel(self, task: Task, *, force: bool, recursive: bool) -> None:
+        failure = Failure(FailureKind.CANCELLED, "", "the task was cancelled")
+        if task.state in (TaskState.WAITING, TaskState.QUEUED):
+            self._unqueue(task)
+            self._completion.stop(task, failure)
+            return
+        if not task.decided:
+            self._completion.decide(task, failure)
+        lease = self._leases.get(LeaseId(task.lease))
+        if lease is not None and task.state is TaskState.PUSHED:
+            if force:
+                self._emit(Send(self._node, KillWorker(lease.worker)))
+            else:
+                self._emit(Send(lease.worker, CancelTask(task.spec.task_id, task.attempt, recursive)))
+
+    def _unqueue(self, task: Task) -> None:
+        for number, wanted in self._requests.items():
+            if wanted is task:
+                del self._requests[number]
+                self._emit(Send(self._node, CancelRequest(number)))
+                return
+        found = self._classes.get(task.spec.options.demand)
+        if found is not None and task in found.queue:
+            found.queue.remove(task)
+
+    def end_actor(self, actor: ObjectId) -> None:
+        """Nobody holds it: its worker ends once it has answered what it has."""
+        lease = self._actor_leases.pop(actor, None)
+        if lease is not None:
+            self._leases.pop(lease.lease, None)
+            self._emit(Send(self._node, ReturnLease(lease.lease, spoilt=True)))
+
+    def kill_actor(self, actor: ObjectId) -> None:
+        lease = self._actor_leases.get(actor)
+        if lease is not None:
+            self._emit(Send(self._node, KillWorker(lease.worker)))
+
+    # ---- deaths ----
+
+    def worker_lost(self, now: float, worker: ProcessId) -> None:
+        """The link broke: its node ends the worker, if it lives, and says how it died."""
+        lost = [lease for lease in self._leases.values() if lease.worker == worker]
+        for lease in lost:
+            lease.lost_at = now
+            for task in lease.flight.values():
+                task.state = TaskState.LOST
+        if lost:
+            self._emit(Send(self._node, KillWorker(worker)))
+
+    def worker_died(self, now: float, worker: ProcessId, death: ProcessDied | None) -> None:
+        """The cause is known (None: it never came). Only what had started spends a retry."""
+        for lease in [one for one in self._leases.values() if one.worker == worker and one.lost_at is not None]:
+            del self._leases[lease.lease]
+            self._class_of(lease).leases.pop(lease.lease, None)
+            for actor in [actor for actor, held in self._actor_leases.items() if held is lease]:
+                del self._actor_leases[actor]
+            again = []
+            for task in lease.flight.values():
+                started = death is None or (death.lease == lease.lease and task.sequence <= death.started)
+                retried = self._completion.again(task, spend=started)
+                if retried is not None:
+                    again.append(retried)
+                elif task.spec.task_id in self._completion.tasks.rows:
+                    self._completion.fail(task, crashed(worker, death))
+            self.requeue(now, again)
+
+    # ---- time ----
+
+    def deadline(self) -> float | None:
+        times = []
+        for found in self._classes.values():
+            if found.flush_at is not None:
+                times.append(found.flush_at)
+            idle = False
+            for lease in found.leases.values():
+                if not lease.flight and lease.lost_at is None:
+                    idle = True
+                    times.append(lease.idle_since + LINGER_SECONDS)
+            if idle and not found.queue:
+                times.extend(
+                    lease.pushed_at + TAKE_BACK_AFTER_SECONDS
+                    for lease in found.leases.values()
+                    if len(lease.flight) > 1 and not lease.taking_back and lease.lost_at is None
+                )
+        times.extend(lease.lost_at + CAUSE_SECONDS for lease in self._leases.values() if lease.lost_at is not None)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        for found in self._classes.values():
+            if found.flush_at is not None and found.flush_at <= now:
+                self._pump(now, found, eager=True)
+            elif not found.queue:
+                self._settle_idle(now, found)
+            for lease in found.idle_leases():
+                if lease.idle_since + LINGER_SECONDS <= now and not found.queue:
+                    self._give_up(lease)
+        for lease in list(self._leases.values()):
+            if lease.lost_at is not None and lease.lost_at + CAUSE_SECONDS <= now:
+                self.worker_died(now, lease.worker, None)
+        for demand in [demand for demand, found in self._classes.items() if _is_empty(found)]:
+            del self._classes[demand]
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "leases": len(self._leases),
+            "lease_requests": len(self._requests),
+            "actor_leases": len(self._actor_leases),
+            "queued": sum(len(found.queue) for found in self._classes.values()),
+        }
+
+
+def _is_empty(found: SchedulingClass) -> bool:
+    return not (found.queue or found.leases or found.requests)
+
+
+def crashed(worker: ProcessId, death: ProcessDied | None) -> Failure:
+    cause = death.cause if death is not None else DeathCause(0, UNKNOWN_STATUS)
+    return Failure(FailureKind.WORKER_CRASHED, "", cause.describe(), death=cause, process=worker)

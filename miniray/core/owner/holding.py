@@ -1,0 +1,335 @@
+"""Holding: the reference protocol, one half of the owner role (PROTOCOL.md sections 3 and 4).
+
+Joins the tables of counts, values and hand-offs, and turns their facts into messages. The other half,
+`dispatch.py`, gets tasks run. The rules that hold here:
+
+- A value is freed when, and in the step in which, nothing keeps it any more; what it contains follows at once,
+  over an explicit list (a chain of containers may be long).
+- A borrowed ref that is held is registered with its owner, or covered by a running task that its owner has
+  submitted, or its owner is gone (`References.check`).
+- An answer is owed for every `AddHolder` and `WhereIs`; the unknown is an answer, never a new entry.
+- Merge first, drop second: whoever calls with a reply registers what it retains before it releases what it pins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from miniray.core.failures import Failure, FailureKind
+from miniray.core.ids import ObjectId, ProcessId, TaskId, show
+from miniray.core.machine import Send
+from miniray.core.messages import (
+    AddHolder,
+    ArgumentsArrived,
+    DropHolders,
+    FreePlaces,
+    HandoffDone,
+    HolderAdded,
+    RefGone,
+    ValueIs,
+    WhereIs,
+)
+from miniray.core.owner.events import FreeStored
+from miniray.core.owner.handoffs import Handoffs, Transfer
+from miniray.core.owner.objects import Objects
+from miniray.core.owner.references import Asking, Borrowed, Owned, References
+from miniray.core.record import Effect
+from miniray.core.task_spec import ActorAt, Failed, Place, Stored, Value, contained
+
+
+class Holding:
+    def __init__(self, me: ProcessId, node: ProcessId, emit: Callable[[Effect], None]) -> None:
+        self._me = me
+        self._node = node
+        self._emit = emit
+        self.references = References(me)
+        self.objects = Objects()
+        self.handoffs = Handoffs()
+        self.lost: dict[ProcessId, None] = {}  # processes whose links broke; ids are never given again
+        self.watched: dict[ObjectId, None] = {}  # creation objects of which `actors.py` keeps a row
+        self.actors_freed: list[ObjectId] = []  # for `actors.py`: those that nobody here holds any more
+        self._arrivals: dict[tuple[TaskId, int], tuple[ObjectId, ...]] = {}
+
+    # ---- values ----
+
+    def set_value(self, object_id: ObjectId, value: Value, transfer: Transfer | None = None) -> list[TaskId]:
+        """The outcome of an object of this process, or what its owner says of it; the tasks that waited for it."""
+        if object_id not in self.references.rows:
+            self.discard(object_id, value)
+            return []
+        self.objects.values[object_id] = value
+        for inner in contained(value):
+            self._hold_container(inner, transfer)
+        if not self.objects.is_awaited(object_id):
+            return []
+        for asker in self.objects.take_askers(object_id):
+            self._emit(Send(asker, ValueIs(object_id, value)))
+        return self.objects.take_dependants(object_id)
+
+    def _hold_container(self, inner: ObjectId, transfer: Transfer | None) -> None:
+        row = self.references.row(inner)
+        row.containers += 1
+        if isinstance(row, Borrowed):
+            self._make_known(inner, row)
+            if transfer is not None and self.handoffs.is_open(inner):
+                self.handoffs.expect(inner, transfer)
+
+    def discard(self, object_id: ObjectId, value: Value) -> None:
+        """A value that nobody wants any more: its refs were never counted here, its place is freed."""
+        if isinstance(value, Stored):
+            self._free_place(object_id, value.place)
+        elif isinstance(value, ActorAt):
+            self.actors_freed.append(object_id)
+
+    def _free_place(self, object_id: ObjectId, place: Place) -> None:
+        if place.holder == self._me:
+            self._emit(FreeStored([(object_id, place)]))
+            return
+        to = self._node if place.holder in self.lost else place.holder
+        self._emit(Send(to, FreePlaces([(object_id, place)])))
+
+    def hold_containers(self, inner_ids: Iterable[ObjectId]) -> None:
+        for inner in inner_ids:
+            self._hold_container(inner, None)
+
+    def release_containers(self, inner_ids: Iterable[ObjectId]) -> None:
+        for inner in inner_ids:
+            if not self.references.release_container(inner):
+                self.let_go(inner)
+
+    # ---- letting go ----
+
+    def drop_local(self, object_ids: Iterable[ObjectId]) -> None:
+        release = self.references.release_local
+        for object_id in object_ids:
+            if not release(object_id):
+                self.let_go(object_id)
+
+    def release_arguments(self, object_ids: Iterable[ObjectId]) -> None:
+        for object_id in object_ids:
+            if not self.references.release_argument(object_id):
+                self.let_go(object_id)
+
+    def let_go(self, object_id: ObjectId) -> None:
+        """Nothing keeps this value any more, nor, when it is gone, what only it contained."""
+        todo = [object_id]
+        while todo:
+            object_id = todo.pop()
+            row = self.references.rows[object_id]
+            value = self.objects.values.pop(object_id, None)
+            if object_id in self.watched:
+                self.actors_freed.append(object_id)
+            if isinstance(row, Owned):
+                del self.references.rows[object_id]
+                if value is None:
+                    for asker in self.objects.take_askers(object_id):
+                        self._emit(Send(asker, RefGone(object_id, 0)))
+                else:
+                    self.discard(object_id, value)
+            else:
+                self._let_go_borrowed(object_id, row)
+            if value is not None:
+                for inner in contained(value):
+                    if not self.references.release_container(inner):
+                        todo.append(inner)
+
+    def _let_go_borrowed(self, object_id: ObjectId, row: Borrowed) -> None:
+        if row.registered:
+            row.registered = False
+            self._emit(Send(ProcessId(object_id[:8]), DropHolders([object_id])))
+        if row.asking is Asking.NO:
+            del self.references.rows[object_id]
+        else:
+            row.asking = Asking.STALE
+
+    # ---- this process as a holder ----
+
+    def hold_unpickled(self, object_ids: Iterable[ObjectId]) -> list[ObjectId]:
+        """Refs appeared in this process; those that have come to their end already are returned (their owner is dead)."""
+        ended = []
+        for object_id in object_ids:
+            row = self.references.row(object_id)
+            row.local += 1
+            if isinstance(row, Borrowed):
+                self._make_known(object_id, row)
+            if object_id in self.objects.values:
+                continue
+            if isinstance(row, Owned) and row.local == 1 and not (row.arguments or row.containers or row.holders):
+                self.objects.values[object_id] = Failed(gone(object_id))  # freed before it came back
+                ended.append(object_id)
+        return ended
+
+    def _make_known(self, object_id: ObjectId, row: Borrowed) -> None:
+        """Register with the owner, unless it knows, or a running task of its own covers the ref."""
+        if row.registered or row.arrivals or row.orphaned:
+            return
+        owner = ProcessId(object_id[:8])
+        if owner in self.lost:
+            row.orphaned = True
+            self.objects.values.setdefault(object_id, Failed(owner_died(object_id)))
+            return
+        row.registered = True
+        self._emit(Send(owner, AddHolder(object_id, self.handoffs.next_receipt(object_id))))
+
+    def want(self, object_id: ObjectId) -> None:
+        """Ask the owner of a borrowed object for its value, once."""
+        row = self.references.rows.get(object_id)
+        if not isinstance(row, Borrowed) or object_id in self.objects.values or row.asking is not Asking.NO:
+            return
+        row.asking = Asking.ASKED
+        self._emit(Send(ProcessId(object_id[:8]), WhereIs(object_id)))
+
+    def learn(self, object_id: ObjectId, value: Value) -> tuple[list[ObjectId], list[TaskId]]:
+        """The answer to `WhereIs`: what is ready now, and the tasks that waited for it."""
+        row = self.references.rows.get(object_id)
+        if not isinstance(row, Borrowed):
+            return [], []
+        stale = row.asking is Asking.STALE
+        row.asking = Asking.NO
+        if not row.keeps_value:
+            del self.references.rows[object_id]
+            return [], []
+        if stale:
+            self.want(object_id)
+            return [], []
+        if object_id in self.objects.values:
+            return [], []
+        # The reader registers each inner ref before it lets go of the outer one.
+        transfer = Transfer(outer=object_id)
+        tasks = self.set_value(object_id, value, transfer)
+        if transfer.left:
+            row.arguments += 1
+        return [object_id], tasks
+
+    def learn_gone(self, object_id: ObjectId, *, answers_where_is: bool) -> tuple[list[ObjectId], list[TaskId]]:
+        """`RefGone`: the value was freed before this process had registered; the ref ends with an error at once."""
+        row = self.references.rows.get(object_id)
+        if not isinstance(row, Borrowed):
+            return [], []
+        stale = row.asking is Asking.STALE
+        if answers_where_is:
+            row.asking = Asking.NO
+        if not row.keeps_value:
+            if row.asking is Asking.NO:
+                del self.references.rows[object_id]
+            return [], []
+        if answers_where_is and stale:
+            self.want(object_id)  # the ref came back meanwhile: its own answer is on its way
+            return [], []
+        row.orphaned, row.registered = True, False
+        if object_id in self.objects.values:
+            return [], []
+        return [object_id], self.set_value(object_id, Failed(gone(object_id)))
+
+    def arrive(self, message: ArgumentsArrived) -> None:
+        """A task starts here: hold every ref that came with it, and register with third parties."""
+        self._arrivals[message.task, message.attempt] = message.refs
+        for object_id in message.refs:
+            row = self.references.row(object_id)
+            row.arguments += 1
+            if isinstance(row, Borrowed):
+                if object_id[:8] == message.submitter:
+                    row.arrivals += 1
+                else:
+                    self._make_known(object_id, row)
+
+    def depart(self, submitter: ProcessId, task: TaskId, attempt: int) -> tuple[tuple[ObjectId, ...], bool]:
+        """That task has ended: (refs of the submitter that are still held, whether a third party is yet to confirm)."""
+        refs = self._arrivals.pop((task, attempt), ())
+        retained: dict[ObjectId, None] = {}
+        transfer = Transfer(sender=(submitter, task, attempt))
+        for object_id in refs:
+            row = self.references.rows[object_id]
+            if isinstance(row, Borrowed) and object_id[:8] == submitter:
+                row.arrivals -= 1
+            elif isinstance(row, Borrowed) and self.handoffs.is_open(object_id):
+                self.handoffs.expect(object_id, transfer)
+            if not self.references.release_argument(object_id):
+                self.let_go(object_id)
+            elif isinstance(row, Borrowed) and object_id[:8] == submitter and not row.arrivals:
+                row.registered = True
+                retained[object_id] = None
+        return tuple(retained), transfer.left > 0
+
+    # ---- this process as an owner ----
+
+    def answer_add_holder(self, object_id: ObjectId, number: int, holder: ProcessId) -> None:
+        known = self.references.add_holder(object_id, holder)
+        self._emit(Send(holder, (HolderAdded if known else RefGone)(object_id, number)))
+
+    def answer_where_is(self, object_id: ObjectId, asker: ProcessId) -> None:
+        value = self.objects.values.get(object_id)
+        if value is not None:
+            self._emit(Send(asker, ValueIs(object_id, value)))
+        elif object_id in self.references.rows:
+            self.objects.ask(object_id, asker)
+        else:
+            self._emit(Send(asker, RefGone(object_id, 0)))
+
+    def drop_holder(self, object_id: ObjectId, holder: ProcessId) -> None:
+        if self.references.drop_holder(object_id, holder):
+            self.let_go(object_id)
+
+    def confirmed(self, object_id: ObjectId, number: int) -> None:
+        self.finish(self.handoffs.confirm(object_id, number))
+
+    def finish(self, transfers: Iterable[Transfer]) -> None:
+        for transfer in transfers:
+            if transfer.sender is not None:
+                receiver, task, attempt = transfer.sender
+                self._emit(Send(receiver, HandoffDone(task, attempt)))
+            if transfer.outer is not None:
+                self.release_arguments([transfer.outer])
+
+    def peer_lost(self, peer: ProcessId) -> tuple[list[ObjectId], list[TaskId]]:
+        """Drop all that this process counted for `peer`; what of its objects was awaited ends: (ready, dependants)."""
+        self.lost[peer] = None
+        self.objects.forget_asker(peer)
+        for object_id in self.references.held_by(peer):
+            self.drop_holder(object_id, peer)
+        self.release_arguments(self.handoffs.receiver_lost(peer))
+        self.finish(self.handoffs.owner_lost(peer))
+        ready: list[ObjectId] = []
+        tasks: list[TaskId] = []
+        for object_id in self.references.borrowed_from(peer):
+            row = self.references.rows[object_id]
+            assert isinstance(row, Borrowed)
+            row.orphaned, row.registered, row.asking = True, False, Asking.NO
+            if not row.keeps_value:
+                del self.references.rows[object_id]
+            elif object_id not in self.objects.values:
+                ready.append(object_id)
+                tasks.extend(self.set_value(object_id, Failed(owner_died(object_id))))
+        return ready, tasks
+
+    def has_views_of(self, owner: ProcessId) -> bool:
+        return any(
+            self.references.rows[object_id].views or isinstance(self.objects.values.get(object_id), Stored)
+            for object_id in self.references.borrowed_from(owner)
+        )
+
+    def check(self) -> None:
+        self.references.check()
+        for object_id in self.objects.values:
+            assert object_id in self.references.rows, f"{show(object_id)} has a value that nothing keeps"
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "references": len(self.references.rows),
+            "arrivals": len(self._arrivals),
+            **self.objects.statistics(),
+            **self.handoffs.statistics(),
+        }
+
+
+def gone(object_id: ObjectId) -> Failure:
+    message = (
+        f"object {show(object_id)} was freed before this process could register as a holder: whoever passed the "
+        "ref on died, or dropped it, during the hand-off"
+    )
+    return Failure(FailureKind.OBJECT_LOST, show(object_id), message)
+
+
+def owner_died(object_id: ObjectId) -> Failure:
+    message = f"the process that owns object {show(object_id)} has died, and with it all knowledge of the object"
+    return Failure(FailureKind.OWNER_DIED, show(object_id), message, process=ProcessId(object_id[:8]))

@@ -1,0 +1,464 @@
+"""The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
+
+Every driver and worker has one. It joins four parts, each with its own tables:
+
+- `holding.py`: refs, values, hand-offs;
+- `completion.py`: a task from submission to outcome;
+- `dispatch.py`: tasks to leased workers;
+- `actors.py`: calls to actors.
+
+This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
+with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from miniray.core.ids import ObjectId, ProcessId, TaskId, show, task_of
+from miniray.core.machine import PeerLost, Received, Send, Tick
+from miniray.core.messages import (
+    AddHolder,
+    ArgumentsArrived,
+    AskDrained,
+    CancelChildren,
+    ClaimPlaces,
+    Drained,
+    DropHolders,
+    ExecutionEnded,
+    ExtentGranted,
+    ExtentRefused,
+    ExtentsReturned,
+    FreePlaces,
+    HandoffDone,
+    HolderAdded,
+    LeaseGranted,
+    LeaseRefused,
+    NoViewsOf,
+    OwnerBuried,
+    PlacesClaimed,
+    ProcessDied,
+    ReclaimExtents,
+    RefGone,
+    RequestCancel,
+    RequestExtent,
+    RequestKill,
+    RevokeLease,
+    TakenBack,
+    TasksDone,
+    ValueIs,
+    ViewsOf,
+    WhereIs,
+)
+from miniray.core.owner.actors import Actors
+from miniray.core.owner.completion import Completion
+from miniray.core.owner.dispatch import Dispatch
+from miniray.core.owner.events import (
+    AddExtent,
+    Awaited,
+    CancelRequested,
+    DenyExtent,
+    Disconnect,
+    ExtentNeeded,
+    ExtentsGivenBack,
+    FreeStored,
+    FreeStoredOf,
+    FunctionDropped,
+    FunctionExported,
+    GiveBackExtents,
+    KillRequested,
+    Ready,
+    RefsDropped,
+    RefsHeld,
+    Submitted,
+    ValuePut,
+    ViewHeld,
+    ViewsDropped,
+)
+from miniray.core.owner.holding import Holding
+from miniray.core.owner.references import Owned
+from miniray.core.owner.tasks import TaskState
+from miniray.core.record import Effect, Event, Message, replace
+from miniray.core.task_spec import Failed, Stored, Value, contained
+
+DRAIN_SECONDS = 0.2  # how long the link of a process known to be dead may still bring what it had sent
+MAX_DEATHS_REMEMBERED = 4096
+
+Handler = Callable[[float, Any, ProcessId], None]
+
+
+class Owner:
+    def __init__(self, me: ProcessId, node: ProcessId) -> None:
+        self._me = me
+        self._node = node
+        self._effects: list[Effect] = []
+        emit = self._effects.append
+        self._emit = emit
+        self._holding = Holding(me, node, emit)
+        self._completion = Completion(self._holding, emit)
+        self._dispatch = Dispatch(node, self._completion, emit)
+        self._actors = Actors(self._completion, self._holding, emit)
+        self._deaths: dict[ProcessId, ProcessDied] = {}
+        self._draining: dict[ProcessId, float] = {}
+        self._claims: list[ClaimPlaces] = []
+        self._views_asked: dict[ProcessId, None] = {}
+        self._drained_asked = False
+        self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
+        self._on: dict[type[Event] | type[Message], Handler] = {
+            # from this process
+            Submitted: self._on_submitted,
+            RefsDropped: self._on_refs_dropped,
+            RefsHeld: self._on_refs_held,
+            ViewHeld: self._on_view_held,
+            ViewsDropped: self._on_views_dropped,
+            ValuePut: self._on_value_put,
+            FunctionExported: self._on_function_exported,
+            FunctionDropped: self._on_function_dropped,
+            Awaited: self._on_awaited,
+            CancelRequested: self._on_cancel_requested,
+            KillRequested: self._on_kill_requested,
+            ExtentNeeded: self._on_extent_needed,
+            ExtentsGivenBack: self._on_extents_given_back,
+            Tick: self._on_tick,
+            PeerLost: self._on_peer_lost,
+            ArgumentsArrived: self._on_arguments_arrived,
+            ExecutionEnded: self._on_execution_ended,
+            CancelChildren: self._on_cancel_children,
+            AskDrained: self._on_ask_drained,
+            # from workers
+            TasksDone: self._on_tasks_done,
+            TakenBack: self._on_taken_back,
+            # from nodes
+            LeaseGranted: self._on_lease_granted,
+            LeaseRefused: self._on_lease_refused,
+            RevokeLease: self._on_revoke_lease,
+            ProcessDied: self._on_process_died,
+            ExtentGranted: self._on_extent_granted,
+            ExtentRefused: self._on_extent_refused,
+            ReclaimExtents: self._on_reclaim_extents,
+            ClaimPlaces: self._on_claim_places,
+            ViewsOf: self._on_views_of,
+            OwnerBuried: self._on_owner_buried,
+            # from holders and owners
+            AddHolder: self._on_add_holder,
+            HolderAdded: self._on_holder_added,
+            DropHolders: self._on_drop_holders,
+            RefGone: self._on_ref_gone,
+            WhereIs: self._on_where_is,
+            ValueIs: self._on_value_is,
+            HandoffDone: self._on_handoff_done,
+            FreePlaces: self._on_free_places,
+            RequestCancel: self._on_request_cancel,
+            RequestKill: self._on_request_kill,
+        }
+
+    def handles(self) -> tuple[type[Event] | type[Message], ...]:
+        return tuple(self._on)
+
+    def step(self, now: float, event: Event) -> list[Effect]:
+        if type(event) is Received:
+            self._on[type(event.message)](now, event.message, event.peer)
+        else:
+            self._on[type(event)](now, event, self._me)
+        self._settle(now)
+        if not self._effects:
+            return []
+        effects = self._effects[:]
+        self._effects.clear()
+        return effects
+
+    def _settle(self, now: float) -> None:
+        completion, holding = self._completion, self._holding
+        while completion.runnable or completion.retried or holding.actors_freed:
+            runnable, completion.runnable = completion.runnable, []
+            for task in runnable:
+                (self._actors.runnable if task.spec.actor is not None else self._dispatch.enqueue)(now, task)
+            retried, completion.retried = completion.retried, []
+            for task in retried:
+                if task.spec.actor is not None:
+                    self._actors.retry(now, task)
+                else:
+                    self._dispatch.requeue(now, [task])
+            freed, holding.actors_freed = holding.actors_freed, []
+            for actor in freed:
+                self._actors.forget(actor)
+                self._dispatch.end_actor(actor)
+        if completion.ready:
+            self._emit(Ready(completion.ready))
+            completion.ready = []
+        if self._drained_asked and not holding.handoffs.pins and not holding.references.held_by_others():
+            self._drained_asked = False
+            self._emit(Send(self._me, Drained()))
+        for owner in [one for one in self._views_asked if not holding.has_views_of(one)]:
+            del self._views_asked[owner]
+            self._emit(Send(self._node, NoViewsOf(owner)))
+
+    # ---- from this process: calls, refs, views, waits ----
+
+    def _on_submitted(self, now: float, event: Submitted, peer: ProcessId) -> None:
+        task = self._completion.submit(event.spec)
+        if task is None:
+            return
+        if event.spec.actor is not None:
+            self._actors.submit(now, task)
+        elif not task.unresolved:
+            self._dispatch.enqueue(now, task)
+
+    def _on_value_put(self, now: float, event: ValuePut, peer: ProcessId) -> None:
+        self._holding.references.rows[event.object_id] = Owned(1)
+        self._holding.set_value(event.object_id, event.value)
+
+    def _on_refs_held(self, now: float, event: RefsHeld, peer: ProcessId) -> None:
+        self._completion.ready.extend(self._holding.hold_unpickled(event.object_ids))
+
+    def _on_refs_dropped(self, now: float, event: RefsDropped, peer: ProcessId) -> None:
+        self._holding.drop_local(event.object_ids)
+
+    def _on_view_held(self, now: float, event: ViewHeld, peer: ProcessId) -> None:
+        self._holding.references.rows[event.object_id].views += 1
+
+    def _on_views_dropped(self, now: float, event: ViewsDropped, peer: ProcessId) -> None:
+        for object_id in event.object_ids:
+            if not self._holding.references.release_view(object_id):
+                self._holding.let_go(object_id)
+
+    def _on_function_exported(self, now: float, event: FunctionExported, peer: ProcessId) -> None:
+        if self._completion.functions.add_handle(event.function, event.value, event.object_id):
+            self._holding.hold_containers(contained(event.value))
+        elif event.object_id is not None:
+            self._holding.discard(event.object_id, event.value)
+
+    def _on_function_dropped(self, now: float, event: FunctionDropped, peer: ProcessId) -> None:
+        self._completion.forget(self._completion.functions.drop_handle(event.function))
+
+    def _on_awaited(self, now: float, event: Awaited, peer: ProcessId) -> None:
+        me = self._me
+        for object_id in event.object_ids:
+            if object_id[:8] != me:
+                self._holding.want(object_id)
+        self._dispatch.flush(now)
+        self._actors.flush(now)
+
+    def _on_cancel_requested(self, now: float, event: CancelRequested, peer: ProcessId) -> None:
+        if event.object_id[:8] != self._me:
+            request = RequestCancel(event.object_id, event.force, event.recursive)
+            self._emit(Send(ProcessId(event.object_id[:8]), request))
+            return
+        task = self._completion.tasks.rows.get(task_of(event.object_id))
+        if task is None:
+            return
+        if task.spec.actor is not None:
+            self._actors.cancel(task, recursive=event.recursive)
+        else:
+            self._dispatch.cancel(task, force=event.force, recursive=event.recursive)
+
+    def _on_request_cancel(self, now: float, message: RequestCancel, peer: ProcessId) -> None:
+        if message.object_id[:8] == self._me:
+            self._on_cancel_requested(now, CancelRequested(message.object_id, message.force, message.recursive), peer)
+
+    def _on_cancel_children(self, now: float, message: CancelChildren, peer: ProcessId) -> None:
+        for task_id in self._completion.tasks.children_of(message.task):
+            self._on_cancel_requested(now, CancelRequested(ObjectId(task_id + bytes(4)), False, True), peer)
+
+    def _on_kill_requested(self, now: float, event: KillRequested, peer: ProcessId) -> None:
+        if event.actor[:8] != self._me:
+            self._emit(Send(ProcessId(event.actor[:8]), RequestKill(event.actor)))
+            return
+        creation = self._completion.tasks.rows.get(task_of(event.actor))
+        if creation is not None:
+            self._dispatch.cancel(creation, force=creation.state is TaskState.PUSHED, recursive=True)
+        else:
+            self._dispatch.kill_actor(event.actor)
+            self._actors.kill(event.actor)
+
+    def _on_request_kill(self, now: float, message: RequestKill, peer: ProcessId) -> None:
+        if message.actor[:8] == self._me:
+            self._on_kill_requested(now, KillRequested(message.actor), peer)
+
+    # ---- from this process: the worker role ----
+
+    def _on_arguments_arrived(self, now: float, message: ArgumentsArrived, peer: ProcessId) -> None:
+        self._holding.arrive(message)
+
+    def _on_execution_ended(self, now: float, message: ExecutionEnded, peer: ProcessId) -> None:
+        """Pin what the values contain, say what is still held, then let go of what came with the task."""
+        submitter, result = message.submitter, message.result
+        inner = [one for value in result.values for one in contained(value) if one[:8] != submitter]
+        if submitter in self._holding.lost:
+            inner = []
+        for object_id in inner:
+            self._holding.references.row(object_id).arguments += 1
+        if inner:
+            self._holding.handoffs.pin((submitter, result.task_id, result.attempt), inner)
+        retained, pending = self._holding.depart(submitter, result.task_id, result.attempt)
+        full = replace(result, retained=retained, pending=pending, pinned=bool(inner))
+        # Before any `DropHolders` that `depart` has decided: what registers must not be overtaken by what drops.
+        self._effects.insert(0, Send(submitter, TasksDone([full])))
+
+    def _on_ask_drained(self, now: float, message: AskDrained, peer: ProcessId) -> None:
+        self._drained_asked = True
+
+    # ---- from workers ----
+
+    def _on_tasks_done(self, now: float, message: TasksDone, peer: ProcessId) -> None:
+        rows = self._completion.tasks.rows
+        leases: dict[int, None] = {}
+        actors: dict[ObjectId, None] = {}
+        for result in message.results:
+            task = rows.get(result.task_id)
+            if task is not None and (task.attempt != result.attempt or task.state is not TaskState.PUSHED):
+                task = None
+            if task is None:
+                pass
+            elif task.spec.actor is not None:
+                self._actors.answered(now, task)
+                actors[task.spec.actor] = None
+            else:
+                self._dispatch.answered(now, task, result.duration_microseconds)
+                leases[task.lease] = None
+                if task.spec.creates_actor and type(result.values[0]) is Failed:
+                    self._dispatch.end_actor(ObjectId(task.spec.task_id + bytes(4)))
+            self._completion.apply(peer, task, result)
+        for lease in leases:
+            self._dispatch.refill(now, lease)  # type: ignore[arg-type]
+        for actor in actors:
+            self._actors.refill(now, actor)
+
+    def _on_taken_back(self, now: float, message: TakenBack, peer: ProcessId) -> None:
+        self._dispatch.taken_back(now, message)
+
+    # ---- from nodes ----
+
+    def _on_lease_granted(self, now: float, message: LeaseGranted, peer: ProcessId) -> None:
+        self._dispatch.granted(now, message)
+
+    def _on_lease_refused(self, now: float, message: LeaseRefused, peer: ProcessId) -> None:
+        self._dispatch.refused(message)
+
+    def _on_revoke_lease(self, now: float, message: RevokeLease, peer: ProcessId) -> None:
+        self._dispatch.revoked(now, message.lease)
+
+    def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
+        """The link to it is first drained to its end; only then does the death count (PROTOCOL.md section 2)."""
+        died = message.process
+        if len(self._deaths) >= MAX_DEATHS_REMEMBERED:
+            del self._deaths[next(iter(self._deaths))]
+        self._deaths[died] = message
+        if died in self._holding.lost:
+            self._dispatch.worker_died(now, died, message)
+            self._actors.process_died(died, message)
+        else:
+            self._draining[died] = now + DRAIN_SECONDS
+
+    def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
+        lost = event.peer
+        self._draining.pop(lost, None)
+        self._apply(self._holding.peer_lost(lost))
+        self._completion.functions.worker_lost(lost)
+        self._dispatch.worker_lost(now, lost)
+        self._actors.process_lost(now, lost)
+        death = self._deaths.get(lost)
+        if death is not None:
+            self._dispatch.worker_died(now, lost, death)
+            self._actors.process_died(lost, death)
+        claims, self._claims = self._claims, []
+        for claim in claims:
+            self._on_claim_places(now, claim, self._node)
+
+    def _on_extent_needed(self, now: float, event: ExtentNeeded, peer: ProcessId) -> None:
+        self._emit(Send(self._node, RequestExtent(event.size_bytes)))
+
+    def _on_extent_granted(self, now: float, message: ExtentGranted, peer: ProcessId) -> None:
+        self._emit(AddExtent(message.offset, message.size_bytes))
+
+    def _on_extent_refused(self, now: float, message: ExtentRefused, peer: ProcessId) -> None:
+        self._emit(DenyExtent(message.wanted_bytes, message.free_bytes, message.capacity_bytes))
+
+    def _on_reclaim_extents(self, now: float, message: ReclaimExtents, peer: ProcessId) -> None:
+        self._emit(GiveBackExtents())
+
+    def _on_extents_given_back(self, now: float, event: ExtentsGivenBack, peer: ProcessId) -> None:
+        self._emit(Send(self._node, ExtentsReturned(event.offsets)))
+
+    def _on_claim_places(self, now: float, message: ClaimPlaces, peer: ProcessId) -> None:
+        """Answered when no result can come from the dead holders any more (54904)."""
+        if any(place.holder not in self._holding.lost for _, place in message.objects):
+            self._claims.append(message)
+            return
+        dead = []
+        for object_id, place in message.objects:
+            value = self.values.get(object_id)
+            if not (isinstance(value, Stored) and value.place == place):
+                dead.append((object_id, place))
+        self._emit(Send(self._node, PlacesClaimed(dead)))
+
+    def _on_views_of(self, now: float, message: ViewsOf, peer: ProcessId) -> None:
+        self._views_asked[message.owner] = None
+
+    def _on_owner_buried(self, now: float, message: OwnerBuried, peer: ProcessId) -> None:
+        self._emit(FreeStoredOf(message.owner))
+
+    # ---- from holders and owners ----
+
+    def _on_add_holder(self, now: float, message: AddHolder, peer: ProcessId) -> None:
+        self._holding.answer_add_holder(message.object_id, message.number, peer)
+
+    def _on_holder_added(self, now: float, message: HolderAdded, peer: ProcessId) -> None:
+        self._holding.confirmed(message.object_id, message.number)
+
+    def _on_drop_holders(self, now: float, message: DropHolders, peer: ProcessId) -> None:
+        for object_id in message.object_ids:
+            self._holding.drop_holder(object_id, peer)
+
+    def _on_ref_gone(self, now: float, message: RefGone, peer: ProcessId) -> None:
+        if message.number:  # an answer to `AddHolder`: as good as a confirmation for whoever waits for one
+            self._holding.confirmed(message.object_id, message.number)
+        self._apply(self._holding.learn_gone(message.object_id, answers_where_is=not message.number))
+
+    def _on_where_is(self, now: float, message: WhereIs, peer: ProcessId) -> None:
+        self._holding.answer_where_is(message.object_id, peer)
+
+    def _on_value_is(self, now: float, message: ValueIs, peer: ProcessId) -> None:
+        self._apply(self._holding.learn(message.object_id, message.value))
+
+    def _apply(self, news: tuple[list[ObjectId], list[TaskId]]) -> None:
+        """Borrowed objects that have a value now, and the tasks of this process that waited for them."""
+        self._completion.ready.extend(news[0])
+        self._completion.resolved(news[1])
+
+    def _on_handoff_done(self, now: float, message: HandoffDone, peer: ProcessId) -> None:
+        self._holding.release_arguments(self._holding.handoffs.unpin((peer, message.task, message.attempt)))
+
+    def _on_free_places(self, now: float, message: FreePlaces, peer: ProcessId) -> None:
+        self._emit(FreeStored(message.objects))
+
+    # ---- time ----
+
+    def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
+        self._dispatch.tick(now)
+        self._actors.tick(now)
+        for died in [one for one, at in self._draining.items() if at <= now]:
+            del self._draining[died]
+            self._emit(Disconnect(died))
+
+    def deadline(self) -> float | None:
+        times = [self._dispatch.deadline(), self._actors.deadline(), *self._draining.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    # ---- proof ----
+
+    def check(self) -> None:
+        self._holding.check()
+        for task_id, task in self._completion.tasks.rows.items():
+            assert task_id == task.spec.task_id, f"{show(task_id)} is filed under another name"
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "tasks": len(self._completion.tasks.rows),
+            "functions": len(self._completion.functions.rows),
+            "claims": len(self._claims),
+            **self._holding.statistics(),
+            **self._dispatch.statistics(),
+            **self._actors.statistics(),
+        }

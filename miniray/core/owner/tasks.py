@@ -1,0 +1,49 @@
+"""Tasks: what this process has submitted and not yet seen end.
+
+| state | where such a task is found |
+|---|---|
+| WAITING | under its unresolved arguments in `Objects` (a call also in its actor's queue) |
+| QUEUED | in the queue of its scheduling class, or of its actor |
+| PUSHED | in flight on one lease, or to one actor |
+| LOST | its worker's link broke; in that lease's flight until the cause of the death is known |
+
+A task has one outcome. `decided` says that it was told to the user already (cancel came first), while some
+process still has the task: its arguments stay held until that process has answered or died.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from miniray.core.ids import ObjectId, TaskId
+from miniray.core.owner.functions import Function
+from miniray.core.record import Row
+from miniray.core.task_spec import TaskSpec
+
+
+class TaskState(Enum):
+    WAITING = 0
+    QUEUED = 1
+    PUSHED = 2
+    LOST = 3
+
+
+class Task(Row):
+    spec: TaskSpec
+    function: Function | None
+    state: TaskState = TaskState.QUEUED
+    attempt: int = 1
+    retries_left: int = 0
+    unresolved: int = 0
+    lease: int = 0  # PUSHED, LOST: on which lease; 0 for calls of actors
+    sequence: int = 0  # its number on that lease
+    decided: bool = False
+    held: tuple[ObjectId, ...] = ()  # argument holds: released once, as one
+
+
+class Tasks:
+    def __init__(self) -> None:
+        self.rows: dict[TaskId, Task] = {}
+
+    def children_of(self, parent: TaskId) -> list[TaskId]:
+        return [task_id for task_id, task in self.rows.items() if task.spec.parent == parent]
