@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ObjectId, ProcessId
 from miniray.core.record import Effect, Event, Message
 
 
@@ -38,6 +38,16 @@ class PeerLost(Event, frozen=True):
 
 class Tick(Event, frozen=True):
     """A machine's deadline has come."""
+
+
+class Awaited(Event, frozen=True):
+    """A thread is about to block until some of these are ready (in a worker: its CPU may serve others)."""
+
+    object_ids: list[ObjectId]
+
+
+class AwaitEnded(Event, frozen=True):
+    """That thread goes on."""
 
 
 class Send(Effect, frozen=True):

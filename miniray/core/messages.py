@@ -112,9 +112,13 @@ class KillWorker(Message, frozen=True):
 class Blocked(Message, frozen=True):
     """Worker to node: its task waits in `get` or `wait`; its CPU may serve others."""
 
+    lease: LeaseId
+
 
 class Unblocked(Message, frozen=True):
     """Worker to node: it runs again, and takes its CPU without waiting."""
+
+    lease: LeaseId
 
 
 # ---- tasks: owner <-> worker ---------------------------------------------------------------------

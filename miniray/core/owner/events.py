@@ -11,6 +11,17 @@ from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Place, TaskSpec, Value
 
 
+class ProcessStarted(Event, frozen=True):
+    """This process has begun; it registers with its node before it owns anything."""
+
+    pid: int
+    is_driver: bool
+
+
+class SessionEnding(Event, frozen=True):
+    """The driver shuts the session down."""
+
+
 class Submitted(Event, frozen=True):
     """`f.remote(...)`, an actor's creation or a call: each return's ref exists once already."""
 
@@ -58,16 +69,6 @@ class ViewHeld(Event, frozen=True):
 
 class ViewsDropped(Event, frozen=True):
     object_ids: list[ObjectId]
-
-
-class Awaited(Event, frozen=True):
-    """A thread is about to block until some of these are ready (in a worker: its CPU may serve others)."""
-
-    object_ids: list[ObjectId]
-
-
-class AwaitEnded(Event, frozen=True):
-    """That thread goes on."""
 
 
 class CancelRequested(Event, frozen=True):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from miniray.core.ids import ObjectId, ProcessId, TaskId, show, task_of
-from miniray.core.machine import PeerLost, Received, Send, Tick
+from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
@@ -26,6 +26,7 @@ from miniray.core.messages import (
     ClaimPlaces,
     Drained,
     DropHolders,
+    EndSession,
     ExecutionEnded,
     ExtentGranted,
     ExtentRefused,
@@ -41,6 +42,7 @@ from miniray.core.messages import (
     ProcessDied,
     ReclaimExtents,
     RefGone,
+    Register,
     RequestCancel,
     RequestExtent,
     RequestKill,
@@ -56,7 +58,6 @@ from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
     AddExtent,
-    Awaited,
     CancelRequested,
     DenyExtent,
     Disconnect,
@@ -68,9 +69,11 @@ from miniray.core.owner.events import (
     FunctionExported,
     GiveBackExtents,
     KillRequested,
+    ProcessStarted,
     Ready,
     RefsDropped,
     RefsHeld,
+    SessionEnding,
     Submitted,
     ValuePut,
     ViewHeld,
@@ -107,6 +110,8 @@ class Owner:
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
             # from this process
+            ProcessStarted: self._on_process_started,
+            SessionEnding: self._on_session_ending,
             Submitted: self._on_submitted,
             RefsDropped: self._on_refs_dropped,
             RefsHeld: self._on_refs_held,
@@ -195,6 +200,12 @@ class Owner:
             self._emit(Send(self._node, NoViewsOf(owner)))
 
     # ---- from this process: calls, refs, views, waits ----
+
+    def _on_process_started(self, now: float, event: ProcessStarted, peer: ProcessId) -> None:
+        self._emit(Send(self._node, Register(event.pid, event.is_driver)))
+
+    def _on_session_ending(self, now: float, event: SessionEnding, peer: ProcessId) -> None:
+        self._emit(Send(self._node, EndSession()))
 
     def _on_submitted(self, now: float, event: Submitted, peer: ProcessId) -> None:
         task = self._completion.submit(event.spec)

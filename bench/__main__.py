@@ -1,0 +1,84 @@
+"""`python -m bench [ROW ...] [--blocks N] [--json FILE]`: measure, and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import rows_lifecycle, rows_objects, rows_sync, rows_tasks
+from bench.measure import MINIRAY, Row, machine
+from bench.versus import ADAPTERS
+
+ROWS = {**rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS}
+ON_REQUEST = rows_tasks.ON_REQUEST  # slow
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def limit_of(row: Row) -> str:
+    """The bare limit among the row's systems, by name and figure."""
+    return ", ".join(f"{number(row.median(name))} ({name})" for name in row.samples if name not in ADAPTERS) or "-"
+
+
+def verdicts(row: Row) -> str:
+    said = []
+    for goal in row.goals:
+        verdict = row.verdict(goal)
+        if verdict is None:
+            continue
+        ratio, least, greatest, holds = verdict
+        judged = f", goal {goal.text()}: {'met' if holds else 'MISSED'}" if goal.bounded else ""
+        what = f"{ratio:.3g} x {goal.against} ({least:.2g} to {greatest:.2g})" if goal.against else number(ratio)
+        said.append(what + judged)
+    return "; ".join(said) or "-"
+
+
+def cells(row: Row) -> list[str]:
+    figures = [number(row.median(name)) for name in ADAPTERS]
+    return [row.name, row.unit, *figures, limit_of(row), verdicts(row)]
+
+
+def print_table(rows: list[Row]) -> None:
+    lines = [["row", "unit", *ADAPTERS, "bare limit", f"{MINIRAY} against it (median, range of the blocks' ratios)"]]
+    lines += [cells(row) for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for index, line in enumerate(lines):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+        if index == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    notes = dict.fromkeys(note for row in rows for note in row.notes)
+    if notes:
+        print("\nNot measured: " + "; ".join(notes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = f"of {', '.join(ROWS)} (these by default), {', '.join(ON_REQUEST)}"
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=names)
+    parser.add_argument("--blocks", type=int, default=5, help="samples a system (times 3 or 4 where they are short)")
+    parser.add_argument("--json", type=Path, help="write every sample there, too")
+    options = parser.parse_args()
+    known = {**ROWS, **ON_REQUEST}
+    if unknown := [name for name in options.rows if name not in known]:
+        parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(known)}")
+    about, rows = machine(), []
+    for name in options.rows or ROWS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        rows += known[name](options.blocks)
+    for what, said in about.items():
+        print(f"{what}: {said}")
+    print()
+    print_table(rows)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

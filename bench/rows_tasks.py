@@ -1,0 +1,82 @@
+"""Throughput of tasks that do nothing: submitted one by one, mapped, and a million with their refs dropped."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from pathlib import Path
+from time import perf_counter
+
+from bench import limits
+from bench.measure import MINIRAY, Goal, MeasurementError, Row, in_process, interleave_processes
+from bench.versus import WORKERS, systems
+
+TASKS = 20_000
+MAPPED = 200_000
+MILLION = 1_000_000
+WINDOW = 10_000
+FRAMES = "frames of 64"
+
+
+def frames(count: int) -> float:
+    limits.records(count)
+    return limits.records(count)
+
+
+def submit(count: int) -> list[Row]:
+    wanted = {**systems("submit_gather", TASKS), FRAMES: ("bench.rows_tasks:frames", 10 * TASKS)}
+    samples, notes = interleave_processes(wanted, count)
+    rates = {name: [(10 if name == FRAMES else 1) * TASKS / s for s in found] for name, found in samples.items()}
+    goals = [Goal(at_least=60_000), Goal("mp.Pool", at_least=2), Goal("Ray", at_least=20), Goal(FRAMES)]
+    return [Row(f"{TASKS:,} no-op tasks, one by one, gathered", "tasks/s", rates, goals, notes)]
+
+
+def map_trivial(count: int) -> list[Row]:
+    samples, notes = interleave_processes(systems("map_trivial", MAPPED), count, lambda s: 1e3 * s)
+    return [Row(f"map over {MAPPED:,} integers", "ms", samples, [Goal("mp.Pool", at_most=1.0)], notes)]
+
+
+def million_tasks(tasks: int) -> list[float]:
+    """[tasks a second, MB of resident memory that the driver has more than before]."""
+    import miniray
+    from bench.versus.work import nothing
+
+    miniray.init(num_cpus=WORKERS)
+    work = miniray.remote(nothing)
+    miniray.get([work.remote(i) for i in range(2 * WINDOW)])
+    gc.collect()
+    before = resident_bytes()
+    began = perf_counter()
+    pending = deque()
+    for i in range(tasks):
+        pending.append(work.remote(i))
+        if len(pending) >= WINDOW:
+            miniray.get([pending.popleft() for _ in range(WINDOW // 2)])
+    miniray.get(list(pending))
+    seconds = perf_counter() - began
+    pending.clear()
+    gc.collect()
+    miniray.get(work.remote(0))  # the loop turns once more: drops are drained
+    grown = (resident_bytes() - before) / 1e6
+    miniray.shutdown()
+    return [tasks / seconds, grown]
+
+
+def resident_bytes() -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+def million(count: int) -> list[Row]:
+    try:
+        rate, grown = in_process("bench.rows_tasks:million_tasks", MILLION)
+    except MeasurementError as error:
+        return [Row("a million tasks, refs dropped", "tasks/s", {}, [], [f"{MINIRAY}: {error}"])]
+    return [
+        Row("a million tasks, refs dropped", "tasks/s", {MINIRAY: [rate]}),
+        Row("memory grown after a million tasks", "MB", {MINIRAY: [grown]}, [Goal(at_most=20)]),
+    ]
+
+
+ROWS = {"submit": submit, "map": map_trivial}
+ON_REQUEST = {"million": million}

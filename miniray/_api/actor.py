@@ -1,0 +1,145 @@
+"""Actors: a class whose instance lives in a process of its own; its methods are called through a handle.
+
+A handle is a ref to the actor's creation object and is counted like any other: when the last one is gone, calls that
+were made are answered, and the process ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from miniray._api import options as _options
+from miniray._api.object_ref import ObjectRef
+from miniray._api.submit import FunctionHandle, submit
+from miniray._runtime.context import current
+from miniray._serialization.pickles import register_reference_type
+from miniray.core.ids import ObjectId, show
+
+
+class ActorClass:
+    """A class made remote: `Class.remote(...)` starts a process with an instance, and returns an `ActorHandle`."""
+
+    def __init__(self, cls: type[Any], given: dict[str, Any]) -> None:
+        self._class = cls
+        self._options = _options.check("actor", cls.__qualname__, _options.ACTOR_DEFAULTS, given)
+        self._handle = FunctionHandle()
+        self._methods = tuple(
+            name for name, _ in inspect.getmembers(cls, callable) if not name.startswith("__") or name == "__call__"
+        )
+        functools.update_wrapper(self, cls, updated=())
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Start an actor. An error of the constructor is raised by the first `get` of a call.
+
+        Raises:
+            SerializationError: the class or an argument cannot be pickled.
+        """
+        process = current()
+        function = self._handle.export(process, self._class)
+        creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
+        return ActorHandle(creation, self._class.__qualname__, self._methods)
+
+    def options(self, **given: Any) -> ActorClass:
+        """The same class with other options, for actors made through what this returns."""
+        changed = ActorClass(self._class, {**self._options.given, **given})
+        changed._handle = self._handle
+        return changed
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self._class.__qualname__
+        raise TypeError(f"{name} is an actor class: call {name}.remote(...), or {name}.__wrapped__(...) for here")
+
+    def __reduce__(self) -> Any:
+        return ActorClass, (self._class, self._options.given)
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self._class.__qualname__})"
+
+
+class ActorHandle:
+    """Calls of one actor: `handle.method.remote(...)`. Calls of one caller start in the order in which they are made."""
+
+    def __init__(self, creation: ObjectRef[Any], class_name: str, methods: tuple[str, ...]) -> None:
+        self._creation = creation
+        self._class_name = class_name
+        self._methods = methods
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        if name.startswith("_") and name not in self.__dict__.get("_methods", ()):
+            raise AttributeError(name)
+        if name not in self._methods:
+            raise AttributeError(
+                f"actor {self._class_name} has no method {name!r} (its state is reached through methods only); "
+                f"there are: {', '.join(sorted(self._methods))}"
+            )
+        method = ActorMethod(self, name, {})
+        self.__dict__[name] = method
+        return method
+
+    def __eq__(self, other: object) -> bool:
+        return self._creation == other._creation if isinstance(other, ActorHandle) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._creation)
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._methods)
+
+    def __repr__(self) -> str:
+        return f"ActorHandle({self._class_name}, {show(self._creation._id)})"
+
+    def __reduce__(self) -> Any:
+        return ActorHandle, (self._creation, self._class_name, self._methods)
+
+
+class ActorMethod:
+    """A method of one actor."""
+
+    __slots__ = ("_actor", "_name", "_options")
+
+    def __init__(self, handle: ActorHandle, name: str, given: dict[str, Any]) -> None:
+        full_name = f"{handle._class_name}.{name}"
+        self._options = _options.check("method", full_name, _options.METHOD_DEFAULTS, given)
+        self._name = name
+        self._actor = handle._creation  # not the handle: it keeps its methods, and a cycle would outlive the last use
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it: one `ObjectRef`, or a list of them with `num_returns` other than 1.
+
+        Raises:
+            SerializationError: an argument cannot be pickled.
+        """
+        options = self._options
+        return submit(
+            current(), _NO_FUNCTION, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
+        )
+
+    def options(self, **given: Any) -> ActorMethod:
+        """The same method with other options (num_returns, retry_exceptions, name)."""
+        changed: ActorMethod = ActorMethod.__new__(ActorMethod)
+        changed._name, changed._actor = self._name, self._actor
+        merged = {**self._options.given, **given}
+        changed._options = _options.check("method", self._options.task.name, _options.METHOD_DEFAULTS, merged)
+        return changed
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self._name} is a method of an actor: call {self._name}.remote(...)")
+
+
+_NO_FUNCTION: Any = b""
+
+
+def _dump(handle: ActorHandle) -> tuple[ObjectId, tuple[str, tuple[str, ...]]]:
+    return handle._creation._id, (handle._class_name, handle._methods)
+
+
+def _load(object_id: ObjectId, extra: tuple[str, tuple[str, ...]]) -> ActorHandle:
+    process = current()
+    ref: ObjectRef[Any] = ObjectRef(object_id, process)
+    process.adopt(ref, object_id)
+    return ActorHandle(ref, *extra)
+
+
+register_reference_type(ActorHandle, _dump, _load)

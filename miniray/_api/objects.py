@@ -1,0 +1,172 @@
+"""`get`, `put`, `wait`, `cancel`, `kill`: values behind refs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from miniray._api.actor import ActorHandle
+from miniray._api.object_ref import ObjectRef
+from miniray._api.raising import raise_failure
+from miniray._runtime.context import current
+from miniray._runtime.process import Process
+from miniray._serialization.values import SerializationError, serialize
+from miniray.core.ids import return_id
+from miniray.core.owner.events import CancelRequested, KillRequested, ValuePut
+from miniray.core.task_spec import ActorAt, Failed
+from miniray.errors import GetTimeoutError, ResultSerializationError
+from miniray.errors import SerializationError as PublicSerializationError
+
+T = TypeVar("T")
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None, writable: bool = False) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[T]], *, timeout: float | None = None, writable: bool = False) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> Any:
+    """The value of a ref, or the list of values of a list of refs; blocks until they are ready.
+
+    Large values are read-only views of shared memory, which they keep alive; with `writable` they are private
+    copy-on-write views. Inside a task the CPU is given back while this blocks.
+
+    Raises:
+        TypeError: not an ObjectRef, nor a list or tuple of them.
+        GetTimeoutError: not all were ready after `timeout` seconds; nothing is lost.
+        TaskError: the task raised; the error is also an instance of the exception's own class.
+        WorkerCrashedError, ActorDiedError, TaskCancelledError, ObjectLostError, OwnerDiedError, ObjectStoreFullError:
+            there is no value, and why.
+    """
+    process = current()
+    if type(refs) is ObjectRef:
+        if refs._id not in process.values:
+            _await_all(process, [refs], timeout)
+        return _value(process, refs, writable)
+    if not isinstance(refs, list | tuple):
+        raise TypeError(f"get takes an ObjectRef or a list of them, not {_shown(refs)}")
+    _check_refs("get", refs)
+    values = process.values
+    missing = [ref for ref in refs if ref._id not in values]
+    if missing:
+        _await_all(process, missing, timeout)
+    return [_value(process, ref, writable) for ref in refs]
+
+
+def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
+    _check_timeout(timeout)
+    ids = list(dict.fromkeys(ref._id for ref in refs))
+    if not process.await_ready(ids, len(ids), timeout):
+        pending = [ref for ref in refs if ref._id not in process.values]
+        if pending:
+            first = f"{pending[0]!r}" + (f" and {len(pending) - 1} more" if len(pending) > 1 else "")
+            raise GetTimeoutError(f"not ready after {timeout:g} s: {first}")
+
+
+def _value(process: Process, ref: ObjectRef[T], writable: bool) -> T:
+    value = process.values[ref._id]
+    if isinstance(value, Failed):
+        raise_failure(value.failure)
+    assert not isinstance(value, ActorAt)
+    try:
+        loaded: T = process.load(ref._id, value, writable=writable)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        raise ResultSerializationError(f"{ref!r} cannot be unpickled here: {type(error).__name__}: {error}") from error
+    return loaded
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Store a value, and return a ref to it. Large ones are copied into shared memory once, and read from there.
+
+    Raises:
+        SerializationError: it cannot be pickled; the message has the path to the culprit.
+        ObjectStoreFullError: the arena has no room for it.
+        TypeError: it is an ObjectRef already (a common slip).
+    """
+    if type(value) is ObjectRef:
+        raise TypeError("put takes a value, not an ObjectRef: pass the ref on as it is, or put a list that holds it")
+    process = current()
+    try:
+        serialized = serialize(value)
+    except SerializationError as error:
+        raise PublicSerializationError(f"put: {error}") from error.cause
+    object_id = return_id(process.next_task_id())
+    process.post(ValuePut(object_id, process.store_value(serialized, object_id)))
+    return ObjectRef(object_id, process)
+
+
+def wait(
+    refs: Sequence[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Block until `num_returns` of `refs` are ready, or `timeout` seconds have passed: (ready, not ready).
+
+    Both lists keep the order of `refs`; the first has at most `num_returns` entries. A ref whose task failed is ready:
+    `get` raises its error. Inside a task the CPU is given back while this blocks. `fetch_local` changes nothing on
+    one host.
+
+    Raises:
+        TypeError: `refs` is not a list of ObjectRefs (a single ref is a common mistake).
+        ValueError: a ref twice, or `num_returns` not within 1..len(refs).
+    """
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait takes a list of ObjectRefs, not a single one: wait([ref])")
+    if not isinstance(refs, list | tuple):
+        raise TypeError(f"wait takes a list of ObjectRefs, not {_shown(refs)}")
+    _check_refs("wait", refs)
+    _check_timeout(timeout)
+    ids = [ref._id for ref in refs]
+    if len(set(ids)) != len(ids):
+        raise ValueError("wait was given the same ref twice")
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not 1 <= num_returns <= len(refs):
+        raise ValueError(f"num_returns must be within 1..{len(refs)} (the number of refs), not {num_returns!r}")
+    process = current()
+    missing = [object_id for object_id in ids if object_id not in process.values]
+    needed = num_returns - (len(ids) - len(missing))
+    if needed > 0:
+        process.await_ready(missing, needed, timeout)
+    ready: list[ObjectRef[T]] = []
+    rest: list[ObjectRef[T]] = []
+    for ref in refs:
+        (ready if ref._id in process.values and len(ready) < num_returns else rest).append(ref)
+    return ready, rest
+
+
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task whose result `ref` is; `get` then raises `TaskCancelledError`. No effect on one that has ended.
+
+    A running task gets KeyboardInterrupt; with `force` its process is ended. `recursive` cancels what it has submitted.
+
+    Raises:
+        TypeError: not an ObjectRef.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel takes an ObjectRef, not {_shown(ref)}; an actor is ended by kill(handle)")
+    current().post(CancelRequested(ref._id, force, recursive))
+
+
+def kill(actor: ActorHandle) -> None:
+    """End an actor's process at once. Calls that it had not answered raise `ActorDiedError`.
+
+    Raises:
+        TypeError: not an actor's handle.
+    """
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(f"kill takes an actor's handle, not {_shown(actor)}; a task is ended by cancel(ref)")
+    current().post(KillRequested(actor._creation._id))
+
+
+def _check_refs(word: str, refs: Sequence[Any]) -> None:
+    for index, ref in enumerate(refs):
+        if type(ref) is not ObjectRef:
+            raise TypeError(f"{word}: entry {index} is not an ObjectRef but {_shown(ref)}")
+
+
+def _check_timeout(timeout: Any) -> None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0):
+        raise ValueError(f"timeout must be a number of seconds, zero or more, or None, not {timeout!r}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

@@ -1,0 +1,74 @@
+"""Failures into exceptions: the one door (DESIGN.md, law 3). One row for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from miniray._serialization.exceptions import deserialize_exception
+from miniray.core.failures import Failure, FailureKind
+from miniray.errors import (
+    ActorDiedError,
+    InfeasibleError,
+    MinirayError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OwnerDiedError,
+    ResultSerializationError,
+    SessionError,
+    TaskCancelledError,
+    TaskError,
+    WorkerCrashedError,
+)
+
+
+def raise_failure(failure: Failure) -> NoReturn:
+    """Raise what a failure means, with all that it tells."""
+    error = _RAISE[failure.kind](failure)
+    cause = deserialize_exception(failure.error) if failure.error else None
+    raise error from cause
+
+
+def _text(failure: Failure, what: str) -> str:
+    lines = [what]
+    if failure.task and not what.startswith(f"{failure.task} "):
+        attempts = f", attempt {failure.attempt} of {failure.attempts}" if failure.attempts > 1 else ""
+        once = " (max_retries=0)" if failure.attempts == 1 and failure.kind is FailureKind.WORKER_CRASHED else ""
+        lines.append(f"  task      {failure.task}{attempts}{once}")
+    if failure.site:
+        lines.append(f"  called    at {failure.site}")
+    if failure.death is not None and failure.death.status == -9:
+        lines.append("  perhaps   the kernel's OOM killer, or somebody's kill -9; see max_retries=")
+    return "\n".join(lines)
+
+
+def _task_error(failure: Failure) -> MinirayError:
+    cause = deserialize_exception(failure.error)
+    text = _text(failure, f"{failure.task}() raised {failure.message}")
+    if failure.traceback:
+        text += "\n\n" + failure.traceback.rstrip()
+    return TaskError.of(text, cause)
+
+
+def _plain(kind: type[MinirayError], what: str) -> Callable[[Failure], MinirayError]:
+    def make(failure: Failure) -> MinirayError:
+        text = _text(failure, what.format(task=failure.task, message=failure.message))
+        if failure.error and failure.traceback:
+            text += "\n\n" + failure.traceback.rstrip()
+        return kind(text)
+
+    return make
+
+
+_RAISE: dict[FailureKind, Callable[[Failure], MinirayError]] = {
+    FailureKind.TASK_ERROR: _task_error,
+    FailureKind.WORKER_CRASHED: _plain(WorkerCrashedError, "{task} was lost: {message}"),
+    FailureKind.ACTOR_DIED: _plain(ActorDiedError, "{task} failed, for its actor is dead: {message}"),
+    FailureKind.CANCELLED: _plain(TaskCancelledError, "{task} was cancelled"),
+    FailureKind.OWNER_DIED: _plain(OwnerDiedError, "{message}"),
+    FailureKind.OBJECT_LOST: _plain(ObjectLostError, "{message}"),
+    FailureKind.STORE_FULL: _plain(ObjectStoreFullError, "no room for the result of {task}: {message}"),
+    FailureKind.UNSERIALIZABLE: _plain(ResultSerializationError, "{task} has run, but {message}"),
+    FailureKind.INFEASIBLE: _plain(InfeasibleError, "{task} can never run: {message}"),
+    FailureKind.SESSION_ENDED: _plain(SessionError, "{message}"),
+}

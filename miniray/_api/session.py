@@ -1,0 +1,107 @@
+"""`init`, `shutdown`, `is_initialized`: a session begins and ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from miniray._api.options import demand_of
+from miniray._runtime import context
+from miniray._runtime.driver import Driver
+from miniray._runtime.process import Process
+from miniray.core.resources import UNIT
+from miniray.errors import SessionError
+
+MIN_STORE_BYTES = 4 << 20
+
+_driver: Driver | None = None
+_lock = threading.RLock()
+
+
+def init(
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int = 0,
+    object_store_memory: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    ignore_reinit_error: bool = False,
+) -> None:
+    """Begin a session: start its processes on this host. The first `remote` call or `put` does it by itself.
+
+    Args:
+        num_cpus: how many tasks of one CPU run at once; the CPUs of this process by default.
+        object_store_memory: bytes of shared memory for large values; 30 % of what is available by default.
+        resources: custom resources that tasks may ask for.
+        ignore_reinit_error: leave a session that there is as it is.
+
+    Raises:
+        SessionError: there is a session already, or its processes could not be started.
+        TypeError, ValueError: an argument is of the wrong type, or out of range.
+    """
+    with _lock:
+        if is_initialized():
+            if ignore_reinit_error:
+                return
+            raise SessionError("miniray.init() was called twice: call miniray.shutdown() first, or init once only")
+        _begin(num_cpus, num_gpus, object_store_memory, resources)
+
+
+def _begin(
+    num_cpus: int | None, num_gpus: int, object_store_memory: int | None, resources: Mapping[str, float] | None
+) -> Process:
+    global _driver
+    cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
+    if isinstance(cpus, bool) or not isinstance(cpus, int) or cpus < 0:
+        raise ValueError(f"num_cpus must be a whole number, zero or more, not {num_cpus!r}")
+    if object_store_memory is not None:
+        if isinstance(object_store_memory, bool) or not isinstance(object_store_memory, int):
+            raise TypeError(f"object_store_memory must be an int (bytes), not {object_store_memory!r}")
+        if object_store_memory < MIN_STORE_BYTES:
+            raise ValueError(f"object_store_memory must be at least {MIN_STORE_BYTES:,} bytes")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    asked = {"num_cpus": cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
+    total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
+    _forget_dead()
+    driver = Driver(total, object_store_memory)
+    driver.begin()
+    _driver = driver
+    context.set_current(driver.process)
+    return driver.process
+
+
+def _forget_dead() -> None:
+    """A session that ended by itself (its node died), or that belongs to the process we were forked from."""
+    global _driver
+    if _driver is not None and _driver.process.pid == os.getpid():
+        _driver.stop()
+    _driver = None
+
+
+def shutdown() -> None:
+    """End the session and all its processes; refs of it are worth nothing then, views stay valid. Idempotent."""
+    global _driver
+    with _lock:
+        driver, _driver = _driver, None
+        if driver is not None and driver.process.pid == os.getpid():
+            driver.stop()
+
+
+def is_initialized() -> bool:
+    """Whether there is a session that works. Inside of tasks: True."""
+    process = context.get_current()
+    return process is not None and process.ended is None and process.pid == os.getpid()
+
+
+def _start_implicitly() -> Process:
+    with _lock:
+        process = context.get_current()
+        if process is not None:
+            return process
+        return _begin(None, 0, None, None)
+
+
+context.set_implicit_start(_start_implicitly)
+atexit.register(shutdown)

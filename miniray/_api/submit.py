@@ -1,0 +1,135 @@
+"""Submitting: what `f.remote(...)`, `Class.remote(...)` and `actor.method.remote(...)` have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from miniray._api.object_ref import ObjectRef
+from miniray._runtime.config import INLINE_BYTES
+from miniray._runtime.process import Process
+from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
+from miniray.core.ids import FunctionId, ObjectId, return_id
+from miniray.core.owner.events import RefsDropped, Submitted, ValuePut
+from miniray.core.record import Event
+from miniray.core.task_spec import TaskOptions, TaskSpec
+from miniray.errors import SerializationError as PublicSerializationError
+
+_sites: dict[tuple[CodeType, int], str] = {}
+_MAX_SITES = 10_000
+
+
+def call_site(depth: int) -> str:
+    """`file.py:31 in main` of the caller's caller; the text is made once for each place."""
+    frame = sys._getframe(depth)
+    key = frame.f_code, frame.f_lineno
+    text = _sites.get(key)
+    if text is None:
+        if len(_sites) >= _MAX_SITES:
+            _sites.clear()
+        text = _sites[key] = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return text
+
+
+class FunctionHandle:
+    """What one process knows of a function: under which id tasks name it there."""
+
+    __slots__ = ("_function_id", "_process")
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._function_id: FunctionId | None = None
+
+    def export(self, process: Process, function: Callable[..., Any]) -> FunctionId:
+        known = self._function_id if self._process is process else None
+        try:
+            self._function_id = process.export(function, known)
+        except SerializationError as error:
+            raise PublicSerializationError(str(error)) from error.cause
+        self._process = process
+        assert self._function_id is not None
+        return self._function_id
+
+    def __del__(self) -> None:
+        if self._process is not None:
+            self._process.functions_dropped.append(self._function_id)
+
+
+def submit(
+    process: Process,
+    function: FunctionId,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: TaskOptions,
+    num_returns: int = 1,
+    actor: ObjectId | None = None,
+    method: str = "",
+    creates_actor: bool = False,
+) -> Any:
+    """Make the task and its refs: one ref, a list of `num_returns`, or None for none.
+
+    Raises:
+        SerializationError: an argument cannot be pickled; the message has the path to the culprit.
+    """
+    site = call_site(3)
+    slots: tuple[ObjectId, ...] = ()
+    refs: tuple[ObjectId, ...] = ()
+    tops: list[ObjectRef[Any]] = []
+    for value in args:
+        if type(value) is ObjectRef:
+            args, kwargs, tops = _take_slots(args, kwargs)
+            break
+    else:
+        if kwargs and ObjectRef in map(type, kwargs.values()):
+            args, kwargs, tops = _take_slots(args, kwargs)
+    if tops:
+        slots = tuple([ref._id for ref in tops])
+    try:
+        payload = serialize_call(args, kwargs)
+    except SerializationError as error:
+        raise PublicSerializationError(f"{options.name}: {error}\n  called    at {site}") from error.cause
+    task_id = process.next_task_id()
+    stored = False
+    before: tuple[Event, ...] = ()
+    after: tuple[Event, ...] = ()
+    if type(payload) is not bytes:
+        assert isinstance(payload, Serialized)
+        if payload.size_bytes >= INLINE_BYTES and process.store is not None:
+            stored = True
+            held = return_id(process.next_task_id())
+            before = (ValuePut(held, process.store_value(payload, held)),)
+            after = (RefsDropped([held]),)
+            slots = (*slots, held)
+            payload = b""
+        else:
+            refs = payload.refs
+            payload = payload.to_bytes()
+    spec = TaskSpec(
+        task_id, function, payload, options, num_returns, slots, refs, stored, actor, method, creates_actor, site,
+        process.running,
+    )  # fmt: skip
+    if before:
+        process.post(*before, Submitted(spec), *after)
+    else:
+        process.post(Submitted(spec))
+    if num_returns == 1:
+        return ObjectRef(return_id(task_id), process)
+    made: list[ObjectRef[Any]] = [ObjectRef(return_id(task_id, index), process) for index in range(num_returns)]
+    return made or None
+
+
+def _take_slots(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[ObjectRef[Any]]]:
+    """Replace top-level refs by slots."""
+    refs: list[ObjectRef[Any]] = []
+
+    def slot(value: Any) -> Any:
+        if type(value) is not ObjectRef:
+            return value
+        refs.append(value)
+        return Slot(len(refs) - 1)
+
+    return tuple([slot(value) for value in args]), {name: slot(value) for name, value in kwargs.items()}, refs

@@ -1,0 +1,66 @@
+"""Users' callbacks: one thread, made at the first need, under neither the lock nor the token."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from miniray._runtime.process import Process
+from miniray.core.machine import Awaited, AwaitEnded
+
+_jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+_lock = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def run(job: Callable[[], None]) -> None:
+    """Have `job` run by the callback thread; what it raises is shown by `threading.excepthook`."""
+    global _thread
+    with _lock:
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_serve, name="miniray-callbacks", daemon=True)
+            _thread.start()
+    _jobs.put(job)
+
+
+def _serve() -> None:
+    while True:
+        job = _jobs.get()
+        try:
+            job()
+        except BaseException:
+            threading.excepthook(threading.ExceptHookArgs((*_info(), threading.current_thread())))
+
+
+def _info() -> Any:
+    import sys
+
+    return sys.exc_info()
+
+
+def fulfil(process: Process, ref: Any, future: Future[Any]) -> None:
+    """Set the future when the object is ready."""
+    object_id = ref._id
+
+    def when_ready(_: Any) -> None:
+        run(lambda: _set(ref, future))
+
+    process.drives.locked(lambda: process.waiters.call(object_id, when_ready))
+    if object_id not in process.values:
+        process.post(Awaited([object_id]))
+        if process.tells_waits:
+            process.post(AwaitEnded())
+
+
+def _set(ref: Any, future: Future[Any]) -> None:
+    from miniray._api.objects import get
+
+    try:
+        value = get(ref)
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

@@ -1,0 +1,32 @@
+"""Every number that someone may tune, with its unit. Core gets them as constructor arguments."""
+
+from __future__ import annotations
+
+from miniray.core.record import Record, make_decoder, make_encoder
+from miniray.core.resources import Demand
+
+INLINE_BYTES = 100_000  # values of this size and more lie in the arena
+SWITCH_SECONDS = 0.0005  # the interpreter's switch interval in workers: their background thread must get the GIL
+MAX_WORKERS = 4000  # below the number of status words; each is a process
+EXTENT_WAIT_SECONDS = 10.0  # a node that does not answer by then is taken for lost
+SHUTDOWN_GRACE_SECONDS = 0.25  # then processes are killed
+
+
+class Config(Record, frozen=True):
+    """What the driver tells every process of its session."""
+
+    resources: Demand
+    max_workers: int = MAX_WORKERS
+
+
+_encode = make_encoder()
+_decode = make_decoder(Config)
+
+
+def to_bytes(config: Config) -> bytes:
+    return _encode(config)
+
+
+def from_bytes(data: bytes) -> Config:
+    config: Config = _decode(data)
+    return config

@@ -1,0 +1,103 @@
+"""The driver's side of a session: everything is started here, and ends here.
+
+Order of `start`: arena, zygote (before any thread or link of ours exists), then the transport, the loop and its
+background thread. `stop` tells the node to end, which takes the zygote and all workers along; what is left after a
+grace is killed by pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from miniray._runtime import config
+from miniray._runtime.driving import Driving
+from miniray._runtime.loop import Loop
+from miniray._runtime.perform import rows_for
+from miniray._runtime.process import Process
+from miniray._runtime.spawn import Plan, Session, StartError, start_session
+from miniray._store.arena import Arena, default_capacity_bytes
+from miniray._store.client import StoreClient
+from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, process_id
+from miniray.core.owner.events import ProcessStarted, SessionEnding
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Event
+from miniray.core.resources import demand
+from miniray.errors import SessionError
+from miniray.transport import load
+
+_SESSION_PREFIX_BYTES = 4
+
+
+class Driver:
+    """A running session, of which this process is the driver."""
+
+    def __init__(self, resources: Mapping[str, float], arena_bytes: int | None) -> None:
+        prefix = os.urandom(_SESSION_PREFIX_BYTES)
+        me, node = process_id(prefix, DRIVER_NUMBER), process_id(prefix, NODE_NUMBER)
+        capacity = default_capacity_bytes() if arena_bytes is None else arena_bytes
+        arena = Arena.create(capacity)
+        settings = config.to_bytes(config.Config(demand(resources)))
+        self._session: Session = start_session(Plan(prefix, arena.fd, arena.capacity_bytes, settings))
+        self._transport: Any = load("local")(me, node, self._session.link)
+        owner = Owner(me, node)
+        self.process = Process(me, owner, StoreClient(arena, me))
+        self.resources = dict(resources)
+        loop = Loop(
+            me,
+            (owner,),
+            self._transport,
+            monotonic,
+            rows_for(process=self.process),
+            self._on_readable,
+            self._on_lost,
+        )
+        self._node = node
+        self._driving = Driving(loop, self._transport, monotonic, self.process.collect, self.process.left_behind)
+        self.process.drives, self.process.loop = self._driving, loop
+
+    def begin(self) -> None:
+        """Raises:
+        SessionError: the processes could not be started.
+        """
+        try:
+            self.process.post(ProcessStarted(os.getpid(), True))
+            self._session.wait_until_started()
+        except StartError as error:
+            self._transport.close()
+            raise SessionError(f"miniray could not start its processes: {error}") from error
+        self._transport.watch(self._session.node_pidfd, "node")
+        self._driving.signals.install()
+        self._driving.start()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _on_readable(self, token: Any) -> Event | None:
+        self._end_process()
+        return None
+
+    def _on_lost(self, peer: ProcessId, reason: str) -> None:
+        if peer == self._node:
+            self._end_process()
+
+    def _end_process(self) -> None:
+        self.process.end(
+            "the node process of the miniray session has died, and with it all tasks and objects of the session; "
+            "call miniray.shutdown(), then miniray.init() for a new one"
+        )
+        self._driving.wake_all()
+
+    def _after_fork(self) -> None:
+        """In a forked child: the links and the arena are the parent's."""
+        if self.process.pid != os.getpid():
+            self._transport.forget()
+
+    def stop(self) -> None:
+        """End the session: no process and no file of it is left. Idempotent."""
+        self.process.end("the miniray session was ended by shutdown(); call miniray.init() for a new one")
+        self._driving.signals.uninstall()
+        self._driving.stop()
+        self.process.post(SessionEnding())
+        self._session.stop(config.SHUTDOWN_GRACE_SECONDS)
+        self._transport.close()

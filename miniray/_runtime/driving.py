@@ -1,0 +1,325 @@
+"""Driving: which thread polls, and who holds the state (DESIGN.md section 6). Threads are dealt with here alone.
+
+Two things are held:
+
+- the *state lock*: for one or more turns and their effects; never across a poll;
+- the *poller token*: one thread is in `poll`. Whoever waits takes it and drives the loop itself: a handoff to another
+  thread costs 20 us, a baton and back 39 us, as much as the round trip that is waited for.
+
+A thread that is done hands the token to another waiting thread at once. Only when none waits does the background
+thread take it, when for `WATCH_SECONDS` nobody else had it:
+
+    PARKED    someone else has been driving for long; sleeps until the token is free
+    WATCHING  looks once a millisecond whether the token lies free
+    DRIVING   has the token, and sleeps in `poll` until the loop's deadline or something arrives
+
+A waiter that finds it DRIVING kicks it out of `poll`. `asleep` says that it polls without a near deadline, so that
+whoever leaves work behind (an unflushed push, a dropped ref) must rouse it; otherwise it looks by itself.
+
+A thread that comes back into `post` while it holds the lock (a finaliser, a signal handler) has its event queued; a
+blocking call from there raises. Signals of the main thread are noted while it is inside (`signals.py`).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from miniray._runtime.loop import Loop
+from miniray._runtime.signals import Signals
+from miniray._runtime.waiters import Waiter
+from miniray.core.record import Event
+from miniray.transport import Clock, Transport
+
+WATCH_SECONDS = 0.001
+PARK_AFTER_SECONDS = 0.02
+NEAR_SECONDS = 0.002  # a deadline nearer than this needs no rousing
+
+
+class ReentrantWaitError(RuntimeError):
+    """A blocking call from within the runtime: a finaliser or a signal handler ran while it held its lock."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a blocking call (get, wait, a put of a large value) was made by a finaliser or signal handler that "
+            "interrupted miniray itself; there, only calls that do not block are possible"
+        )
+
+
+class Driving:
+    """Runs one process's loop by its own threads.
+
+    Args:
+        collect: turns what `__del__`s left behind into events; called under the lock before other turns.
+        left_behind: whether there is something to collect.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        transport: Transport,
+        clock: Clock,
+        collect: Callable[[], list[Event]],
+        left_behind: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._clock = clock
+        self._collect = collect
+        self._left_behind = left_behind
+        self._lock = threading.Lock()
+        self._holder = 0
+        self._deferred: deque[Event] = deque()
+        self._token = threading.Lock()
+        self._generation = 0  # how often the token was taken
+        self._parked: deque[Waiter] = deque()
+        self._main_waiter: Waiter | None = None
+        self._background: threading.Thread | None = None
+        self._background_sleep = threading.Lock()
+        self._background_sleep.acquire()
+        self._background_parked = False
+        self._background_drives = False
+        self._token_wanted = False
+        self._stopping = False
+        self._resend: list[int] = []
+        self.asleep = False
+        self.signals = Signals(self._wake_main, self._send_again)
+
+    # ---- turns ----
+
+    def post(self, *events: Event) -> None:
+        """Step these events now, with what follows, and send what they decide."""
+        me = threading.get_ident()
+        if self._holder == me:
+            self._deferred.extend(events)
+            return
+        guarded = self.signals.enter()
+        try:
+            with self._lock:
+                self._holder = me
+                try:
+                    for event in self._collect():
+                        self._loop.turn(event)
+                    for event in events:
+                        self._loop.turn(event)
+                    self._finish_turns()
+                finally:
+                    self._holder = 0
+            if self.asleep:
+                self.rouse()
+        finally:
+            self.signals.leave(guarded)
+
+    def _finish_turns(self) -> None:
+        while self._deferred:
+            self._loop.turn(self._deferred.popleft())
+        self._loop.flush()
+
+    def locked(self, action: Callable[[], Any]) -> Any:
+        """Do something small to what the lock protects."""
+        if self._holder == threading.get_ident():
+            return action()
+        guarded = self.signals.enter()
+        try:
+            with self._lock:
+                return action()
+        finally:
+            self.signals.leave(guarded)
+
+    # ---- waiting ----
+
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds."""
+        if waiter.is_ready:
+            return True
+        if self._holder == threading.get_ident():
+            raise ReentrantWaitError
+        deadline = None if timeout is None else self._clock() + timeout
+        self.signals.look_again()
+        while not (waiter.is_ready or self._stopping):
+            guarded = self.signals.enter()
+            try:
+                self._wait_guarded(waiter, deadline, guarded)
+            finally:
+                self.signals.leave(guarded)  # raises what a signal's handler raises; if it does not, the wait goes on
+            if deadline is not None and self._clock() >= deadline:
+                break
+        return waiter.is_ready
+
+    def _wait_guarded(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
+        while not (waiter.is_ready or self._stopping or (guarded and self.signals.pending)):
+            if deadline is not None and self._clock() >= deadline:
+                break
+            if self._token.acquire(blocking=False):
+                try:
+                    self._generation += 1
+                    self._drive(waiter, deadline, guarded)
+                finally:
+                    self._release_token()
+            else:
+                self._sleep(waiter, deadline, guarded)
+        if self._parked and not self._token.locked():
+            self._hand_over()  # it was woken for the token, and did not need it
+
+    def _drive(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
+        while not waiter.is_ready and not self._stopping:
+            if guarded and self.signals.pending:
+                return
+            timeout = self._poll_timeout(deadline)
+            if timeout is not None and timeout <= 0.0 and deadline is not None and self._clock() >= deadline:
+                return
+            self._poll_once(timeout)
+
+    def _poll_timeout(self, deadline: float | None) -> float | None:
+        first = self._loop.deadline()
+        if deadline is not None and (first is None or deadline < first):
+            first = deadline
+        return None if first is None else max(0.0, first - self._clock())
+
+    def _poll_once(self, timeout: float | None) -> None:
+        arrivals = self._transport.poll(timeout)
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                for event in self._collect():
+                    self._loop.turn(event)
+                self._loop.receive(arrivals)
+                self._loop.tick()
+                self._finish_turns()
+            finally:
+                self._holder = 0
+
+    def _sleep(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
+        """Another thread has the token: sleep until ready, or until it is free."""
+        waiter.parked = True
+        self._parked.append(waiter)
+        if guarded:
+            self._main_waiter = waiter
+        try:
+            if self._background_drives:
+                self._token_wanted = True
+                self._transport.wake()
+            # The token may have been released before this waiter could be seen.
+            if waiter.is_ready or not self._token.locked() or (guarded and self.signals.pending):
+                return
+            waiter.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
+        finally:
+            waiter.parked = False
+            self._main_waiter = None if guarded else self._main_waiter
+            try:
+                self._parked.remove(waiter)
+            except ValueError:
+                pass
+            waiter.lock.acquire(blocking=False)
+
+    def _release_token(self) -> None:
+        self._token.release()
+        if self._parked and self._hand_over():
+            return
+        if self._background_parked:
+            self._wake_background()
+
+    def _hand_over(self) -> bool:
+        """Let the next waiting thread take the token."""
+        for waiter in list(self._parked):
+            if not waiter.is_ready:
+                waiter.wake()
+                return True
+        return False
+
+    def _wake_background(self) -> None:
+        self._background_parked = False
+        try:
+            self._background_sleep.release()
+        except RuntimeError:
+            pass  # it was just waking up by itself
+
+    def _wake_main(self) -> None:
+        """From a signal handler: whatever the main thread waits in returns."""
+        waiter = self._main_waiter
+        if waiter is not None:
+            waiter.wake()
+        self._transport.wake()
+
+    # ---- the background thread ----
+
+    def start(self) -> None:
+        self._background = threading.Thread(target=self._run_background, name="miniray-loop", daemon=True)
+        self._background.start()
+
+    def stop(self) -> None:
+        """No thread drives any more; waits end. The background thread is joined."""
+        self._stopping = True
+        self.wake_all()
+        thread = self._background
+        if thread is not None and thread is not threading.current_thread():
+            while thread.is_alive():
+                self._wake_background()
+                self._transport.wake()
+                thread.join(0.01)
+
+    def wake_all(self) -> None:
+        """Every wait looks again at why it waits."""
+        self._transport.wake()
+        for waiter in list(self._parked):
+            waiter.wake()
+
+    def rouse(self) -> None:
+        """Work was left behind: the background thread looks at it, and at its deadline."""
+        self.asleep = False
+        self._transport.wake()
+
+    def _send_again(self, number: int) -> None:
+        self._resend.append(number)
+        self.rouse()
+
+    def _run_background(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        seen = self._generation
+        quiet_since = self._clock()
+        while not self._stopping:
+            self._background_sleep.acquire(timeout=WATCH_SECONDS)
+            self._send_signals_again()
+            if self._token.locked():
+                if seen == self._generation and self._clock() - quiet_since > PARK_AFTER_SECONDS:
+                    self._park()
+                    quiet_since = self._clock()
+                elif seen != self._generation:
+                    quiet_since = self._clock()
+                seen = self._generation
+            elif seen != self._generation:
+                seen, quiet_since = self._generation, self._clock()
+            elif not self._parked and self._token.acquire(blocking=False):
+                self._background_drive()
+                seen, quiet_since = self._generation, self._clock()
+
+    def _park(self) -> None:
+        self._background_parked = True
+        if self._token.locked() and not self._stopping:
+            self._background_sleep.acquire()
+        self._background_parked = False
+
+    def _background_drive(self) -> None:
+        self._background_drives = True
+        try:
+            while not (self._stopping or self._token_wanted or self._parked):
+                timeout = self._poll_timeout(None)
+                self.asleep = timeout is None or timeout > NEAR_SECONDS
+                if self.asleep:  # what was left behind before that could be seen must be looked at now
+                    timeout = 0.0 if self._left_behind() else self._poll_timeout(None)
+                self._poll_once(timeout)
+                self.asleep = False
+                self._send_signals_again()
+        finally:
+            self.asleep = False
+            self._background_drives = False
+            self._token_wanted = False
+            self._release_token()
+
+    def _send_signals_again(self) -> None:
+        main = threading.main_thread().ident
+        while self._resend and main is not None:
+            signal.pthread_kill(main, self._resend.pop(0))

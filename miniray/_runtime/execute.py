@@ -1,0 +1,202 @@
+"""Running one task: bytes into arguments, the user's code, and its result or error into values.
+
+Everything here runs in the worker's main thread, outside of the state lock: it is users' code, or unpickles it.
+`Executor` also keeps what tasks need: definitions of functions, and the instance of an actor.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from miniray._runtime.process import Process
+from miniray._runtime.waiters import Waiter
+from miniray._serialization.exceptions import serialize_exception
+from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize
+from miniray.core.failures import Failure, FailureKind
+from miniray.core.ids import FunctionId, ProcessId, owner_of, return_id
+from miniray.core.task_spec import ActorAt, Failed, PushedTask, Stored, Value
+from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
+from miniray.errors import ObjectStoreFullError
+
+
+class Executor:
+    """The main thread of one worker.
+
+    Args:
+        record_start: writes (lease, sequence) into the status word, which outlives this process.
+    """
+
+    def __init__(self, process: Process, record_start: Callable[[int, int], None]) -> None:
+        self._process = process
+        self._record_start = record_start
+        self._waiting: deque[RunTask] = deque()
+        self._waiter = Waiter()
+        self._functions: dict[tuple[ProcessId, FunctionId], Callable[..., Any]] = {}
+        self._instance: Any = None
+        self._interrupted: bytes | None = None
+        self._exiting = False
+        self._main = threading.get_ident()
+        self.definitions: dict[tuple[ProcessId, FunctionId], Value] = {}
+
+    # ---- effects, under the lock ----
+
+    def run(self, effect: RunTask) -> None:
+        self._waiting.append(effect)
+        self._waiter.notify()
+
+    def drop(self, owner: ProcessId, function: FunctionId) -> None:
+        self.definitions.pop((owner, function), None)
+        self._functions.pop((owner, function), None)
+
+    def interrupt(self, effect: InterruptTask) -> None:
+        """Only this very task: the handler compares again, in the thread that runs it."""
+        if self._process.running == effect.task_id:
+            self._interrupted = effect.task_id
+            signal.pthread_kill(self._main, signal.SIGINT)
+
+    def exit(self) -> None:
+        self._exiting = True
+        self._waiter.notify()
+
+    # ---- the main thread ----
+
+    def install_handler(self) -> None:
+        signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        wanted, self._interrupted = self._interrupted, None
+        if wanted is not None and wanted == self._process.running:
+            raise KeyboardInterrupt
+
+    def serve(self) -> None:
+        """Run tasks until the process may exit."""
+        process = self._process
+        while not self._exiting and process.ended is None:
+            if not self._waiting:
+                waiter = self._waiter = Waiter()
+                if not self._waiting and not self._exiting:
+                    process.drives.wait(waiter)
+                continue
+            effect = self._waiting.popleft()
+            event, keep = self.execute(effect)
+            process.post(event)
+            del keep  # refs in the result live until the machine has pinned them
+
+    def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
+        """The task's outcome, and what has to live until that is known."""
+        task = effect.task
+        self._record_start(effect.lease, task.sequence)
+        start = perf_counter()
+        retry = False
+        try:
+            result = self._call(task)
+            values = self._pack(task, result)
+        except BaseException as error:
+            result = None
+            failure, retry = self._failure(task, error)
+            values = (Failed(failure),) * task.num_returns
+        microseconds = int((perf_counter() - start) * 1e6)
+        return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
+
+    def _call(self, task: PushedTask) -> Any:
+        args, kwargs = self._arguments(task)
+        if task.method:
+            target = getattr(self._instance, task.method)
+        else:
+            target = self._function(task)
+        self._process.running = task.task_id
+        try:
+            result = target(*args, **kwargs)
+            if task.creates_actor:
+                self._instance = result
+                return None
+            return result
+        finally:
+            self._process.running = None
+
+    def _arguments(self, task: PushedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        process = self._process
+        if not task.values:
+            if not task.refs:
+                args, kwargs = deserialize(task.payload)
+            else:
+                args, kwargs = process.load_bytes(task.payload)
+            return args, kwargs
+        values = []
+        for slot, value in zip(task.slots, task.values, strict=True):
+            assert not isinstance(value, Failed | ActorAt)
+            values.append(process.load(slot, value))
+        args, kwargs = values.pop() if task.stored_payload else process.load_bytes(task.payload)
+        return fill_slots(args, kwargs, values)
+
+    def _function(self, task: PushedTask) -> Callable[..., Any]:
+        key = owner_of(task.task_id), task.function
+        found = self._functions.get(key)
+        if found is None:
+            value = self.definitions[key]
+            if isinstance(value, Stored):
+                assert self._process.store is not None
+                data = bytes(self._process.store.view(value.place))  # functions may change what they captured
+            else:
+                data = value.data  # type: ignore[union-attr]
+            found = self._functions[key] = self._process.load_function(data)
+        return found
+
+    # ---- results ----
+
+    def _pack(self, task: PushedTask, result: Any) -> tuple[Value, ...]:
+        if task.num_returns == 1:
+            return (self._value(task, 0, result),)
+        if task.num_returns == 0:
+            return ()
+        try:
+            parts = list(result)
+        except TypeError as error:
+            raise TypeError(f"num_returns={task.num_returns}, but it returned a {type(result).__name__}") from error
+        if len(parts) != task.num_returns:
+            raise ValueError(f"num_returns={task.num_returns}, but it returned {len(parts)} values")
+        return tuple(self._value(task, index, part) for index, part in enumerate(parts))
+
+    def _value(self, task: PushedTask, index: int, result: Any) -> Value:
+        try:
+            return self._process.store_value(serialize(result), return_id(task.task_id, index))
+        except SerializationError as error:
+            raise _ResultError(str(error)) from error
+
+    def _failure(self, task: PushedTask, error: BaseException) -> tuple[Failure, bool]:
+        """What the error means, and whether the caller wants another try."""
+        if isinstance(error, KeyboardInterrupt) and not task.creates_actor:
+            return Failure(FailureKind.CANCELLED, "", "the task was cancelled while it ran"), False
+        if isinstance(error, _ResultError):
+            return Failure(FailureKind.UNSERIALIZABLE, "", f"the result cannot be sent back: {error}"), False
+        if isinstance(error, ObjectStoreFullError):
+            return Failure(FailureKind.STORE_FULL, "", str(error)), False
+        data, text = serialize_exception(_without_own_frames(error))
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return Failure(FailureKind.TASK_ERROR, "", message, data, text, process=self._process.me), _matches(task, error)
+
+
+class _ResultError(Exception):
+    pass
+
+
+def _without_own_frames(error: BaseException) -> BaseException:
+    """The traceback begins at the user's code."""
+    here = os.path.dirname(__file__)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here) and trace.tb_next is not None:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def _matches(task: PushedTask, error: BaseException) -> bool:
+    if not task.retry_on or not isinstance(error, Exception):
+        return False
+    return task.retry_on == b"*" or isinstance(error, pickle.loads(task.retry_on))

@@ -1,0 +1,190 @@
+"""The loop: the only caller of `step` (DESIGN.md section 3). The simulator runs this very file.
+
+A *turn* steps the machines with one event, performs their effects in order, and goes on with whatever that gave
+(messages between the roles of this process, results of effects) until nothing is left. Turns are made under the
+state lock (`driving.py`). Messages to one peer leave in the order in which they were decided: they gather in one
+outbox a peer, and `flush` encodes each outbox into one frame.
+
+A peer's nonsense becomes "peer lost" here, and nothing of a lost peer is let through: not to the machines, and not
+to the transport.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from miniray._runtime.wire import BadMessageError, decode, encode
+from miniray.core.ids import ProcessId
+from miniray.core.machine import Machine, PeerLost, Received, Send, Tick
+from miniray.core.record import Effect, Event, Message
+from miniray.transport import Arrival, Clock, Frame, LinkLost, LinkUp, Readable, Transport
+
+Step = Callable[[float, Event], list[Effect]]
+Perform = Callable[[Any], Event | None]
+Observe = Callable[[int, float, Event, list[Effect]], None]
+
+
+class Loop:
+    """Joins the machines of one process to its transport.
+
+    Args:
+        perform: what does each effect; the event that comes of it at once, if any, is part of the same turn.
+        on_readable: what a watched descriptor's token means, as an event.
+        on_lost: what the process itself does when it loses a peer (its node: it ends), after its machines.
+        observe: called after each step with its number, time, event and effects; a run that can be told again.
+    """
+
+    def __init__(
+        self,
+        me: ProcessId,
+        machines: Sequence[Machine],
+        transport: Transport,
+        clock: Clock,
+        perform: Mapping[type[Effect], Perform],
+        on_readable: Callable[[Any], Event | None],
+        on_lost: Callable[[ProcessId, str], None],
+        observe: Observe | None = None,
+    ) -> None:
+        self._me = me
+        self._machines = tuple(machines)
+        self._transport = transport
+        self._clock = clock
+        self._perform = perform
+        self._on_readable = on_readable
+        self._on_lost = on_lost
+        self._observe = observe
+        self._number = 0
+        self._routes: dict[type[Event] | type[Message], tuple[Step, ...]] = {}
+        for machine in machines:
+            for kind in machine.handles():
+                self._routes[kind] = (*self._routes.get(kind, ()), machine.step)
+        self._outboxes: dict[ProcessId, list[Message]] = {}
+        self._linked: dict[ProcessId, None] = {}
+        self._lost: dict[ProcessId, None] = {}
+
+    # ---- turns ----
+
+    def turn(self, event: Event) -> None:
+        """Step with `event`, and with all that follows from it in this process."""
+        now = self._clock()
+        kind: type[Event] | type[Message] = type(event)
+        if kind is Received:
+            kind = type(event.message)  # type: ignore[attr-defined]
+        follow: deque[Event] = deque()
+        for step in self._routes.get(kind, ()):
+            self._do(now, event, step(now, event), follow)
+        while follow:
+            event = follow.popleft()
+            kind = type(event)
+            if kind is Received:
+                kind = type(event.message)  # type: ignore[attr-defined]
+            for step in self._routes.get(kind, ()):
+                self._do(now, event, step(now, event), follow)
+
+    def _do(self, now: float, event: Event, effects: list[Effect], follow: deque[Event]) -> None:
+        self._number += 1
+        if self._observe is not None:
+            self._observe(self._number, now, event, effects)
+        for effect in effects:
+            if type(effect) is Send:
+                peer = effect.peer
+                if peer == self._me:
+                    follow.append(Received(peer, effect.message))
+                elif peer in self._outboxes:
+                    self._outboxes[peer].append(effect.message)
+                else:
+                    self._outboxes[peer] = [effect.message]
+            else:
+                result = self._perform[type(effect)](effect)
+                if result is not None:
+                    follow.append(result)
+
+    def flush(self) -> None:
+        """Send what the turns have decided; then what has come of sending (a peer that is lost already)."""
+        while self._outboxes:
+            outboxes, self._outboxes = self._outboxes, {}
+            for peer, messages in outboxes.items():
+                if peer in self._lost:
+                    continue
+                if peer not in self._linked:
+                    self._linked[peer] = None
+                    self._transport.connect(peer)
+                self._transport.send(peer, encode(messages))
+
+    # ---- what arrives ----
+
+    def receive(self, arrivals: list[Arrival]) -> None:
+        for arrival in arrivals:
+            if type(arrival) is Frame:
+                self._on_frame(arrival)
+            elif type(arrival) is LinkLost:
+                self.lose(arrival.peer, arrival.reason)
+            elif type(arrival) is LinkUp:
+                self._linked[arrival.peer] = None
+            elif type(arrival) is Readable:
+                event = self._on_readable(arrival.token)
+                if event is not None:
+                    self.turn(event)
+
+    def _on_frame(self, frame: Frame) -> None:
+        peer = frame.peer
+        if peer in self._lost:
+            return
+        try:
+            messages = decode(frame.data)
+        except BadMessageError as error:
+            self._transport.disconnect(peer)
+            self.lose(peer, f"it sent what is no message: {error}")
+            return
+        for message in messages:
+            self.turn(Received(peer, message))
+
+    def lose(self, peer: ProcessId, reason: str) -> None:
+        """The link to `peer` is gone: tell the machines once, and let nothing more through."""
+        if peer in self._lost:
+            return
+        self._lost[peer] = None
+        self._linked.pop(peer, None)
+        self._outboxes.pop(peer, None)
+        self.turn(PeerLost(peer, reason))
+        self._on_lost(peer, reason)
+
+    def disconnect(self, peer: ProcessId) -> None:
+        self._transport.disconnect(peer)
+        self.lose(peer, "its node says that it is dead")
+
+    # ---- time ----
+
+    def deadline(self) -> float | None:
+        first: float | None = None
+        for machine in self._machines:
+            deadline = machine.deadline()
+            if deadline is not None and (first is None or deadline < first):
+                first = deadline
+        return first
+
+    def tick(self) -> None:
+        """Step `Tick` into each machine whose deadline has come."""
+        now = self._clock()
+        for machine in self._machines:
+            deadline = machine.deadline()
+            if deadline is not None and deadline <= now:
+                follow: deque[Event] = deque()
+                event = Tick()
+                self._do(now, event, machine.step(now, event), follow)
+                while follow:
+                    self.turn(follow.popleft())
+
+    # ---- proof ----
+
+    def check(self) -> None:
+        for machine in self._machines:
+            machine.check()
+
+    def statistics(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for machine in self._machines:
+            merged.update(machine.statistics())
+        return merged

@@ -1,0 +1,286 @@
+"""One process of a session, as the API and the executor see it: ids, refs, values, waits.
+
+It joins the owner role's machine to threads, memory and bytes. Nothing is decided here: each verb makes bytes of
+values, posts events, waits for `Ready`, and makes values of bytes. The simulator has the same class, with another
+way to wait.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from miniray._runtime.config import EXTENT_WAIT_SECONDS, INLINE_BYTES
+from miniray._runtime.functions import FunctionExporter, FunctionImporter
+from miniray._runtime.loop import Loop
+from miniray._runtime.waiters import Waiter, Waiters
+from miniray._serialization.values import Serialized, deserialize
+from miniray._store.client import StoreClient
+from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, task_id
+from miniray.core.machine import Awaited, AwaitEnded
+from miniray.core.owner.events import (
+    ExtentNeeded,
+    FunctionDropped,
+    FunctionExported,
+    RefsDropped,
+    RefsHeld,
+    ViewHeld,
+    ViewsDropped,
+)
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Event
+from miniray.core.task_spec import Inline, Stored, Value
+from miniray.errors import ForkedDriverError, NodeDiedError, ObjectStoreFullError, SessionError
+
+
+class Drives(Protocol):
+    """How events are stepped and threads wait: `Driving`, or the simulator's."""
+
+    asleep: bool
+
+    def post(self, *events: Event) -> None: ...
+    def locked(self, action: Callable[[], Any]) -> Any: ...
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool: ...
+    def rouse(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Pin:
+    """At the bottom of every view of a stored object: the object is held until the last view is gone."""
+
+    __slots__ = ("_object_id", "_process")
+
+    def __init__(self, process: Process, object_id: ObjectId) -> None:
+        self._process = process
+        self._object_id = object_id
+
+    def __del__(self) -> None:
+        self._process.views_dropped.append(self._object_id)
+        if self._process.drives.asleep:
+            self._process.drives.rouse()
+
+
+class Process:
+    drives: Drives
+    loop: Loop
+
+    def __init__(self, me: ProcessId, owner: Owner, store: StoreClient | None) -> None:
+        self.me = me
+        self.pid = os.getpid()
+        self.owner = owner
+        self.values = owner.values
+        self.store = store
+        self.exporter = FunctionExporter()
+        self.importer = FunctionImporter()
+        self.waiters = Waiters(owner.values)
+        self.dropped: deque[ObjectId] = deque()
+        self.views_dropped: deque[ObjectId] = deque()
+        self.functions_dropped: deque[Any] = deque()
+        self.ended: str | None = None  # why nothing can be done any more
+        self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
+        self.tells_waits = False  # in a worker: that a thread waits, and goes on
+        self._counter = itertools.count(1)
+        self._unpickled = threading.local()
+        self._extent_lock = threading.Lock()
+        self._extent_waiter: Waiter | None = None
+        self._extent_denied: tuple[int, int, int] | None = None
+
+    # ---- ids and events ----
+
+    def next_task_id(self) -> TaskId:
+        return task_id(self.me, next(self._counter))
+
+    def post(self, *events: Event) -> None:
+        self.drives.post(*events)
+
+    def collect(self) -> list[Event]:
+        """What finalisers have left behind, as events."""
+        events: list[Event] = []
+        for left, event in (
+            (self.dropped, RefsDropped),
+            (self.views_dropped, ViewsDropped),
+        ):
+            if left:
+                events.append(event([left.popleft() for _ in range(len(left))]))
+        while self.functions_dropped:
+            events.append(FunctionDropped(self.functions_dropped.popleft()))
+        return events
+
+    def left_behind(self) -> bool:
+        return bool(self.dropped or self.views_dropped or self.functions_dropped)
+
+    # ---- the end ----
+
+    def end(self, reason: str) -> None:
+        """The session is over for this process: every wait ends, and every further word raises."""
+        if self.ended is None:
+            self.ended = reason
+            self.waiters.end_all()
+
+    def raise_ended(self) -> None:
+        if self.pid != os.getpid():
+            raise ForkedDriverError(
+                f"process {os.getpid()} was forked from process {self.pid}, whose miniray session it cannot use; "
+                "call miniray.init() here for a session of its own"
+            )
+        if self.ended is not None:
+            raise (NodeDiedError if "died" in self.ended else SessionError)(self.ended)
+
+    # ---- waiting ----
+
+    def await_ready(self, object_ids: Sequence[ObjectId], needed: int, timeout: float | None) -> bool:
+        """Block until `needed` of these (distinct) objects have a value; False when `timeout` seconds have passed."""
+        waiter = Waiter(object_ids, needed)
+        self.waiters.add(waiter)
+        if waiter.is_ready:
+            return True
+        try:
+            self.post(Awaited(list(waiter.pending)))
+            try:
+                done = waiter.is_ready or (timeout is None or timeout > 0) and self.drives.wait(waiter, timeout)
+            finally:
+                if self.tells_waits:
+                    self.post(AwaitEnded())
+        finally:
+            self.waiters.remove(waiter)
+        if self.ended is not None:
+            self.raise_ended()
+        return done
+
+    # ---- values into bytes ----
+
+    def store_value(self, serialized: Serialized, object_id: ObjectId | None = None) -> Value:
+        """The value inline, or sealed in this process's extents under `object_id` when it is large."""
+        if object_id is None or serialized.size_bytes < INLINE_BYTES or self.store is None:
+            return Inline(serialized.to_bytes(), serialized.refs)
+        size = serialized.stored_size_bytes
+        store = self.store
+        place = self.drives.locked(lambda: store.create(object_id, size))
+        tries = 0
+        while place is None:
+            self._get_extent(store.extent_size_for(size), last=tries > 0)
+            place = self.drives.locked(lambda: store.create(object_id, size))
+            tries += 1
+        at = 0
+        parts: list[tuple[int, Any]] = []
+        for piece in serialized.pieces():
+            parts.append((at, piece))
+            at += len(piece)
+        store.write(place, parts)
+        self.drives.locked(lambda: store.seal(object_id, place))
+        return Stored(place, serialized.refs)
+
+    def _get_extent(self, size_bytes: int, *, last: bool) -> None:
+        """Ask the node for a piece of the arena, and wait for it.
+
+        Raises:
+            ObjectStoreFullError: there is none, also after garbage was collected once.
+        """
+        with self._extent_lock:
+            for attempt in range(2):
+                self._extent_denied = None
+                waiter = self._extent_waiter = Waiter()
+                self.post(ExtentNeeded(size_bytes))
+                answered = self.drives.wait(waiter, EXTENT_WAIT_SECONDS)
+                self._extent_waiter = None
+                if self.ended is not None:
+                    self.raise_ended()
+                if answered and self._extent_denied is None:
+                    return
+                if attempt == 0:
+                    gc.collect()  # cycles may hold refs and views
+                    self.post()
+        wanted, free, capacity = self._extent_denied or (size_bytes, 0, 0)
+        raise ObjectStoreFullError(
+            f"the object store has no room for {wanted:,} bytes in one piece: {free:,} of {capacity:,} bytes are free, "
+            "perhaps scattered. Drop refs and views that are no longer needed (Out[n] and tracebacks of a notebook "
+            "hold some), or begin with miniray.init(object_store_memory=...)"
+        )
+
+    def extent_answered(self, denied: tuple[int, int, int] | None) -> None:
+        self._extent_denied = denied
+        if self._extent_waiter is not None:
+            self._extent_waiter.notify()
+
+    # ---- bytes into values ----
+
+    def load(self, object_id: ObjectId, value: Inline | Stored, *, writable: bool = False) -> Any:
+        """The value itself; large ones are views that hold the object. Runs users' code.
+
+        The caller holds the ref, or the task whose argument it is."""
+        with self._collecting_refs():
+            if isinstance(value, Inline):
+                return deserialize(value.data, writable=writable)
+            return self._load_stored(object_id, value, writable)
+
+    def load_bytes(self, data: bytes) -> Any:
+        """A payload: like an inline value without a name."""
+        with self._collecting_refs():
+            return deserialize(data)
+
+    def load_function(self, data: bytes) -> Callable[..., Any]:
+        with self._collecting_refs():
+            return self.importer.load(data)
+
+    def _load_stored(self, object_id: ObjectId, value: Stored, writable: bool) -> Any:
+        assert self.store is not None
+        place = value.place
+        arena = self.store.arena
+        self.post(ViewHeld(object_id))
+        pin = Pin(self, object_id)
+        if writable:
+            private = arena.private_view(place.offset, place.size_bytes)
+            if private is not None:
+                private.pin = pin
+                return deserialize(memoryview(private), private, writable=True)
+        view = arena.view[place.offset : place.offset + place.size_bytes].toreadonly()
+        return deserialize(view, pin, writable=writable)
+
+    def _collecting_refs(self) -> _Unpickling:
+        return _Unpickling(self, self._unpickled)
+
+    def adopt(self, ref: Any, object_id: ObjectId) -> None:
+        """A ref has been made by unpickling. It is kept alive until the machine has counted it."""
+        found = getattr(self._unpickled, "refs", None)
+        if found is None:  # somebody's own pickle.loads
+            self.post(RefsHeld([object_id]))
+        else:
+            found.append((ref, object_id))
+
+    # ---- functions ----
+
+    def export(self, function: Callable[..., Any], known: Any) -> Any:
+        """The FunctionId under which tasks name this function now; `known` is what the last call gave."""
+        function_id, definition = self.exporter.export(function)
+        if known == function_id:
+            return known
+        if definition.size_bytes < INLINE_BYTES:
+            self.post(FunctionExported(function_id, Inline(definition.to_bytes(), definition.refs)))
+        else:
+            object_id = return_id(self.next_task_id())
+            self.post(FunctionExported(function_id, self.store_value(definition, object_id), object_id))
+        if known is not None:
+            self.functions_dropped.append(known)
+        return function_id
+
+
+class _Unpickling:
+    """Gathers the refs that are made while a value is unpickled, and has them counted before they can be dropped."""
+
+    def __init__(self, process: Process, local: threading.local) -> None:
+        self._process = process
+        self._local = local
+
+    def __enter__(self) -> None:
+        self._before = getattr(self._local, "refs", None)
+        self._local.refs = []
+
+    def __exit__(self, *_: object) -> None:
+        refs, self._local.refs = self._local.refs, self._before
+        if refs:
+            self._process.post(RefsHeld([object_id for _, object_id in refs]))

@@ -1,0 +1,95 @@
+"""Waiters: threads and callbacks that want to know when objects are ready.
+
+Machines know nothing of threads: they say `Ready(ids)`, and here it is found who waits. Registering is followed by
+a look at what is ready already, so that nothing falls between; being told twice is harmless.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from miniray.core.ids import ObjectId
+
+
+class Waiter:
+    """One thread's wait for `needed` of `pending`. It sleeps on `lock` when another thread drives the loop."""
+
+    __slots__ = ("is_ready", "lock", "needed", "parked", "pending")
+
+    def __init__(self, pending: Iterable[ObjectId] = (), needed: int = 1) -> None:
+        self.pending = dict.fromkeys(pending)
+        self.needed = needed
+        self.is_ready = False
+        self.parked = False
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def notify(self) -> None:
+        """The wait is over."""
+        self.is_ready = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Return from sleeping, ready or not (the token is free, or a signal wants to be raised)."""
+        if self.parked and self.lock.locked():
+            try:
+                self.lock.release()
+            except RuntimeError:
+                pass  # two wakers at once: one release is enough
+
+    def tell(self, object_id: ObjectId) -> None:
+        before = len(self.pending)
+        self.pending.pop(object_id, None)
+        if len(self.pending) < before:
+            self.needed -= 1
+            if self.needed <= 0:
+                self.notify()
+
+
+class Waiters:
+    def __init__(self, values: Mapping[ObjectId, Any]) -> None:
+        self._values = values
+        self._waiting: dict[ObjectId, list[Waiter | Callable[[ObjectId], None]]] = {}
+
+    def add(self, waiter: Waiter) -> None:
+        for object_id in list(waiter.pending):
+            self._waiting.setdefault(object_id, []).append(waiter)
+        for object_id in list(waiter.pending):
+            if object_id in self._values:
+                waiter.tell(object_id)
+
+    def remove(self, waiter: Waiter) -> None:
+        for object_id in waiter.pending:
+            waiting = self._waiting.get(object_id)
+            if waiting is not None and waiter in waiting:
+                waiting.remove(waiter)
+                if not waiting:
+                    self._waiting.pop(object_id, None)
+
+    def call(self, object_id: ObjectId, callback: Callable[[ObjectId], None]) -> None:
+        """Call once when it is ready (at once, if it is); the callback only hands over, it runs under the lock."""
+        self._waiting.setdefault(object_id, []).append(callback)
+        if object_id in self._values:
+            self.ready([object_id])
+
+    def ready(self, object_ids: Iterable[ObjectId]) -> None:
+        if not self._waiting:
+            return
+        for object_id in object_ids:
+            for waiter in self._waiting.pop(object_id, ()):
+                if isinstance(waiter, Waiter):
+                    waiter.tell(object_id)
+                else:
+                    waiter(object_id)
+
+    def end_all(self) -> None:
+        """The session is over: whoever waits looks again, and raises."""
+        waiting, self._waiting = self._waiting, {}
+        for object_id, waiters in waiting.items():
+            for waiter in waiters:
+                if isinstance(waiter, Waiter):
+                    waiter.notify()
+                else:
+                    waiter(object_id)

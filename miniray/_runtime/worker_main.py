@@ -1,0 +1,84 @@
+"""A worker process: its main thread drives the loop and runs tasks; it ends with its node."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from time import monotonic
+from typing import Any
+
+from miniray._runtime import context
+from miniray._runtime.config import SWITCH_SECONDS
+from miniray._runtime.driving import Driving
+from miniray._runtime.execute import Executor
+from miniray._runtime.loop import Loop
+from miniray._runtime.perform import rows_for
+from miniray._runtime.process import Process
+from miniray._runtime.spawn import Endowment
+from miniray._store.arena import Arena
+from miniray._store.client import StoreClient
+from miniray.core.ids import ProcessId, process_number
+from miniray.core.owner.events import ProcessStarted
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Event
+from miniray.core.worker.worker import Worker
+from miniray.transport import load
+
+_NODE_ENDED = "node"
+
+
+def main(endowment: Endowment) -> None:
+    """Called in the forked process; returns when nobody needs it any more."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    arena = Arena.attach(endowment.arena_descriptor, endowment.arena_bytes)
+    owner = Owner(endowment.me, endowment.node)
+    process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
+    process.tells_waits = True
+    status = arena.status_word(process_number(endowment.me))
+    executor = Executor(process, status.write)
+    transport = load("local")(endowment.me, endowment.node, endowment.link)
+    worker = Worker(endowment.me, endowment.node)
+
+    def on_readable(token: Any) -> Event | None:
+        os._exit(1)  # the node process is gone, and with it the session
+
+    def on_lost(peer: ProcessId, reason: str) -> None:
+        if peer == endowment.node:
+            os._exit(1)
+
+    loop = Loop(
+        endowment.me,
+        (worker, owner),
+        transport,
+        monotonic,
+        rows_for(process=process, runs=executor),
+        on_readable,
+        on_lost,
+    )
+    driving = Driving(loop, transport, monotonic, process.collect, process.left_behind)
+    process.drives, process.loop = driving, loop
+    context.set_current(process)
+    import miniray._api  # noqa: F401  the words that tasks use; registers how refs are unpickled
+
+    executor.install_handler()
+    driving.signals.install()
+    transport.watch(endowment.node_pidfd, _NODE_ENDED)
+    driving.start()
+    process.post(ProcessStarted(os.getpid(), False))
+    executor.serve()
+    driving.stop()
+    _end(transport)
+
+
+def _end(transport: Any) -> None:
+    """Other threads of the user's code do not keep a worker alive."""
+    transport.close()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    if threading.active_count() > 1:
+        os._exit(0)
+

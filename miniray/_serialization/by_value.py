@@ -1,0 +1,313 @@
+"""Functions and classes by value: cloudpickle, with the globals and class states of `namespaces.py`.
+
+- cloudpickle finds what must go by value and takes it apart; here the globals of a function become the name of a
+  shared dict and a list of versioned bindings, and the state of a class becomes versioned.
+- **A class inside a value travels as one cached definition**, numbered by its sender: taking a class apart costs
+  60 us, and whoever maps over instances of a notebook's class would pay it for each. A receiver that has had the
+  definition does not look into it again.
+- What is used of cloudpickle beyond its documentation (tested with 3.1): `_should_pickle_by_reference`,
+  `_extract_code_globals`, `_dynamic_function_reduce`, `_class_setstate`, `globals_ref`, the class tracker.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import sys
+import weakref
+from collections import ChainMap, OrderedDict
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import IO, Any
+
+import cloudpickle.cloudpickle as cp
+
+from miniray._serialization import namespaces, pickles
+from miniray._serialization.namespaces import MISSING, Binding, GlobalsKey, class_versions, same_objects, versions
+from miniray._serialization.pickles import PROTOCOL, find_wrapper, unwrap
+
+CACHED_CLASSES = 1000
+
+_EXTRAS: tuple[str, ...] = ("__package__", "__name__", "__path__", "__file__")  # what imports inside a function need
+
+
+class Dependencies:
+    """What a pickle was made from by identity; `unchanged` asks whether making it again could differ."""
+
+    __slots__ = ("_cells", "_classes", "_functions", "_globals")
+
+    def __init__(self) -> None:
+        self._globals: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._cells: list[tuple[Any, Any]] = []
+        self._functions: list[tuple[FunctionType, Any, Any, Any]] = []
+        self._classes: list[tuple[type[Any], dict[str, Any]]] = []
+
+    def add_function(self, function: FunctionType, names: list[str]) -> None:
+        self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+        bound = function.__globals__
+        seen = self._globals.setdefault(id(bound), (bound, {}))[1]
+        for name in names:
+            seen[name] = bound.get(name, MISSING)
+        for cell in function.__closure__ or ():
+            self._cells.append((cell, cp._get_cell_contents(cell)))
+
+    def add_class(self, cls: type[Any]) -> None:
+        self._classes.append((cls, dict(vars(cls))))
+
+    def unchanged(self) -> bool:
+        for bound, seen in self._globals.values():
+            get = bound.get
+            for name, value in seen.items():
+                if get(name, MISSING) is not value:
+                    return False
+        for function, code, defaults, keyword_defaults in self._functions:
+            if function.__code__ is not code or function.__defaults__ is not defaults:
+                return False
+            if function.__kwdefaults__ is not keyword_defaults:
+                return False
+        for cell, contents in self._cells:
+            if cp._get_cell_contents(cell) is not contents:
+                return False
+        if not self._classes:
+            return True
+        return all(same_objects(state, dict(vars(cls))) for cls, state in self._classes)
+
+
+class _NamedGlobals(dict[str, Any]):
+    """Stands in a pickle for a shared dict, by its name."""
+
+    def __init__(self, key: GlobalsKey, extras: dict[str, Any]) -> None:
+        super().__init__(extras)
+        self.key = key
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _find_globals, (self.key, dict(self))
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """With its file's name, which cloudpickle leaves out: a traceback from a worker shall say where."""
+    maker, arguments = cp._code_reduce(code)
+    return maker, tuple([code.co_filename if part == "<dynamic-code>" else part for part in arguments])
+
+
+def _reduce_cached_property(made: functools.cached_property[Any]) -> Any:
+    """It holds a lock in Python 3.11, and a class of `__main__` that uses it could not travel."""
+    return make_cached_property, (made.func, made.attrname)
+
+
+def _reduce_lru_cache(made: Any) -> Any:
+    """Without its entries, as the function that it wraps; by name where an import finds it."""
+    module, name = made.__module__, made.__qualname__
+    if module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is made:
+        return name
+    return make_lru_cache, (made.__wrapped__, made.cache_parameters())
+
+
+def _reduce_weak_keys(table: weakref.WeakKeyDictionary[Any, Any]) -> Any:
+    """`functools.singledispatch` keeps its cache in one, inside a closure."""
+    return weakref.WeakKeyDictionary, (dict(table),)
+
+
+_REDUCERS: dict[type[Any], Callable[[Any], Any]] = {  # what cloudpickle leaves out and programs are full of
+    CodeType: _reduce_code,
+    functools.cached_property: _reduce_cached_property,
+    functools._lru_cache_wrapper: _reduce_lru_cache,
+    weakref.WeakKeyDictionary: _reduce_weak_keys,
+}
+
+
+class ByValuePickler(cp.Pickler):  # type: ignore[misc]
+    """cloudpickle's Pickler; only the globals of functions and the state of classes travel otherwise.
+
+    With `dependencies` it makes a definition, and writes down what it met.
+    """
+
+    dispatch_table = ChainMap(_REDUCERS, cp.Pickler.dispatch_table)
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        namespace: str,
+        buffer_callback: Callable[[Any], Any] | None = None,
+        *,
+        dependencies: Dependencies | None = None,
+    ) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+        self._namespace = namespace
+        self._inherited = namespaces.inherited.get(namespace, {})
+        self._dependencies = dependencies
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is FunctionType:
+            if cp._should_pickle_by_reference(obj):
+                return NotImplemented
+            wrapped = find_wrapper(obj)
+            return (unwrap, wrapped) if wrapped else self._reduce_function(obj)
+        if not isinstance(obj, type):
+            return NotImplemented
+        if self._dependencies is None and obj.__module__ == "__main__" and "<" not in obj.__qualname__:
+            return _define_class(obj, self._namespace)
+        reduced = super().reducer_override(obj)
+        if type(reduced) is tuple and len(reduced) == 6 and reduced[5] is cp._class_setstate:
+            return self._reduce_class(obj, reduced)
+        return reduced
+
+    def _reduce_class(self, cls: type[Any], reduced: Any) -> Any:
+        wrapped = find_wrapper(cls)
+        if wrapped:
+            return unwrap, wrapped
+        if self._dependencies is not None:
+            self._dependencies.add_class(cls)
+        return (*reduced[:2], (reduced[2], versions.of_class(cls)), None, None, _set_class_state)
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        names = list(cp._extract_code_globals(function.__code__))
+        if self._dependencies is not None:
+            self._dependencies.add_function(function, names)
+        bound = function.__globals__
+        key, applied = self._name_of(bound)
+        if key is None:  # a dict of its own (exec, a module made by hand): it goes as it is
+            return self._dynamic_function_reduce(function)
+        if id(bound) not in self.globals_ref:
+            self.globals_ref[id(bound)] = _NamedGlobals(key, {name: bound[name] for name in _EXTRAS if name in bound})
+        _, (code, named, _, _, closure), (attributes, slots), *_ = self._dynamic_function_reduce(function)
+        del slots["__globals__"]
+        if applied is None:
+            bindings = tuple(self._bindings(key[1], bound, names))
+        else:
+            bindings = tuple([(name, *applied[name]) for name in names if name in applied])
+        state = attributes, slots, bindings
+        return FunctionType, (code, named, None, None, closure), state, None, None, _set_function_state
+
+    def _name_of(self, bound: dict[str, Any]) -> tuple[GlobalsKey | None, dict[str, tuple[int, Any]] | None]:
+        """The shared name of a globals dict; and, when it came from elsewhere, the bindings that came with it."""
+        shared = namespaces.shared_by_id.get(id(bound))
+        if shared is not None:
+            return shared.key, shared.applied
+        module = bound.get("__name__")
+        if type(module) is str and getattr(sys.modules.get(module), "__dict__", None) is bound:
+            return (self._namespace, module, versions.origin), None
+        return None, None
+
+    def _bindings(self, module: str, bound: dict[str, Any], names: list[str]) -> Iterator[Binding]:
+        share = namespaces.sharing.get(self._namespace)
+        for name in names:
+            value = bound.get(name, MISSING)
+            if value is MISSING:
+                continue
+            if module == "__main__" and self._inherited.get(name, MISSING) is value:
+                continue
+            version = versions.of_global(module, name, value)
+            yield name, version, value if share is None else share(value)
+
+
+class _Definition:
+    """A class, taken apart once."""
+
+    __slots__ = ("arguments", "cls", "dependencies", "refs")
+
+    def __init__(self, cls: type[Any], arguments: Any, dependencies: Dependencies, refs: tuple[Any, ...]) -> None:
+        self.cls = cls
+        self.arguments = arguments
+        self.dependencies = dependencies
+        self.refs = refs
+
+
+_definitions: OrderedDict[tuple[str, int], _Definition] = OrderedDict()
+_numbers = itertools.count(1)
+
+
+def _define_class(cls: type[Any], namespace: str) -> Any:
+    """The reduction of a class inside a value."""
+    key = (namespace, id(cls))
+    known = _definitions.get(key)
+    if known is None or known.cls is not cls or not known.dependencies.unchanged():
+        dependencies = Dependencies()
+        number = next(_numbers)  # before it is made: what changes meanwhile gets a later one
+        data, refs = pickles.dumps_by_value(cls, namespace, None, dependencies=dependencies)
+        sender = (namespace, versions.origin, cp._get_or_create_tracker_id(cls))
+        known = _definitions[key] = _Definition(cls, (sender, number, data), dependencies, refs)
+        if len(_definitions) > CACHED_CLASSES:
+            _definitions.popitem(last=False)
+    pickles.collect(known.refs)
+    return _load_class, known.arguments
+
+
+def prepare_fork(namespace: str) -> None:
+    """Called in the driver before it forks a worker of `namespace`.
+
+    Classes of `__main__` get their tracker's ids now: so the child's class and the driver's are one, both ways.
+    """
+    namespaces.will_inherit_main(namespace)
+    pending = list(vars(sys.modules["__main__"]).values())
+    seen: dict[int, None] = {}
+    while pending:
+        cls = pending.pop()
+        if isinstance(cls, type) and cls.__module__ == "__main__" and id(cls) not in seen:
+            seen[id(cls)] = None
+            cp._get_or_create_tracker_id(cls)
+            versions.of_class(cls)
+            pending += vars(cls).values()  # nested classes
+
+
+# ---- what the pickles call -----------------------------------------------------------------------------------
+
+
+def _load_class(sender: tuple[str, str, str], number: int, data: bytes) -> Any:
+    cls = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(sender[2])
+    table = namespaces.current.table
+    if cls is not None:
+        known = class_versions.get(cls)
+        if table.classes_had.get(sender, 0) >= number or (known is not None and known[0] == versions.origin):
+            return cls
+    cls = pickles.loads(data)
+    table.classes_had[sender] = max(number, table.classes_had.get(sender, 0))
+    return cls
+
+
+def make_cached_property(function: Any, name: str) -> Any:
+    made = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+def make_lru_cache(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _find_globals(key: GlobalsKey, extras: dict[str, Any]) -> dict[str, Any]:
+    return namespaces.current.table.find(key, extras).names
+
+
+def _set_function_state(function: FunctionType, state: Any) -> None:
+    attributes, slots, bindings = state
+    shared = namespaces.shared_by_id.get(id(function.__globals__))
+    if shared is not None:  # None: this process is where the globals come from
+        shared.apply(bindings)
+    vars(function).update(attributes)
+    slots.pop("_cloudpickle_submodules")  # being unpickled, they are imported
+    for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or (), strict=True):
+        contents = cp._get_cell_contents(filled)
+        if contents is not cp._empty_cell_value:
+            cell.cell_contents = contents
+    for name, value in slots.items():
+        setattr(function, name, value)
+
+
+def _set_class_state(cls: type[Any], state: Any) -> type[Any]:
+    own, (origin, version) = state
+    with versions.lock:
+        known = class_versions.get(cls)
+        if known is not None and (known[0] != origin or known[1] >= version or origin == versions.origin):
+            return cls
+        class_versions[cls] = (origin, version)
+    cp._class_setstate(cls, own)
+    return cls
+
+
+def dumps_uncollected(value: Any, namespace: str = "") -> bytes:
+    """By value, outside of any collecting of refs."""
+    file = io.BytesIO()
+    ByValuePickler(file, namespace).dump(value)
+    return file.getvalue()

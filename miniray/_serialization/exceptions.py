@@ -1,0 +1,159 @@
+"""Exceptions to bytes and back: whatever was raised, something useful arrives.
+
+`multiprocessing.Pool` hangs for ever over an exception whose class takes two arguments (python/cpython 79492). So:
+
+- The round trip is tried here, in the worker. First as the exception pickles itself; then as its class, `args` and
+  attributes, put together without calling `__init__`; if either gives the same type and text, it travels so.
+- Otherwise a `SubstituteError` arrives: type name, text, traceback, and the attributes that do pickle.
+- `__cause__`, `__context__` and notes travel along, each tried for itself, `CHAIN_LIMIT` deep.
+- Refs inside are pickled as in anybody's pickle: nobody counts what an exception holds.
+- Nothing here raises, whatever the exception's own code does.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from functools import partial
+from typing import Any
+
+from miniray._serialization import pickles
+from miniray._serialization.pickles import PROTOCOL
+
+CHAIN_LIMIT = 10
+TEXT_LIMIT = 1 << 20  # characters of a traceback or a message
+
+# payload, type name, text, traceback, notes, attributes, cause, context, suppress_context
+_Record = tuple[bytes, str, str, str, list[str], dict[str, bytes], Any, Any, bool]
+
+
+class SubstituteError(Exception):
+    """Stands for an exception that could not travel; `attributes` holds what of it could."""
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+        self.attributes: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+def serialize_exception(error: BaseException) -> tuple[bytes, str]:
+    """The exception, or what stands for it, and the text of its traceback."""
+    text = _traceback_of(error)
+    return pickle.dumps(_record(error, text, CHAIN_LIMIT), PROTOCOL), text
+
+
+def deserialize_exception(data: bytes) -> BaseException:
+    """The exception, or a `SubstituteError`; never raises."""
+    try:
+        return _rebuild(pickle.loads(data))
+    except Exception as error:
+        return SubstituteError("UnreadableError", f"an exception came that cannot be read here ({error!r})")
+
+
+def _record(error: BaseException, text: str, limit: int) -> _Record:
+    payload = _payload(error)
+    attributes: dict[str, bytes] = {}
+    if not payload:
+        for attribute, value in list(_safely(lambda: vars(error), {}).items()):
+            dumped = _safely(partial(_dumps, value), b"")
+            if dumped and attribute != "__notes__":
+                attributes[str(attribute)] = dumped
+    cause = context = None
+    if limit > 1:
+        if error.__cause__ is not None:
+            cause = _record(error.__cause__, _traceback_of(error.__cause__), limit - 1)
+        elif error.__context__ is not None and not error.__suppress_context__:
+            context = _record(error.__context__, _traceback_of(error.__context__), limit - 1)
+    notes = [str(note) for note in _safely(lambda: list(error.__notes__), [])]
+    kept = "" if payload and limit < CHAIN_LIMIT else text
+    name, suppress = _type_name(error), error.__suppress_context__
+    return payload, name, _text_of(error), kept, notes, attributes, cause, context, suppress
+
+
+def _payload(error: BaseException) -> bytes:
+    """The pickle that gives the same error back, or b""."""
+    for form in (error, _Parts(error)):
+        data: bytes = _safely(partial(_dumps, form), b"")
+        if data:
+            again = _safely(partial(pickle.loads, data), None)
+            if type(again) is type(error) and _text_of(again) == _text_of(error):
+                return data
+    return b""
+
+
+class _Parts:
+    """Pickles as its exception made without `__init__`."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return assemble, (type(self.error), self.error.args, vars(self.error))
+
+
+def assemble(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
+
+
+def _dumps(value: Any) -> bytes:
+    """Without collecting refs: see the rules above."""
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+        if not pickles.names_main(data):
+            return data
+    except Exception:
+        pass
+    from miniray._serialization.by_value import dumps_uncollected
+
+    return dumps_uncollected(value)
+
+
+def _rebuild(record: _Record) -> BaseException:
+    payload, type_name, text, trace, notes, attributes, cause, context, suppress = record
+    error = _safely(lambda: pickle.loads(payload), None) if payload else None
+    if not isinstance(error, BaseException):
+        error = SubstituteError(type_name, text, trace)
+        for name, dumped in attributes.items():
+            error.attributes[name] = _safely(partial(pickle.loads, dumped), None)
+    if cause is not None:
+        error.__cause__ = _rebuild(cause)
+    if context is not None:
+        error.__context__ = _rebuild(context)
+    error.__suppress_context__ = suppress
+    if notes and not getattr(error, "__notes__", None):
+        for note in notes:
+            error.add_note(note)
+    return error
+
+
+def _type_name(error: BaseException) -> str:
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ in ("builtins", "__main__") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text_of(error: Any) -> str:
+    text: str = _safely(lambda: str(error), "<its text could not be made>")
+    return text[:TEXT_LIMIT]
+
+
+def _traceback_of(error: BaseException) -> str:
+    def make() -> str:
+        return "".join(traceback.format_exception(error))
+
+    text: str = _safely(make, f"{_type_name(error)}: {_text_of(error)}\n")
+    return text if len(text) <= TEXT_LIMIT else f"{text[: TEXT_LIMIT // 2]}\n...\n{text[-TEXT_LIMIT // 2 :]}"
+
+
+def _safely(make: Any, otherwise: Any) -> Any:
+    try:
+        return make()
+    except Exception:
+        return otherwise

@@ -1,0 +1,209 @@
+"""Globals of functions that travel by value: whose they are, and which binding is the newer (DESIGN.md section 6).
+
+cloudpickle gives each pickled function a fresh globals dict. Then the commonest Pool idiom (an initializer that sets
+a global which the work function reads) raises NameError. So here:
+
+- **Functions of one module share one dict in the receiver**, named (namespace, module, origin). A namespace is a
+  session or a pool; the origin is the process whose module it is. In that process itself, the name leads to the real
+  module's dict.
+- **A global travels as (name, version, value).** The origin counts how often it saw the name bound to another object.
+  The receiver applies a version that is newer than what it has applied, and nothing else: an unchanged binding never
+  overwrites what the receiver has set since, and a receiver that has seen nothing gets everything.
+- **What a receiver binds is its own, and never travels.** Pickled again from there, a function carries the origin's
+  bindings; an initializer's database connection is not dragged into a nested task.
+- **A class's attributes follow the same rule**, as one version. Coming home it is the very class, untouched:
+  cloudpickle's tracker finds it by its id.
+- **Inherited bindings** (a worker forked from the driver has them) do not travel while they are unchanged.
+- Values must name the namespace of the functions that they meet: `serialize(value, namespace)`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import threading
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import is_
+from typing import Any
+
+MISSING = object()
+TRACKED_CLASSES = 1000  # whose attributes are remembered, to see them change; a forgotten one is sent anew
+
+GlobalsKey = tuple[str, str, str]  # namespace, module, origin
+Binding = tuple[str, int, Any]  # name, version, value
+
+
+class SharedGlobals:
+    """One shared dict of this process, and which versions of its origin's bindings it has had."""
+
+    __slots__ = ("applied", "key", "names")
+
+    def __init__(self, key: GlobalsKey, names: dict[str, Any]) -> None:
+        self.key = key
+        self.names = names
+        self.applied: dict[str, tuple[int, Any]] = {}
+
+    def apply(self, bindings: tuple[Binding, ...]) -> None:
+        for name, version, value in bindings:
+            had = self.applied.get(name)
+            if had is None or had[0] < version:
+                self.applied[name] = (version, value)
+                self.names[name] = value
+
+
+class GlobalsTable:
+    """The shared dicts of one receiver; `origins` are the processes whose modules this process really has."""
+
+    def __init__(self, origins: dict[str, None]) -> None:
+        self.origins = origins
+        self.classes_had: dict[tuple[str, str, str], int] = {}  # namespace, sender, class -> the last definition loaded
+        self._shared: dict[GlobalsKey, SharedGlobals] = {}
+
+    def forget(self, namespace: str) -> None:
+        """The session or pool is over; functions that still live keep their dict."""
+        for key in [key for key in self._shared if key[0] == namespace]:
+            shared_by_id.pop(id(self._shared.pop(key).names), None)
+        for had in [had for had in self.classes_had if had[0] == namespace]:
+            del self.classes_had[had]
+        inherited.pop(namespace, None)
+
+    def find(self, key: GlobalsKey, extras: dict[str, Any]) -> SharedGlobals:
+        found = self._shared.get(key)
+        if found is None:
+            namespace, module, origin = key
+            real = getattr(sys.modules.get(module), "__dict__", None) if origin in self.origins else None
+            if real is None:
+                found = SharedGlobals(key, {**extras, "__builtins__": vars(builtins)})
+                found = self._shared.setdefault(key, found)
+                shared_by_id[id(found.names)] = found
+            else:
+                found = self._shared.setdefault(key, SharedGlobals(key, real))
+        return found
+
+
+class _Versions:
+    """Which version of each global and class of this process is current: what the origin counts."""
+
+    def __init__(self) -> None:
+        self.origin = uuid.uuid4().hex
+        self.parent = ""
+        self._globals: dict[tuple[str, str], tuple[int, Callable[[], Any]]] = {}
+        self._states: OrderedDict[int, tuple[type[Any], dict[str, Any]]] = OrderedDict()
+        self.lock = threading.RLock()  # a finaliser may pickle, inside anything
+
+    def of_global(self, module: str, name: str, value: Any) -> int:
+        with self.lock:
+            number, same = self._globals.get((module, name), (0, _nothing))
+            if same() is not value:
+                number += 1
+                self._globals[module, name] = (number, _hold(value))
+            return number
+
+    def of_class(self, cls: type[Any]) -> tuple[str, int]:
+        """(origin, version); a class that came from elsewhere keeps what it came with."""
+        with self.lock:
+            known = class_versions.get(cls)
+            if known is not None and known[0] != self.origin:
+                return known
+            state = dict(vars(cls))
+            held = self._states.get(id(cls))
+            if known is None or held is None or not same_objects(held[1], state):
+                known = (self.origin, known[1] + 1 if known else 1)
+                class_versions[cls] = known
+                self._states[id(cls)] = (cls, state)
+                if len(self._states) > TRACKED_CLASSES:
+                    self._states.popitem(last=False)
+            return known
+
+    def after_fork(self) -> None:
+        self.lock = threading.RLock()
+        self.parent, self.origin = self.origin, uuid.uuid4().hex
+        _process_table.origins = {self.origin: None}
+
+    def current(self, module: str) -> Iterator[tuple[str, int, Any]]:
+        for (of, name), (number, same) in list(self._globals.items()):
+            if of == module:
+                yield name, number, same()
+
+
+def _nothing() -> Any:
+    return MISSING
+
+
+def _hold(value: Any) -> Callable[[], Any]:
+    """Weakly, where it can be: the count of an array's versions must not keep the array."""
+    try:
+        weak = weakref.ref(value)
+    except TypeError:
+        return lambda: value
+    return lambda: MISSING if (held := weak()) is None else held  # a dead one must not pass for None
+
+
+def same_objects(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(map(is_, one.values(), other.values()))
+
+
+inherited: dict[str, dict[str, Any]] = {}  # namespace -> `__main__` as its workers inherited it
+shared_by_id: dict[int, SharedGlobals] = {}  # by the dict's id; the entries keep their dicts, so ids stay true
+class_versions: weakref.WeakKeyDictionary[type[Any], tuple[str, int]] = weakref.WeakKeyDictionary()
+_process_table = GlobalsTable({})
+versions = _Versions()
+_process_table.origins[versions.origin] = None
+os.register_at_fork(after_in_child=versions.after_fork)
+
+
+class _Current(threading.local):
+    table: GlobalsTable = _process_table
+    fetch: Callable[[Any], Any] | None = None
+
+
+current = _Current()
+sharing: dict[str, Callable[[Any], Any]] = {}  # namespace -> what is pickled instead of a large global
+process_fetch: list[Callable[[Any], Any]] = []  # of values that are unpickled outside of an importer
+
+
+def process_table() -> GlobalsTable:
+    return _process_table
+
+
+@contextmanager
+def loading_into(table: GlobalsTable, fetch: Callable[[Any], Any] | None) -> Iterator[None]:
+    """What this thread unpickles inside gets its globals from `table`, and shared values through `fetch`."""
+    outer = current.table, current.fetch
+    current.table, current.fetch = table, fetch
+    try:
+        yield
+    finally:
+        current.table, current.fetch = outer
+
+
+def fetch_shared(reference: Any) -> Any:
+    """What a large global that lies in the store is pickled as a call of."""
+    fetch = current.fetch or (process_fetch[-1] if process_fetch else None)
+    if fetch is None:
+        raise RuntimeError("a global lies in the store, and this process has no FunctionImporter with a `fetch`")
+    return fetch(reference)
+
+
+def will_inherit_main(namespace: str) -> None:
+    """Called in the driver before it forks workers of `namespace`: what is bound the first time need not travel."""
+    inherited.setdefault(namespace, dict(vars(sys.modules["__main__"])))
+
+
+def inherit_main(namespace: str) -> None:
+    """Called in a worker that was forked from the driver: its `__main__` is the driver's, as it was at that moment."""
+    parent = versions.parent
+    assert parent, "nobody has called `prepare_fork` before this process was forked"
+    main = sys.modules["__main__"].__dict__
+    _process_table.origins[parent] = None
+    process_fetch.clear()
+    shared = _process_table.find((namespace, "__main__", parent), {})
+    for name, number, value in versions.current("__main__"):
+        if main.get(name, MISSING) is value:
+            shared.applied[name] = (number, value)
+    shared_by_id[id(main)] = shared

@@ -1,0 +1,80 @@
+"""What the node role is told by its own process, and what it asks its own process to do."""
+
+from __future__ import annotations
+
+from miniray.core.failures import DeathCause
+from miniray.core.ids import LeaseId, ObjectId, ProcessId
+from miniray.core.record import Effect, Event
+from miniray.core.task_spec import Place
+
+
+class WorkerFailed(Event, frozen=True):
+    """The process could not be started."""
+
+    process: ProcessId
+    reason: str
+
+
+class ProcessEnded(Event, frozen=True):
+    """Its reaper has seen it end; `lease` and `started` are what its status word says."""
+
+    process: ProcessId
+    cause: DeathCause
+    lease: LeaseId
+    started: int
+
+
+class ExtentReserved(Event, frozen=True):
+    """The answer to `ReserveExtent`; not `done`: the system has no memory for it."""
+
+    holder: ProcessId
+    offset: int
+    size_bytes: int
+    done: bool
+
+
+class LedgerRead(Event, frozen=True):
+    """What lies sealed in one extent of a dead process."""
+
+    extent_offset: int
+    objects: list[tuple[ObjectId, Place]]
+
+
+# ---- effects ----
+
+
+class StartWorker(Effect, frozen=True):
+    """Fork a worker; it registers, or `WorkerFailed` or `ProcessEnded` comes back."""
+
+    process: ProcessId
+
+
+class KillProcess(Effect, frozen=True):
+    """End it at once (SIGKILL by pidfd); `ProcessEnded` comes back."""
+
+    process: ProcessId
+
+
+class ReserveExtent(Effect, frozen=True):
+    """Reserve memory for a range of the arena before anybody writes to it: never a SIGBUS."""
+
+    holder: ProcessId
+    offset: int
+    size_bytes: int
+
+
+class ReadLedger(Effect, frozen=True):
+    """Read the ledger of a dead process's extent; `LedgerRead` comes back."""
+
+    extent_offset: int
+
+
+class FreeRange(Effect, frozen=True):
+    """Nothing lives in this range of the arena any more: give its pages back to the system."""
+
+    offset: int
+    size_bytes: int
+
+
+class EndNode(Effect, frozen=True):
+    """Kill every process of the session, and end."""

@@ -1,0 +1,57 @@
+"""The worker pool: the processes of this node, and what each is doing.
+
+| state | meaning |
+|---|---|
+| STARTING | forked, not registered yet |
+| IDLE | registered, without a lease |
+| LEASED | serves one owner's lease, or is an actor |
+| EXITING | left the pool; told to end when nobody needs it |
+
+The driver is in the table of processes, not in the pool. Process numbers are never given twice.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from miniray.core.ids import DRIVER_NUMBER, ProcessId, process_id
+from miniray.core.node.lease_queue import Granted
+from miniray.core.record import Row
+
+
+class WorkerState(Enum):
+    STARTING = 0
+    IDLE = 1
+    LEASED = 2
+    EXITING = 3
+
+
+class Worker(Row):
+    process: ProcessId
+    state: WorkerState = WorkerState.STARTING
+    lease: Granted | None = None
+    idle_since: float = 0.0
+
+
+class WorkerPool:
+    def __init__(self, session: bytes) -> None:
+        self._session = session
+        self._next_number = DRIVER_NUMBER + 1
+        self.rows: dict[ProcessId, Worker] = {}
+
+    def new(self) -> Worker:
+        process = process_id(self._session, self._next_number)
+        self._next_number += 1
+        row = self.rows[process] = Worker(process)
+        return row
+
+    def idle(self) -> list[Worker]:
+        return [row for row in self.rows.values() if row.state is WorkerState.IDLE]
+
+    def starting_count(self) -> int:
+        return sum(1 for row in self.rows.values() if row.state is WorkerState.STARTING)
+
+    def leave(self, row: Worker) -> None:
+        """Before a worker is told to exit it leaves the pool, so that no lease can meet its end (15411)."""
+        row.state = WorkerState.EXITING
+        row.lease = None

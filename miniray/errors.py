@@ -1,0 +1,105 @@
+"""Every exception that a user may catch: when it happens, and what to do.
+
+All derive from `MinirayError`. An error of the user's own code is raised as a `TaskError` that is also an instance of
+the original class, so `except ValueError` works; the original is its `__cause__`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class MinirayError(Exception):
+    """Base of all errors of miniray."""
+
+
+class TaskError(MinirayError):
+    """The code of a task, a method or a constructor raised. The text has the remote traceback; `cause` the exception."""
+
+    def __init__(self, message: str, cause: BaseException | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> Any:
+        return _task_error, (self.message, self.cause)
+
+    @staticmethod
+    def of(message: str, cause: BaseException) -> TaskError:
+        """An error that is also an instance of the class of `cause`, where that class allows it."""
+        kind = type(cause)
+        if isinstance(cause, TaskError) or not issubclass(kind, Exception):
+            return TaskError(message, cause)
+        try:
+            both: Any = type(f"TaskError({kind.__name__})", (TaskError, kind), {"__module__": "miniray.errors"})
+            error: TaskError = both.__new__(both)
+            vars(error).update(vars(cause))
+            TaskError.__init__(error, message, cause)
+            error.args = (message,)
+        except Exception:  # a class that cannot be mixed (its own __new__, slots): the plain one still says it all
+            return TaskError(message, cause)
+        return error
+
+
+def _task_error(message: str, cause: BaseException | None) -> TaskError:
+    return TaskError(message) if cause is None else TaskError.of(message, cause)
+
+
+class WorkerCrashedError(MinirayError):
+    """The process that ran the task died (a signal, `os._exit`, a segfault), more often than `max_retries` allows."""
+
+
+class ActorError(MinirayError):
+    """Something is wrong with the actor that was called."""
+
+
+class ActorDiedError(ActorError):
+    """The actor's process died, was ended by `kill`, or its constructor raised (then `__cause__` says what)."""
+
+
+class TaskCancelledError(MinirayError):
+    """The task was cancelled by `cancel`."""
+
+
+class ObjectLostError(MinirayError):
+    """The value is gone and cannot be made again."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that created the ref has died; nobody else can find its value."""
+
+
+class ObjectStoreFullError(MinirayError):
+    """The arena has no room for the value. Drop refs and views that are no longer needed, or give `init` a larger
+    `object_store_memory`; `Out[n]` and tracebacks of a notebook keep views alive."""
+
+
+class SerializationError(MinirayError, TypeError):
+    """An argument, a function or a value cannot be pickled; the message has the path to the culprit."""
+
+
+class ResultSerializationError(SerializationError):
+    """A task returned something that cannot be pickled, or that fails to unpickle."""
+
+
+class GetTimeoutError(MinirayError, TimeoutError):
+    """`get(..., timeout=)` has waited that long. The task goes on; ask again, or `cancel` it."""
+
+
+class InfeasibleError(MinirayError):
+    """The session could never give the task the resources that it asks for."""
+
+
+class SessionError(MinirayError, RuntimeError):
+    """The session is not there, not any more, or there already."""
+
+
+class NodeDiedError(SessionError):
+    """The node process of the session has died, and the session with it. `shutdown()`, then `init()` again."""
+
+
+class ForkedDriverError(SessionError):
+    """This process was forked from one with a session; it cannot use that. Call `miniray.init()` in the child."""

@@ -1,0 +1,106 @@
+"""What every test gets: no test of `api/` or `system/` may leave anything behind.
+
+A process of ours is a descendant of this one, or carries this run's mark in its environment (which a child
+keeps when its parents die and it is handed to init). A session that is still alive belongs to its module: its
+processes are looked for when the module has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+GUARDED = ("api", "system")
+GRACE_SECONDS = 2.0  # the promise: two seconds after the driver's death nothing is left
+MARK = f"MINIRAY_TEST_RUN={os.getpid()}"
+STANDARD_LIBRARY = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # these outlive their users
+
+os.environ.__setitem__(*MARK.split("="))
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""  # it has ended
+
+
+def _our_processes() -> dict[tuple[int, float], str]:
+    """(pid, start) -> command line, of every living process of this run."""
+    everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    marked = [pid for pid in everyone if MARK.encode() in _read(pid, "environ")]
+    found = psutil.Process().children(recursive=True)
+    for pid in marked:
+        try:
+            found.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue
+    living = {}
+    for process in found:
+        try:
+            command = _read(process.pid, "cmdline")
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            standard = any(word in command for word in STANDARD_LIBRARY)
+            if process.pid != os.getpid() and not ended and not standard:
+                living[process.pid, process.create_time()] = command.replace(b"\0", b" ").decode(errors="replace")
+        except psutil.NoSuchProcess:
+            continue
+    return living
+
+
+def _shared_memory() -> dict[str, None]:
+    return dict.fromkeys(sorted(os.listdir("/dev/shm"))) if os.path.isdir("/dev/shm") else {}
+
+
+def _session_is_alive() -> bool:
+    miniray = sys.modules.get("miniray")
+    return miniray is not None and "is_initialized" in dir(miniray) and bool(miniray.is_initialized())
+
+
+def _await_nothing_new(who: str, processes: dict[tuple[int, float], str], files: dict[str, None]) -> None:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        left = {key: command for key, command in _our_processes().items() if key not in processes}
+        made = [name for name in _shared_memory() if name not in files]
+        if not left and not made:
+            return
+        if time.monotonic() > deadline:
+            lines = [f"process {pid}: {command}" for (pid, _), command in left.items()]
+            lines += [f"/dev/shm/{name}" for name in made]
+            pytest.fail(f"left behind by this {who}:\n" + "\n".join(lines), pytrace=False)
+        time.sleep(0.01)
+
+
+def _is_guarded(path: Path) -> bool:
+    here = Path(__file__).parent
+    return here in path.parents and path.relative_to(here).parts[0] in GUARDED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_leftovers_of_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the module, its session included, everything is as before."""
+    if not _is_guarded(request.path):
+        yield
+        return
+    processes, files = _our_processes(), _shared_memory()
+    yield
+    _await_nothing_new("module", processes, files)
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the test no process of ours is alive and nothing new is in /dev/shm, but for a session of its module."""
+    if not _is_guarded(request.path):
+        yield
+        return
+    processes, files = _our_processes(), _shared_memory()
+    yield
+    if _session_is_alive():
+        processes = _our_processes()
+    _await_nothing_new("test", processes, files)

@@ -1,0 +1,128 @@
+"""Classes of `__main__` in other processes: spawned workers, and forked ones that have inherited them."""
+
+from __future__ import annotations
+
+
+def test_classes_of_main_keep_their_identity_on_the_way_back(drive) -> None:
+    drive("""
+        import dataclasses, enum
+        scale = 10
+        @dataclasses.dataclass
+        class Point:
+            x: int
+            def scaled(self): return Point(self.x * scale)
+        class Color(enum.Enum):
+            RED = 1
+        class Base:
+            def hello(self): return "base"
+        class Child(Base):
+            def hello(self): return "child of " + super().hello()
+        def work(point, color):
+            return point.scaled(), color, isinstance(point, Point), color is Color.RED, Child()
+        scaled = Point.scaled
+        for _ in range(2):
+            point, color, same_point, same_color, child = worker(work, Point(3), Color.RED)
+            assert type(point) is Point and point == Point(30) and same_point and same_color
+            assert color is Color.RED and type(child) is Child and child.hello() == "child of base"
+        assert Point.scaled is scaled, "the class that came home must not be written to"
+        scale = 100
+        assert worker(work, Point(3), Color.RED)[0] == Point(300)
+        assert worker(lambda: Point)() if False else worker(lambda: Point) is Point
+        assert worker(Child).hello() == "child of base"
+    """)
+
+
+def test_class_attributes_follow_the_rule_of_globals(drive) -> None:
+    drive("""
+        class Counter:
+            total = 0
+            def add(self):
+                Counter.total += 1
+                return Counter.total
+        def work(counter): return counter.add()
+        assert [worker(work, Counter()) for _ in range(3)] == [1, 2, 3]     # not overwritten by each argument
+        Counter.total = 100
+        assert worker(work, Counter()) == 101
+        Counter.add = lambda self: "patched"
+        assert worker(work, Counter()) == "patched"
+    """)
+
+
+def test_class_definitions_inside_values_are_sent_as_one_and_follow_changes(drive) -> None:
+    drive("""
+        from miniray._serialization.values import serialize
+        factor = 2
+        class Thing:
+            def __init__(self, n): self.n, self.other = n, Other()
+            def times(self): return self.n * factor, self.other.hello()
+        class Other:
+            def hello(self): return Thing.__name__
+        def work(thing): return thing.times()
+        assert worker(work, Thing(1)) == (2, "Thing")
+        factor = 3
+        assert worker(lambda thing: thing.times(), Thing(1)) == (3, "Thing")
+        old = Thing(1)
+        class Thing(Thing):
+            def times(self): return "redefined"
+        assert worker(work, Thing(1)) == "redefined" and worker(work, old)[0] == 3
+        class Meta(type): pass
+        class Made(metaclass=Meta):
+            class Inner: pass
+        assert type(worker(lambda thing: thing, Made())) is Made
+        assert type(worker(lambda thing: thing, Made.Inner())) is Made.Inner
+        one, two = worker(lambda: (Thing, [Thing(1), Thing(2)]))
+        assert one is Thing and type(two[1]) is Thing
+    """)
+
+
+def test_refs_in_class_attributes_are_counted_each_time(drive) -> None:
+    drive("""
+        from miniray._serialization import pickles, values
+        import two_processes
+        class Ref: pass
+        pickles.register_reference_type(Ref, lambda ref: b"name", lambda name: Ref())
+        class Thing:
+            ref = Ref()
+        assert values.serialize(Thing()).refs == (b"name",)
+        assert values.serialize([Thing()]).refs == (b"name",)
+        assert exporter.export(lambda: Thing.ref)[1].refs == (b"name",)
+    """)
+
+
+def test_a_forked_worker_has_what_it_inherited(drive) -> None:
+    drive("""
+        import threading
+        lock = threading.Lock()                 # cannot be pickled: inherited only
+        shared, factor = None, 2
+        class Thing:
+            def __init__(self, n): self.n = n
+            def times(self): return self.n * factor
+        def start(value):
+            global shared
+            shared = value
+        def work(thing):
+            with lock:
+                return isinstance(thing, Thing), shared, thing.times(), Thing(factor)
+        pool = FunctionExporter("pool")
+        forked = ForkedWorker(pool, "pool")
+        import two_processes
+        two_processes.serialize_call = lambda a, k: __import__("miniray._serialization.values").\\
+            _serialization.values.serialize_call(a, k, "pool")
+        forked(start, "set")
+        same, seen, times, thing = forked(work, Thing(5))
+        assert (same, seen, times) == (True, "set", 10)
+        factor = 3
+        assert type(thing) is Thing and thing.times() == 6  # two, by the factor of here
+        assert forked(work, Thing(5))[:3] == (True, "set", 15)
+        Thing.times = lambda self: "patched"
+        assert forked(work, Thing(5))[2] == "patched"
+        class Later:
+            def times(self): return factor
+        assert forked(work, Later())[0] is False
+        forked.close()
+        again = ForkedWorker(pool, "pool")      # forked later: it has the newer bindings already
+        same, seen, times, thing = again(work, Thing(5))
+        assert (same, seen, times, type(thing)) == (True, None, "patched", Thing)
+        assert type(again(lambda: Later())) is Later
+        again.close()
+    """)
