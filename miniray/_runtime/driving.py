@@ -53,7 +53,7 @@ class Driving:
     """Runs one process's loop by its own threads.
 
     Args:
-        collect: turns what `__del__`s left behind into events; called under the lock before other turns.
+        collect: turns what `__del__`s left behind into events; called under the lock, after other turns.
         left_behind: whether there is something to collect.
     """
 
@@ -101,17 +101,22 @@ class Driving:
             with self._lock:
                 self._holder = me
                 try:
-                    for event in self._collect():
-                        self._loop.turn(event)
                     for event in events:
                         self._loop.turn(event)
                     self._finish_turns()
+                    if self._left_behind():  # after what was decided has left: nobody waits for a drop
+                        self._turn_collected()
                 finally:
                     self._holder = 0
             if self.asleep:
                 self.rouse()
         finally:
             self.signals.leave(guarded)
+
+    def _turn_collected(self) -> None:
+        for event in self._collect():
+            self._loop.turn(event)
+        self._finish_turns()
 
     def _finish_turns(self) -> None:
         while self._deferred:
@@ -184,16 +189,20 @@ class Driving:
         with self._lock:
             self._holder = threading.get_ident()
             try:
-                for event in self._collect():
-                    self._loop.turn(event)
                 self._loop.receive(arrivals)
                 self._loop.tick()
                 self._finish_turns()
+                if self._left_behind():
+                    self._turn_collected()
             finally:
                 self._holder = 0
 
     def _sleep(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
         """Another thread has the token: sleep until ready, or until it is free."""
+        lock = waiter.lock
+        if lock is None:
+            lock = waiter.lock = threading.Lock()
+            lock.acquire()
         waiter.parked = True
         self._parked.append(waiter)
         if guarded:
@@ -205,7 +214,7 @@ class Driving:
             # The token may have been released before this waiter could be seen.
             if waiter.is_ready or not self._token.locked() or (guarded and self.signals.pending):
                 return
-            waiter.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
+            lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
         finally:
             waiter.parked = False
             self._main_waiter = None if guarded else self._main_waiter
@@ -213,7 +222,7 @@ class Driving:
                 self._parked.remove(waiter)
             except ValueError:
                 pass
-            waiter.lock.acquire(blocking=False)
+            lock.acquire(blocking=False)
 
     def _release_token(self) -> None:
         self._token.release()

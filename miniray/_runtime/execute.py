@@ -86,7 +86,7 @@ class Executor:
                 continue
             effect = self._waiting.popleft()
             event, keep = self.execute(effect)
-            process.post(event)
+            process.post(*process.collect(), event)  # drops first: what a task retains is counted when it ends
             del keep  # refs in the result live until the machine has pinned them
 
     def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:

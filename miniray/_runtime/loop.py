@@ -11,7 +11,6 @@ to the transport.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,22 +67,20 @@ class Loop:
 
     def turn(self, event: Event) -> None:
         """Step with `event`, and with all that follows from it in this process."""
-        now = self._clock()
+        follow: list[Event] = []
+        self._step(event, follow)
+        for following in follow:  # it grows meanwhile
+            self._step(following, follow)
+
+    def _step(self, event: Event, follow: list[Event]) -> None:
         kind: type[Event] | type[Message] = type(event)
         if kind is Received:
             kind = type(event.message)  # type: ignore[attr-defined]
-        follow: deque[Event] = deque()
+        now = self._clock()
         for step in self._routes.get(kind, ()):
             self._do(now, event, step(now, event), follow)
-        while follow:
-            event = follow.popleft()
-            kind = type(event)
-            if kind is Received:
-                kind = type(event.message)  # type: ignore[attr-defined]
-            for step in self._routes.get(kind, ()):
-                self._do(now, event, step(now, event), follow)
 
-    def _do(self, now: float, event: Event, effects: list[Effect], follow: deque[Event]) -> None:
+    def _do(self, now: float, event: Event, effects: list[Effect], follow: list[Event]) -> None:
         self._number += 1
         if self._observe is not None:
             self._observe(self._number, now, event, effects)
@@ -171,11 +168,11 @@ class Loop:
         for machine in self._machines:
             deadline = machine.deadline()
             if deadline is not None and deadline <= now:
-                follow: deque[Event] = deque()
+                follow: list[Event] = []
                 event = Tick()
                 self._do(now, event, machine.step(now, event), follow)
-                while follow:
-                    self.turn(follow.popleft())
+                for following in follow:
+                    self._step(following, follow)
 
     # ---- proof ----
 

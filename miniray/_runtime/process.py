@@ -101,12 +101,12 @@ class Process:
     def collect(self) -> list[Event]:
         """What finalisers have left behind, as events."""
         events: list[Event] = []
-        for left, event in (
-            (self.dropped, RefsDropped),
-            (self.views_dropped, ViewsDropped),
-        ):
-            if left:
-                events.append(event([left.popleft() for _ in range(len(left))]))
+        if self.dropped:
+            left = self.dropped
+            events.append(RefsDropped([left.popleft() for _ in range(len(left))]))
+        if self.views_dropped:
+            left = self.views_dropped
+            events.append(ViewsDropped([left.popleft() for _ in range(len(left))]))
         while self.functions_dropped:
             events.append(FunctionDropped(self.functions_dropped.popleft()))
         return events
@@ -140,7 +140,8 @@ class Process:
         if waiter.is_ready:
             return True
         try:
-            self.post(Awaited(list(waiter.pending)))
+            if self._must_tell(object_ids):
+                self.post(Awaited(list(waiter.pending)))
             try:
                 done = waiter.is_ready or (timeout is None or timeout > 0) and self.drives.wait(waiter, timeout)
             finally:
@@ -151,6 +152,11 @@ class Process:
         if self.ended is not None:
             self.raise_ended()
         return done
+
+    def _must_tell(self, object_ids: Sequence[ObjectId]) -> bool:
+        """A wait is news when something is held back, when another owner must be asked, or when a CPU is lent."""
+        me = self.me
+        return self.tells_waits or self.owner.holds_back() or any(object_id[:8] != me for object_id in object_ids)
 
     # ---- values into bytes ----
 

@@ -23,8 +23,7 @@ class Waiter:
         self.needed = needed
         self.is_ready = False
         self.parked = False
-        self.lock = threading.Lock()
-        self.lock.acquire()
+        self.lock: threading.Lock | None = None  # made when it first sleeps; most waiters drive instead
 
     def notify(self) -> None:
         """The wait is over."""
@@ -33,7 +32,7 @@ class Waiter:
 
     def wake(self) -> None:
         """Return from sleeping, ready or not (the token is free, or a signal wants to be raised)."""
-        if self.parked and self.lock.locked():
+        if self.parked and self.lock is not None and self.lock.locked():
             try:
                 self.lock.release()
             except RuntimeError:

@@ -24,7 +24,6 @@ class Actor(Row):
     failure: Failure | None = None  # it is dead: every call fails with this
     lost_at: float | None = None  # the link broke then; the cause of the death is awaited
     flight: dict[TaskId, Task] = {}
-    flush_at: float | None = None
 
     def take_ready(self, limit: int) -> list[Task]:
         """The calls at the head that may leave now."""

@@ -28,6 +28,8 @@ class Actors:
         self._holding = holding
         self._emit = emit
         self._calls = ActorCalls()
+        self.flush_at: float | None = None  # calls wait for company until then
+        self._sweep_at: float | None = None  # when the cause of a death has been waited for long enough
 
     # ---- calling ----
 
@@ -36,8 +38,8 @@ class Actors:
         row = self._row(task)
         row.queue.append(task)
         if row.flight and len(row.queue) < BATCH_TASKS:
-            if row.flush_at is None:
-                row.flush_at = now + FLUSH_SECONDS
+            if self.flush_at is None:
+                self.flush_at = now + FLUSH_SECONDS
             return
         self._pump(now, row, eager=False)
 
@@ -52,19 +54,20 @@ class Actors:
         self._pump(now, self._row(task), eager=True)
 
     def flush(self, now: float) -> None:
+        self.flush_at = None
         for row in self._calls.rows.values():
             if row.queue:
                 self._pump(now, row, eager=True)
 
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
-        row.flush_at = None
         if row.process is None:
             row.process = self._completion.address(row.actor)
         if row.process is None or row.lost_at is not None:
             return
         while row.queue and len(row.flight) < MAX_DEPTH_TASKS:
             if row.flight and not eager and len(row.queue) < BATCH_TASKS:
-                row.flush_at = now + FLUSH_SECONDS
+                if self.flush_at is None:
+                    self.flush_at = now + FLUSH_SECONDS
                 return
             calls = row.take_ready(BATCH_TASKS)
             if not calls:
@@ -117,6 +120,7 @@ class Actors:
     def process_lost(self, now: float, process: ProcessId) -> None:
         for row in self._calls.at(process):
             row.lost_at = now
+            self._sweep_at = now + CAUSE_SECONDS if self._sweep_at is None else self._sweep_at
             for task in row.flight.values():
                 task.state = TaskState.LOST
 
@@ -150,20 +154,24 @@ class Actors:
     # ---- time ----
 
     def deadline(self) -> float | None:
-        times = []
-        for row in self._calls.rows.values():
-            if row.flush_at is not None:
-                times.append(row.flush_at)
-            if row.lost_at is not None and row.flight:
-                times.append(row.lost_at + CAUSE_SECONDS)
-        return min(times, default=None)
+        flush, sweep = self.flush_at, self._sweep_at
+        if flush is None or (sweep is not None and sweep < flush):
+            return sweep
+        return flush
 
     def tick(self, now: float) -> None:
+        if self.flush_at is not None and self.flush_at <= now:
+            self.flush(now)
+        if self._sweep_at is None or self._sweep_at > now:
+            return
+        self._sweep_at = None
         for row in list(self._calls.rows.values()):
-            if row.flush_at is not None and row.flush_at <= now:
-                self._pump(now, row, eager=True)
-            if row.lost_at is not None and row.flight and row.lost_at + CAUSE_SECONDS <= now and row.process:
+            if row.lost_at is None or not (row.flight or row.queue):
+                continue
+            if row.lost_at + CAUSE_SECONDS <= now and row.process is not None:
                 self.process_died(row.process, None)
+            elif self._sweep_at is None or row.lost_at + CAUSE_SECONDS < self._sweep_at:
+                self._sweep_at = row.lost_at + CAUSE_SECONDS
 
     def statistics(self) -> dict[str, int]:
         return {"actor_queues": sum(1 for row in self._calls.rows.values() if row.queue or row.flight)}

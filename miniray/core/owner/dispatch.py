@@ -28,13 +28,14 @@ from miniray.core.messages import (
     TakenBack,
 )
 from miniray.core.owner.completion import Completion
-from miniray.core.owner.leases import FLUSH_SECONDS, LINGER_SECONDS, TAKE_BACK_AFTER_SECONDS, Lease, SchedulingClass
+from miniray.core.owner.leases import FLUSH_SECONDS, LINGER_SECONDS, Lease, SchedulingClass
 from miniray.core.owner.tasks import Task, TaskState
 from miniray.core.record import Effect
 from miniray.core.resources import Demand
+from miniray.core.task_spec import PushedTask
 
 CAUSE_SECONDS = 2.0  # how long the cause of a worker's death is waited for
-_ENQUEUE_MASK = 63  # a busy class looks for room at every 64th submission
+_LOOK_EVERY = 64  # a class without idle workers looks for room at every 64th submission
 
 
 class Dispatch:
@@ -47,6 +48,8 @@ class Dispatch:
         self._requests: dict[int, SchedulingClass | Task] = {}  # a Task: the creation of an actor
         self._actor_leases: dict[ObjectId, Lease] = {}
         self._next_request = 0
+        self.flush_at: float | None = None  # queued tasks wait for company until then
+        self._sweep_at: float | None = None
 
     # ---- queueing ----
 
@@ -57,12 +60,15 @@ class Dispatch:
         found = self._classes.get(task.spec.options.demand)
         if found is None:
             found = self._classes[task.spec.options.demand] = SchedulingClass(task.spec.options.demand, deque())
-        found.queue.append(task)
-        if found.busy and len(found.queue) & _ENQUEUE_MASK:
-            if found.flush_at is None:
-                found.flush_at = now + FLUSH_SECONDS
+        queue = found.queue
+        if found.idle and not queue:
+            self._push(now, found.idle.popitem()[1], [task])
             return
-        self._pump(now, found, eager=False)
+        queue.append(task)
+        if len(queue) % _LOOK_EVERY == 1:
+            self._pump(now, found, eager=False)
+        elif self.flush_at is None:
+            self.flush_at = now + FLUSH_SECONDS
 
     def requeue(self, now: float, tasks: list[Task]) -> None:
         """Tasks that were out already go to the head of their queues, in their order."""
@@ -71,38 +77,34 @@ class Dispatch:
                 self.enqueue(now, task)
                 continue
             self._classes[task.spec.options.demand].queue.appendleft(task)
-        for found in self._classes.values():
-            if found.queue:
-                self._pump(now, found, eager=True)
+        self.flush(now)
 
     def flush(self, now: float) -> None:
         """Somebody waits: nothing is held back for company."""
+        self.flush_at = None
         for found in self._classes.values():
             if found.queue:
                 self._pump(now, found, eager=True)
 
     def _pump(self, now: float, found: SchedulingClass, *, eager: bool) -> None:
+        queue = found.queue
         while (chosen := found.choose(eager=eager)) is not None:
-            self._push(now, found, *chosen)
-        found.busy = not any(not lease.flight for lease in found.leases.values())
-        found.flush_at = now + FLUSH_SECONDS if found.queue and not eager else None
+            lease, count = chosen
+            found.idle.pop(lease.lease, None)
+            self._push(now, lease, [queue.popleft() for _ in range(count)])
+        if queue and not eager and self.flush_at is None:
+            self.flush_at = now + FLUSH_SECONDS
         for _ in range(found.more_requests()):
             number = self._ask(found.demand, for_actor=False)
             self._requests[number] = found
             found.requests[number] = None
-        if not found.queue:
-            self._settle_idle(now, found)
 
-    def _push(self, now: float, found: SchedulingClass, lease: Lease, count: int) -> None:
-        tasks = []
-        for _ in range(count):
-            task = found.queue.popleft()
-            self._to_lease(task, lease)
-            tasks.append(self._completion.pushed(task))
+    def _push(self, now: float, lease: Lease, tasks: list[Task]) -> None:
         lease.pushed_at = now
-        self._emit(Send(lease.worker, PushTasks(lease.lease, tasks)))
+        pushed = [self._to_lease(task, lease) for task in tasks]
+        self._emit(Send(lease.worker, PushTasks(lease.lease, pushed)))
 
-    def _to_lease(self, task: Task, lease: Lease) -> None:
+    def _to_lease(self, task: Task, lease: Lease) -> PushedTask:
         lease.sequence += 1
         task.state = TaskState.PUSHED
         task.lease = lease.lease
@@ -112,6 +114,7 @@ class Dispatch:
         if function is not None and lease.worker not in function.sent_to:
             function.sent_to[lease.worker] = None
             self._emit(Send(lease.worker, DefineFunction(function.function, function.value)))
+        return self._completion.pushed(task)
 
     # ---- leases ----
 
@@ -128,13 +131,13 @@ class Dispatch:
         if isinstance(wanted, Task):
             lease = Lease(message.lease, message.worker, wanted.spec.options.demand)
             self._leases[message.lease] = self._actor_leases[ObjectId(wanted.spec.task_id + bytes(4))] = lease
-            self._to_lease(wanted, lease)
-            self._emit(Send(lease.worker, PushTasks(lease.lease, [self._completion.pushed(wanted)])))
+            self._push(now, lease, [wanted])
             return
         lease = Lease(message.lease, message.worker, wanted.demand, idle_since=now)
-        self._leases[message.lease] = wanted.leases[message.lease] = lease
+        self._leases[message.lease] = wanted.leases[message.lease] = wanted.idle[message.lease] = lease
         del wanted.requests[message.request]
         self._pump(now, wanted, eager=True)
+        self._settle_idle(now, wanted)
 
     def refused(self, message: LeaseRefused) -> None:
         wanted = self._requests.pop(message.request, None)
@@ -151,6 +154,7 @@ class Dispatch:
         if lease is None or lease_id not in self._class_of(lease).leases:
             return
         lease.revoked = True
+        self._class_of(lease).idle.pop(lease_id, None)
         if not lease.flight:
             self._give_up(lease)
         elif len(lease.flight) > 1:
@@ -161,21 +165,33 @@ class Dispatch:
 
     def _give_up(self, lease: Lease) -> None:
         del self._leases[lease.lease]
-        self._class_of(lease).leases.pop(lease.lease, None)
+        found = self._class_of(lease)
+        found.leases.pop(lease.lease, None)
+        found.idle.pop(lease.lease, None)
         self._emit(Send(self._node, ReturnLease(lease.lease)))
 
     def _settle_idle(self, now: float, found: SchedulingClass) -> None:
-        """Nothing is queued: cancel what was asked for in vain, and let idle workers have what is stuck elsewhere."""
-        backlog = any(len(lease.flight) > 1 for lease in found.leases.values())
-        if not backlog:
+        """A worker may be idle: cancel what was asked for in vain, and let it have what is stuck elsewhere."""
+        if not found.idle:
+            return
+        self._look_at(now + LINGER_SECONDS)
+        if found.requests and not found.has_backlog:
             for number in found.requests:
                 del self._requests[number]
                 self._emit(Send(self._node, CancelRequest(number)))
             found.requests.clear()
-            return
-        stuck = found.to_take_back(now)
-        if stuck is not None:
-            self._take_back(*stuck)
+        elif len(found.leases) > 1 and not found.queue:
+            stuck = found.to_take_back(now)
+            if stuck is not None:
+                self._take_back(*stuck)
+            again = found.take_back_at()
+            if again is not None:
+                self._look_at(again)
+
+    def _look_at(self, time: float) -> None:
+        """Have `tick` look at idle and stuck leases no later than this."""
+        if self._sweep_at is None or time < self._sweep_at:
+            self._sweep_at = time
 
     def _take_back(self, lease: Lease, tasks: list[TaskId]) -> None:
         lease.taking_back = True
@@ -208,21 +224,28 @@ class Dispatch:
         if lease is None:
             return
         lease.flight.pop(task.spec.task_id, None)
-        lease.pushed_at = lease.idle_since = now
+        lease.pushed_at = now
         lease.blocked = False
         if not task.spec.creates_actor:
-            self._class_of(lease).measured(microseconds)
+            self._classes[lease.demand].measured(microseconds)
 
     def refill(self, now: float, lease_id: LeaseId) -> None:
         """After the results of one message: this lease has room again, or is idle."""
         lease = self._leases.get(lease_id)
-        if lease is None or lease_id not in self._class_of(lease).leases:
+        if lease is None:
             return
-        if lease.revoked and not lease.flight:
-            self._give_up(lease)
-        found = self._class_of(lease)
-        if found.queue or not lease.flight:
+        found = self._classes.get(lease.demand)
+        if found is None or lease_id not in found.leases:
+            return  # an actor's
+        if not lease.flight:
+            if lease.revoked:
+                self._give_up(lease)
+            elif lease.is_usable:
+                lease.idle_since = now
+                found.idle[lease_id] = lease
+        if found.queue:
             self._pump(now, found, eager=len(lease.flight) * 2 <= found.depth)
+        self._settle_idle(now, found)
 
     # ---- cancel and kill ----
 
@@ -270,6 +293,8 @@ class Dispatch:
         lost = [lease for lease in self._leases.values() if lease.worker == worker]
         for lease in lost:
             lease.lost_at = now
+            self._look_at(now + CAUSE_SECONDS)
+            self._class_of(lease).idle.pop(lease.lease, None)
             for task in lease.flight.values():
                 task.state = TaskState.LOST
         if lost:
@@ -279,7 +304,7 @@ class Dispatch:
         """The cause is known (None: it never came). Only what had started spends a retry."""
         for lease in [one for one in self._leases.values() if one.worker == worker and one.lost_at is not None]:
             del self._leases[lease.lease]
-            self._class_of(lease).leases.pop(lease.lease, None)
+            self._class_of(lease).leases.pop(lease.lease, None)  # it left the idle ones when it was lost
             for actor in [actor for actor, held in self._actor_leases.items() if held is lease]:
                 del self._actor_leases[actor]
             again = []
@@ -295,36 +320,34 @@ class Dispatch:
     # ---- time ----
 
     def deadline(self) -> float | None:
-        times = []
-        for found in self._classes.values():
-            if found.flush_at is not None:
-                times.append(found.flush_at)
-            idle = False
-            for lease in found.leases.values():
-                if not lease.flight and lease.lost_at is None:
-                    idle = True
-                    times.append(lease.idle_since + LINGER_SECONDS)
-            if idle and not found.queue:
-                times.extend(
-                    lease.pushed_at + TAKE_BACK_AFTER_SECONDS
-                    for lease in found.leases.values()
-                    if len(lease.flight) > 1 and not lease.taking_back and lease.lost_at is None
-                )
-        times.extend(lease.lost_at + CAUSE_SECONDS for lease in self._leases.values() if lease.lost_at is not None)
-        return min(times, default=None)
+        flush, sweep = self.flush_at, self._sweep_at
+        if flush is None or (sweep is not None and sweep < flush):
+            return sweep
+        return flush
 
     def tick(self, now: float) -> None:
+        if self.flush_at is not None and self.flush_at <= now:
+            self.flush(now)
+        if self._sweep_at is not None and self._sweep_at <= now:
+            self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """Give up leases that were idle for long, take back what is stuck, and bury workers whose end nobody tells."""
+        self._sweep_at = None
         for found in self._classes.values():
-            if found.flush_at is not None and found.flush_at <= now:
-                self._pump(now, found, eager=True)
-            elif not found.queue:
-                self._settle_idle(now, found)
-            for lease in found.idle_leases():
-                if lease.idle_since + LINGER_SECONDS <= now and not found.queue:
+            self._settle_idle(now, found)
+            for lease in list(found.idle.values()):
+                if lease.idle_since + LINGER_SECONDS <= now:
                     self._give_up(lease)
+                else:
+                    self._look_at(lease.idle_since + LINGER_SECONDS)
         for lease in list(self._leases.values()):
-            if lease.lost_at is not None and lease.lost_at + CAUSE_SECONDS <= now:
+            if lease.lost_at is None:
+                continue
+            if lease.lost_at + CAUSE_SECONDS <= now:
                 self.worker_died(now, lease.worker, None)
+            else:
+                self._look_at(lease.lost_at + CAUSE_SECONDS)
         for demand in [demand for demand, found in self._classes.items() if _is_empty(found)]:
             del self._classes[demand]
 

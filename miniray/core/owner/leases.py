@@ -43,32 +43,26 @@ class Lease(Row):
     revoked: bool = False
     lost_at: float | None = None  # its worker's link broke then; the cause of the death is awaited
 
+    @property
+    def is_usable(self) -> bool:
+        return not (self.blocked or self.revoked) and self.lost_at is None
+
 
 class SchedulingClass(Row):
     demand: Demand
     queue: deque[Task]
     leases: dict[LeaseId, Lease] = {}
+    idle: dict[LeaseId, Lease] = {}  # those that are usable and have nothing in flight; the last one used last
     requests: dict[int, None] = {}  # asked for and not answered, by number
+    depth: int = 1  # unfinished tasks a lease may have
     mean_microseconds: float = 0.0  # of one task; 0 while nothing was measured
-    flush_at: float | None = None  # queued tasks of which a part waits for company
-    busy: bool = False  # as of the last pump no lease was idle, so a submitted task just joins the queue
-
-    @property
-    def depth(self) -> int:
-        mean = self.mean_microseconds
-        if mean <= 0.0:
-            return 1
-        return max(1, min(MAX_DEPTH_TASKS, int(PIPELINE_MICROSECONDS / mean)))
 
     def measured(self, microseconds: float) -> None:
         mean = self.mean_microseconds
-        self.mean_microseconds = mean + _SMOOTHING * (microseconds - mean) if mean else max(microseconds, 1.0)
-
-    def room(self, lease: Lease) -> int:
-        """How many more tasks this lease takes now."""
-        if lease.lost_at is not None or lease.revoked or lease.blocked:
-            return 0
-        return self.depth - len(lease.flight)
+        mean = mean + _SMOOTHING * (microseconds - mean) if mean else microseconds or 1.0
+        self.mean_microseconds = mean
+        fitting = PIPELINE_MICROSECONDS / mean if mean > 0.0 else MAX_DEPTH_TASKS
+        self.depth = MAX_DEPTH_TASKS if fitting >= MAX_DEPTH_TASKS else int(fitting) or 1
 
     def choose(self, *, eager: bool) -> tuple[Lease, int] | None:
         """The lease to push to next, and how many; None when everything queued should wait.
@@ -76,41 +70,49 @@ class SchedulingClass(Row):
         `eager`: someone waits, or the first queued task has waited long enough.
         """
         waiting = len(self.queue)
-        best: Lease | None = None
-        for lease in self.leases.values():
-            if self.room(lease) > 0 and (best is None or len(lease.flight) < len(best.flight)):
-                best = lease
-        if best is None or not waiting:
+        if not waiting:
             return None
-        if not best.flight:
-            return best, max(1, min(self._share(waiting), self.room(best), BATCH_TASKS))
+        if self.idle:
+            return next(reversed(self.idle.values())), min(self._share(waiting), self.depth, BATCH_TASKS)
         if not eager and waiting < BATCH_TASKS:
             return None
-        count = min(self._share(waiting), self.room(best), BATCH_TASKS)
+        best: Lease | None = None
+        for lease in self.leases.values():
+            if len(lease.flight) < self.depth and lease.is_usable:
+                if best is None or len(lease.flight) < len(best.flight):
+                    best = lease
+        if best is None:
+            return None
+        count = min(self._share(waiting), self.depth - len(best.flight), BATCH_TASKS)
         if not eager and count < BATCH_TASKS // 2:
             return None  # a nearly full pipeline is refilled in one go, when half of it is answered
-        return best, max(1, count)
+        return best, count
 
     def _share(self, waiting: int) -> int:
         """A fair part of the queue for one lease: the last tasks of a burst are spread over all workers."""
-        usable = sum(1 for lease in self.leases.values() if not (lease.lost_at is not None or lease.revoked or lease.blocked))
-        return -(-waiting // max(1, usable))
+        if waiting == 1 or len(self.leases) == 1:
+            return waiting
+        usable = sum(1 for lease in self.leases.values() if lease.is_usable)
+        return -(-waiting // (usable or 1))
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether a further worker would find something to do."""
+        return bool(self.queue) or any(len(lease.flight) > 1 for lease in self.leases.values())
 
     def more_requests(self) -> int:
         """How many further leases to ask for now."""
-        backlog = len(self.queue) + sum(max(0, len(lease.flight) - 1) for lease in self.leases.values())
-        idle = sum(1 for lease in self.leases.values() if not lease.flight and self.room(lease) > 0)
-        wanted = min(backlog - idle, max(2, 2 * len(self.leases)), MAX_REQUESTS)
-        return max(0, wanted - len(self.requests))
+        most = min(max(2, 2 * len(self.leases)), MAX_REQUESTS)
+        if len(self.requests) >= most:
+            return 0
+        backlog = len(self.queue) + sum(len(lease.flight) - 1 for lease in self.leases.values() if lease.flight)
+        return max(0, min(backlog - len(self.idle), most) - len(self.requests))
 
     def to_take_back(self, now: float) -> tuple[Lease, list[TaskId]] | None:
         """From whom an idle worker should have which unstarted tasks: the later half of the longest flight."""
-        if self.queue or not any(not lease.flight and self.room(lease) > 0 for lease in self.leases.values()):
-            return None
         longest: Lease | None = None
         for lease in self.leases.values():
-            still = now - lease.pushed_at >= TAKE_BACK_AFTER_SECONDS
-            if still and lease.lost_at is None and not lease.taking_back and len(lease.flight) > 1:
+            if _is_stuck(lease) and now - lease.pushed_at >= TAKE_BACK_AFTER_SECONDS:
                 if longest is None or len(lease.flight) > len(longest.flight):
                     longest = lease
         if longest is None:
@@ -118,5 +120,15 @@ class SchedulingClass(Row):
         tasks = list(longest.flight)[1:]
         return longest, tasks[len(tasks) // 2 :]
 
-    def idle_leases(self) -> list[Lease]:
-        return [lease for lease in self.leases.values() if not lease.flight and lease.lost_at is None]
+    def take_back_at(self) -> float | None:
+        """When it should be looked at again whether something can be taken back for an idle worker."""
+        if not self.idle or self.queue:
+            return None
+        times = (lease.pushed_at for lease in self.leases.values() if _is_stuck(lease))
+        first = min(times, default=None)
+        return None if first is None else first + TAKE_BACK_AFTER_SECONDS
+
+
+def _is_stuck(lease: Lease) -> bool:
+    """Whether it has tasks that have not started, and that nobody has asked back."""
+    return len(lease.flight) > 1 and not lease.taking_back and lease.lost_at is None

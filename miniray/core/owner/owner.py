@@ -454,8 +454,18 @@ class Owner:
             self._emit(Disconnect(died))
 
     def deadline(self) -> float | None:
-        times = [self._dispatch.deadline(), self._actors.deadline(), *self._draining.values()]
-        return min((time for time in times if time is not None), default=None)
+        first = self._dispatch.deadline()
+        calls = self._actors.deadline()
+        if calls is not None and (first is None or calls < first):
+            first = calls
+        if self._draining:
+            drained = min(self._draining.values())
+            first = drained if first is None or drained < first else first
+        return first
+
+    def holds_back(self) -> bool:
+        """Whether tasks or calls wait for company: somebody who is about to block must have them sent."""
+        return self._dispatch.flush_at is not None or self._actors.flush_at is not None
 
     # ---- proof ----
 
