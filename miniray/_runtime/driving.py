@@ -26,6 +26,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from miniray._runtime.loop import Loop
@@ -92,11 +93,11 @@ class Driving:
 
     def post(self, *events: Event) -> None:
         """Step these events now, with what follows, and send what they decide."""
-        me = threading.get_ident()
+        me = get_ident()
         if self._holder == me:
             self._deferred.extend(events)
             return
-        guarded = self.signals.enter()
+        guarded = self.signals.enter(me)
         try:
             with self._lock:
                 self._holder = me
@@ -125,9 +126,10 @@ class Driving:
 
     def locked(self, action: Callable[[], Any]) -> Any:
         """Do something small to what the lock protects."""
-        if self._holder == threading.get_ident():
+        me = get_ident()
+        if self._holder == me:
             return action()
-        guarded = self.signals.enter()
+        guarded = self.signals.enter(me)
         try:
             with self._lock:
                 return action()
@@ -140,12 +142,13 @@ class Driving:
         """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds."""
         if waiter.is_ready:
             return True
-        if self._holder == threading.get_ident():
+        me = get_ident()
+        if self._holder == me:
             raise ReentrantWaitError
         deadline = None if timeout is None else self._clock() + timeout
         self.signals.look_again()
         while not (waiter.is_ready or self._stopping):
-            guarded = self.signals.enter()
+            guarded = self.signals.enter(me)
             try:
                 self._wait_guarded(waiter, deadline, guarded)
             finally:
@@ -155,13 +158,16 @@ class Driving:
         return waiter.is_ready
 
     def _wait_guarded(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
-        while not (waiter.is_ready or self._stopping or (guarded and self.signals.pending)):
+        while not (waiter.is_ready or self._stopping or (guarded and self.signals.noted)):
             if deadline is not None and self._clock() >= deadline:
                 break
-            if self._token.acquire(blocking=False):
+            if self._token.acquire(False):
                 try:
                     self._generation += 1
-                    self._drive(waiter, deadline, guarded)
+                    while not (waiter.is_ready or self._stopping or (guarded and self.signals.noted)):
+                        if deadline is not None and self._clock() >= deadline:
+                            break
+                        self._poll_once(deadline)
                 finally:
                     self._release_token()
             else:
@@ -169,28 +175,25 @@ class Driving:
         if self._parked and not self._token.locked():
             self._hand_over()  # it was woken for the token, and did not need it
 
-    def _drive(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
-        while not waiter.is_ready and not self._stopping:
-            if guarded and self.signals.pending:
-                return
-            timeout = self._poll_timeout(deadline)
-            if timeout is not None and timeout <= 0.0 and deadline is not None and self._clock() >= deadline:
-                return
-            self._poll_once(timeout)
+    def _poll_once(self, deadline: float | None = None) -> None:
+        """One poll, until the loop's deadline or this one, and the turns that come of it."""
+        due = self._loop.deadline()
+        if due is None and deadline is None:
+            timeout = None
+        else:
+            first = deadline if due is None or (deadline is not None and deadline < due) else due
+            assert first is not None
+            timeout = max(0.0, first - self._clock())
+        self._poll(timeout, due)
 
-    def _poll_timeout(self, deadline: float | None) -> float | None:
-        first = self._loop.deadline()
-        if deadline is not None and (first is None or deadline < first):
-            first = deadline
-        return None if first is None else max(0.0, first - self._clock())
-
-    def _poll_once(self, timeout: float | None) -> None:
+    def _poll(self, timeout: float | None, due: float | None) -> None:
         arrivals = self._transport.poll(timeout)
         with self._lock:
-            self._holder = threading.get_ident()
+            self._holder = get_ident()
             try:
                 self._loop.receive(arrivals)
-                self._loop.tick()
+                if due is not None and due <= self._clock():
+                    self._loop.tick()
                 self._finish_turns()
                 if self._left_behind():
                     self._turn_collected()
@@ -212,7 +215,7 @@ class Driving:
                 self._token_wanted = True
                 self._transport.wake()
             # The token may have been released before this waiter could be seen.
-            if waiter.is_ready or not self._token.locked() or (guarded and self.signals.pending):
+            if waiter.is_ready or not self._token.locked() or (guarded and self.signals.noted):
                 return
             lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
         finally:
@@ -315,11 +318,13 @@ class Driving:
         self._background_drives = True
         try:
             while not (self._stopping or self._token_wanted or self._parked):
-                timeout = self._poll_timeout(None)
-                self.asleep = timeout is None or timeout > NEAR_SECONDS
+                due = self._loop.deadline()
+                self.asleep = due is None or due - self._clock() > NEAR_SECONDS
                 if self.asleep:  # what was left behind before that could be seen must be looked at now
-                    timeout = 0.0 if self._left_behind() else self._poll_timeout(None)
-                self._poll_once(timeout)
+                    due = self._loop.deadline()
+                    if self._left_behind():
+                        due = self._clock()
+                self._poll(None if due is None else max(0.0, due - self._clock()), due)
                 self.asleep = False
                 self._send_signals_again()
         finally:

@@ -67,47 +67,49 @@ class Loop:
 
     def turn(self, event: Event) -> None:
         """Step with `event`, and with all that follows from it in this process."""
-        follow: list[Event] = []
-        self._step(event, follow)
-        for following in follow:  # it grows meanwhile
-            self._step(following, follow)
+        follow = [event]
+        for event in follow:  # it grows meanwhile
+            kind: type[Event] | type[Message] = type(event)
+            if kind is Received:
+                kind = type(event.message)  # type: ignore[attr-defined]
+            steps = self._routes.get(kind)
+            if steps is not None:
+                now = self._clock()
+                for step in steps:
+                    self._number += 1
+                    effects = step(now, event)
+                    if self._observe is not None:
+                        self._observe(self._number, now, event, effects)
+                    if effects:
+                        self._do(effects, follow)
 
-    def _step(self, event: Event, follow: list[Event]) -> None:
-        kind: type[Event] | type[Message] = type(event)
-        if kind is Received:
-            kind = type(event.message)  # type: ignore[attr-defined]
-        now = self._clock()
-        for step in self._routes.get(kind, ()):
-            self._do(now, event, step(now, event), follow)
-
-    def _do(self, now: float, event: Event, effects: list[Effect], follow: list[Event]) -> None:
-        self._number += 1
-        if self._observe is not None:
-            self._observe(self._number, now, event, effects)
+    def _do(self, effects: list[Effect], follow: list[Event]) -> None:
+        outboxes = self._outboxes
         for effect in effects:
             if type(effect) is Send:
                 peer = effect.peer
-                if peer == self._me:
-                    follow.append(Received(peer, effect.message))
-                elif peer in self._outboxes:
-                    self._outboxes[peer].append(effect.message)
+                if peer in outboxes:
+                    outboxes[peer].append(effect.message)
+                elif peer != self._me:
+                    outboxes[peer] = [effect.message]
                 else:
-                    self._outboxes[peer] = [effect.message]
+                    follow.append(Received(peer, effect.message))
             else:
                 result = self._perform[type(effect)](effect)
                 if result is not None:
                     follow.append(result)
 
     def flush(self) -> None:
-        """Send what the turns have decided; then what has come of sending (a peer that is lost already)."""
-        while self._outboxes:
-            outboxes, self._outboxes = self._outboxes, {}
-            for peer, messages in outboxes.items():
-                if peer in self._lost:
-                    continue
-                if peer not in self._linked:
-                    self._linked[peer] = None
-                    self._transport.connect(peer)
+        """Send what the turns have decided, one frame to each peer; nothing goes to a peer that is lost."""
+        if not self._outboxes:
+            return
+        outboxes, self._outboxes = self._outboxes, {}
+        for peer, messages in outboxes.items():
+            if peer in self._linked:
+                self._transport.send(peer, encode(messages))
+            elif peer not in self._lost:
+                self._linked[peer] = None
+                self._transport.connect(peer)
                 self._transport.send(peer, encode(messages))
 
     # ---- what arrives ----
@@ -168,11 +170,15 @@ class Loop:
         for machine in self._machines:
             deadline = machine.deadline()
             if deadline is not None and deadline <= now:
-                follow: list[Event] = []
                 event = Tick()
-                self._do(now, event, machine.step(now, event), follow)
+                self._number += 1
+                effects = machine.step(now, event)
+                if self._observe is not None:
+                    self._observe(self._number, now, event, effects)
+                follow: list[Event] = []
+                self._do(effects, follow)
                 for following in follow:
-                    self._step(following, follow)
+                    self.turn(following)
 
     # ---- proof ----
 

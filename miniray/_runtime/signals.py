@@ -10,17 +10,17 @@ Masking instead would cost two system calls a step (2.3 us).
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import signal
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-_LOOKED_AT_AGAIN = (signal.SIGINT, signal.SIGALRM)
-_WRAPPED = (*_LOOKED_AT_AGAIN, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_WRAPPED = (signal.SIGINT, signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-_getsignal = _signal.getsignal  # the module's own wraps its result in an enum: 2 us
+_SIGINT = int(signal.SIGINT)
+_getsignal: Callable[[int], Any] = _signal.getsignal  # the module's own wraps its result in an enum: 2 us
 
 #: Code of finalisers, in which nothing may be raised.
 finalisers: dict[CodeType, None] = {}
@@ -39,8 +39,9 @@ class Signals:
         self._resend = resend
         self._main = threading.main_thread().ident
         self._depth = 0
-        self._noted: list[int] = []
+        self.noted: list[int] = []  # signals that came while the main thread was inside
         self._original: dict[int, Any] = {}
+        self._wrapper = self._handle  # one bound method, to be compared by identity
 
     def install(self) -> None:
         """Wrap the Python handlers that there are; only the main thread may, and only it is guarded."""
@@ -49,29 +50,27 @@ class Signals:
                 self._wrap(number)
 
     def look_again(self) -> None:
-        """At each blocking entry: somebody may have put another handler in place since."""
-        if self._original and threading.get_ident() == self._main:
-            for number in _LOOKED_AT_AGAIN:
-                if _getsignal(number) != self._handle:
-                    self._wrap(number)
+        """At each blocking entry: somebody may have put another handler for Ctrl-C in place since."""
+        if self._original and _getsignal(_SIGINT) is not self._wrapper and threading.get_ident() == self._main:
+            self._wrap(_SIGINT)
 
     def _wrap(self, number: int) -> None:
-        handler = signal.getsignal(number)
-        if callable(handler) and handler != self._handle:
+        handler = _getsignal(number)
+        if callable(handler) and handler is not self._wrapper:
             self._original[number] = handler
-            signal.signal(number, self._handle)
+            signal.signal(number, self._wrapper)
 
     def uninstall(self) -> None:
         if threading.get_ident() != self._main:
             return
         for number, handler in self._original.items():
-            if signal.getsignal(number) == self._handle:
+            if _getsignal(number) is self._wrapper:
                 signal.signal(number, handler)
         self._original.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._depth:
-            self._noted.append(number)
+            self.noted.append(number)
             self._wake()
         elif frame is not None and frame.f_code in finalisers:
             self._resend(number)
@@ -84,9 +83,9 @@ class Signals:
 
     # ---- the guarded stretch; each costs a thread's identity and a comparison ----
 
-    def enter(self) -> bool:
-        """Begin a stretch; returns what `leave` wants to know: whether this is the main thread."""
-        if threading.get_ident() == self._main:
+    def enter(self, thread: int) -> bool:
+        """Begin a stretch of this thread; returns what `leave` wants to know: whether it is the main one."""
+        if thread == self._main:
             self._depth += 1
             return True
         return False
@@ -95,13 +94,9 @@ class Signals:
         """End it; raises what the noted signals' handlers raise."""
         if guarded:
             self._depth -= 1
-            if self._noted and not self._depth:
+            if self.noted and not self._depth:
                 self.raise_noted()
 
-    @property
-    def pending(self) -> bool:
-        return bool(self._noted)
-
     def raise_noted(self) -> None:
-        while self._noted:
-            self._call(self._noted.pop(0), None)
+        while self.noted:
+            self._call(self.noted.pop(0), None)
