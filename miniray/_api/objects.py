@@ -10,10 +10,10 @@ from miniray._api.object_ref import ObjectRef
 from miniray._api.raising import raise_failure
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
-from miniray._serialization.values import SerializationError, serialize
+from miniray._serialization.values import SerializationError, deserialize, serialize
 from miniray.core.ids import return_id
 from miniray.core.owner.events import CancelRequested, KillRequested, ValuePut
-from miniray.core.task_spec import ActorAt, Failed
+from miniray.core.task_spec import ActorAt, Failed, Inline
 from miniray.errors import GetTimeoutError, ResultSerializationError
 from miniray.errors import SerializationError as PublicSerializationError
 
@@ -39,8 +39,15 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     """
     process = current()
     if type(refs) is ObjectRef:
-        if refs._id not in process.values:
+        value = process.values.get(refs._id)
+        if value is None:
             _await_all(process, [refs], timeout)
+            value = process.values[refs._id]
+        if type(value) is Inline and not value.contains and not writable:
+            try:
+                return deserialize(value.data)  # by far the most frequent case: small, and no refs inside
+            except Exception as error:
+                raise _unreadable(refs, error) from error
         return _value(process, refs, writable)
     if not isinstance(refs, list | tuple):
         raise TypeError(f"get takes an ObjectRef or a list of them, not {_shown(refs)}")
@@ -53,8 +60,9 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
 
 
 def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
-    _check_timeout(timeout)
-    ids = list(dict.fromkeys(ref._id for ref in refs))
+    if timeout is not None:
+        _check_timeout(timeout)
+    ids = [refs[0]._id] if len(refs) == 1 else list(dict.fromkeys([ref._id for ref in refs]))
     if not process.await_ready(ids, len(ids), timeout):
         pending = [ref for ref in refs if ref._id not in process.values]
         if pending:
@@ -69,11 +77,13 @@ def _value(process: Process, ref: ObjectRef[T], writable: bool) -> T:
     assert not isinstance(value, ActorAt)
     try:
         loaded: T = process.load(ref._id, value, writable=writable)
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except Exception as error:
-        raise ResultSerializationError(f"{ref!r} cannot be unpickled here: {type(error).__name__}: {error}") from error
+        raise _unreadable(ref, error) from error
     return loaded
+
+
+def _unreadable(ref: ObjectRef[Any], error: Exception) -> ResultSerializationError:
+    return ResultSerializationError(f"{ref!r} cannot be unpickled here: {type(error).__name__}: {error}")
 
 
 def put(value: T) -> ObjectRef[T]:

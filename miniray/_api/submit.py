@@ -43,18 +43,23 @@ class FunctionHandle:
         self._function_id: FunctionId | None = None
 
     def export(self, process: Process, function: Callable[..., Any]) -> FunctionId:
-        known = self._function_id if self._process is process else None
+        """The id of `function` as it is now; announced when it is another one than at the last call."""
         try:
-            self._function_id = process.export(function, known)
+            function_id, definition = process.exporter.export(function)
         except SerializationError as error:
             raise PublicSerializationError(str(error)) from error.cause
-        self._process = process
-        assert self._function_id is not None
-        return self._function_id
+        if function_id != self._function_id or process is not self._process:
+            process.announce(function_id, definition)
+            self._drop()
+            self._process, self._function_id = process, function_id
+        return function_id
 
-    def __del__(self) -> None:
+    def _drop(self) -> None:
         if self._process is not None:
             self._process.functions_dropped.append(self._function_id)
+
+    def __del__(self) -> None:
+        self._drop()
 
 
 def submit(
@@ -77,14 +82,8 @@ def submit(
     slots: tuple[ObjectId, ...] = ()
     refs: tuple[ObjectId, ...] = ()
     tops: list[ObjectRef[Any]] = []
-    for value in args:
-        if type(value) is ObjectRef:
-            args, kwargs, tops = _take_slots(args, kwargs)
-            break
-    else:
-        if kwargs and ObjectRef in map(type, kwargs.values()):
-            args, kwargs, tops = _take_slots(args, kwargs)
-    if tops:
+    if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
+        args, kwargs, tops = _take_slots(args, kwargs)
         slots = tuple([ref._id for ref in tops])
     try:
         payload = serialize_call(args, kwargs)

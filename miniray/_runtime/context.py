@@ -52,6 +52,6 @@ def current() -> Process:
         if _context.start is None:
             raise RuntimeError("the API was not loaded")
         return _context.start()
-    if process.ended is not None or _context.pid != process.pid:
+    if process.ended is not None:
         process.raise_ended()
     return process

@@ -56,7 +56,7 @@ class Driver:
         )
         self._node = node
         self._driving = Driving(loop, self._transport, monotonic, self.process.collect, self.process.left_behind)
-        self.process.drives, self.process.loop = self._driving, loop
+        self.process.run_by(self._driving, loop)
 
     def begin(self) -> None:
         """Raises:
@@ -92,6 +92,7 @@ class Driver:
         """In a forked child: the links and the arena are the parent's."""
         if self.process.pid != os.getpid():
             self._transport.forget()
+            self.process.ended = "this process was forked from the driver"  # `raise_ended` says more
 
     def stop(self) -> None:
         """End the session: no process and no file of it is left. Idempotent."""

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Process
 from miniray._runtime.waiters import Waiter
 from miniray._serialization.exceptions import serialize_exception
 from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import FunctionId, ProcessId, owner_of, return_id
-from miniray.core.task_spec import ActorAt, Failed, PushedTask, Stored, Value
+from miniray.core.ids import PROCESS_ID_BYTES, FunctionId, ProcessId, return_id
+from miniray.core.task_spec import ActorAt, Failed, Inline, PushedTask, Stored, Value
 from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
 from miniray.errors import ObjectStoreFullError
 
@@ -38,12 +39,12 @@ class Executor:
         self._record_start = record_start
         self._waiting: deque[RunTask] = deque()
         self._waiter = Waiter()
-        self._functions: dict[tuple[ProcessId, FunctionId], Callable[..., Any]] = {}
+        self._functions: dict[tuple[bytes, FunctionId], Callable[..., Any]] = {}
         self._instance: Any = None
         self._interrupted: bytes | None = None
         self._exiting = False
         self._main = threading.get_ident()
-        self.definitions: dict[tuple[ProcessId, FunctionId], Value] = {}
+        self.definitions: dict[tuple[bytes, FunctionId], Value] = {}
 
     # ---- effects, under the lock ----
 
@@ -86,7 +87,10 @@ class Executor:
                 continue
             effect = self._waiting.popleft()
             event, keep = self.execute(effect)
-            process.post(*process.collect(), event)  # drops first: what a task retains is counted when it ends
+            if process.left_behind():  # drops first: what a task retains is counted when it ends
+                process.post(*process.collect(), event)
+            else:
+                process.post(event)
             del keep  # refs in the result live until the machine has pinned them
 
     def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
@@ -137,7 +141,7 @@ class Executor:
         return fill_slots(args, kwargs, values)
 
     def _function(self, task: PushedTask) -> Callable[..., Any]:
-        key = owner_of(task.task_id), task.function
+        key = task.task_id[:PROCESS_ID_BYTES], task.function
         found = self._functions.get(key)
         if found is None:
             value = self.definitions[key]
@@ -166,7 +170,10 @@ class Executor:
 
     def _value(self, task: PushedTask, index: int, result: Any) -> Value:
         try:
-            return self._process.store_value(serialize(result), return_id(task.task_id, index))
+            serialized = serialize(result)
+            if not (serialized.buffers or serialized.refs) and len(serialized.data) < INLINE_BYTES:
+                return Inline(serialized.data)
+            return self._process.store_value(serialized, return_id(task.task_id, index))
         except SerializationError as error:
             raise _ResultError(str(error)) from error
 

@@ -117,7 +117,17 @@ class Loop:
     def receive(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
             if type(arrival) is Frame:
-                self._on_frame(arrival)
+                peer = arrival.peer
+                if peer in self._lost:
+                    continue
+                try:
+                    messages = decode(arrival.data)
+                except BadMessageError as error:
+                    self._transport.disconnect(peer)
+                    self.lose(peer, f"it sent what is no message: {error}")
+                    continue
+                for message in messages:
+                    self.turn(Received(peer, message))
             elif type(arrival) is LinkLost:
                 self.lose(arrival.peer, arrival.reason)
             elif type(arrival) is LinkUp:
@@ -126,19 +136,6 @@ class Loop:
                 event = self._on_readable(arrival.token)
                 if event is not None:
                     self.turn(event)
-
-    def _on_frame(self, frame: Frame) -> None:
-        peer = frame.peer
-        if peer in self._lost:
-            return
-        try:
-            messages = decode(frame.data)
-        except BadMessageError as error:
-            self._transport.disconnect(peer)
-            self.lose(peer, f"it sent what is no message: {error}")
-            return
-        for message in messages:
-            self.turn(Received(peer, message))
 
     def lose(self, peer: ProcessId, reason: str) -> None:
         """The link to `peer` is gone: tell the machines once, and let nothing more through."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Runs(Protocol):
     """What the worker role's effects need: its main thread and its functions (`execute.py`)."""
 
-    definitions: dict[tuple[ProcessId, FunctionId], Value]
+    definitions: dict[tuple[bytes, FunctionId], Value]
 
     def run(self, effect: RunTask) -> None: ...
     def drop(self, owner: ProcessId, function: FunctionId) -> None: ...

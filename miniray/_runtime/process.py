@@ -21,7 +21,7 @@ from miniray._runtime.loop import Loop
 from miniray._runtime.waiters import Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
-from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, task_id
+from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, return_id, task_id
 from miniray.core.machine import Awaited, AwaitEnded
 from miniray.core.owner.events import (
     ExtentNeeded,
@@ -68,6 +68,7 @@ class Pin:
 class Process:
     drives: Drives
     loop: Loop
+    post: Callable[..., None]  # of `drives`: steps events now
 
     def __init__(self, me: ProcessId, owner: Owner, store: StoreClient | None) -> None:
         self.me = me
@@ -95,8 +96,10 @@ class Process:
     def next_task_id(self) -> TaskId:
         return task_id(self.me, next(self._counter))
 
-    def post(self, *events: Event) -> None:
-        self.drives.post(*events)
+    def run_by(self, drives: Drives, loop: Loop) -> None:
+        """Who steps this process's events from now on."""
+        self.drives, self.loop = drives, loop
+        self.post = drives.post
 
     def collect(self) -> list[Event]:
         """What finalisers have left behind, as events."""
@@ -136,7 +139,7 @@ class Process:
     def await_ready(self, object_ids: Sequence[ObjectId], needed: int, timeout: float | None) -> bool:
         """Block until `needed` of these (distinct) objects have a value; False when `timeout` seconds have passed."""
         waiter = Waiter(object_ids, needed)
-        self.waiters.add(waiter)
+        self.waiters.add(waiter, object_ids)
         if waiter.is_ready:
             return True
         try:
@@ -155,8 +158,13 @@ class Process:
 
     def _must_tell(self, object_ids: Sequence[ObjectId]) -> bool:
         """A wait is news when something is held back, when another owner must be asked, or when a CPU is lent."""
+        if self.tells_waits or self.owner.holds_back():
+            return True
         me = self.me
-        return self.tells_waits or self.owner.holds_back() or any(object_id[:8] != me for object_id in object_ids)
+        for object_id in object_ids:
+            if object_id[:8] != me:
+                return True
+        return False
 
     # ---- values into bytes ----
 
@@ -219,10 +227,13 @@ class Process:
         """The value itself; large ones are views that hold the object. Runs users' code.
 
         The caller holds the ref, or the task whose argument it is."""
+        if isinstance(value, Stored):
+            with self._collecting_refs():
+                return self._load_stored(object_id, value, writable)
+        if not value.contains:
+            return deserialize(value.data, None, writable)
         with self._collecting_refs():
-            if isinstance(value, Inline):
-                return deserialize(value.data, writable=writable)
-            return self._load_stored(object_id, value, writable)
+            return deserialize(value.data, None, writable)
 
     def load_bytes(self, data: bytes) -> Any:
         """A payload: like an inline value without a name."""
@@ -260,19 +271,13 @@ class Process:
 
     # ---- functions ----
 
-    def export(self, function: Callable[..., Any], known: Any) -> Any:
-        """The FunctionId under which tasks name this function now; `known` is what the last call gave."""
-        function_id, definition = self.exporter.export(function)
-        if known == function_id:
-            return known
+    def announce(self, function_id: FunctionId, definition: Serialized) -> None:
+        """Let the owner role have a definition that tasks are going to name; once for each handle."""
         if definition.size_bytes < INLINE_BYTES:
             self.post(FunctionExported(function_id, Inline(definition.to_bytes(), definition.refs)))
         else:
             object_id = return_id(self.next_task_id())
             self.post(FunctionExported(function_id, self.store_value(definition, object_id), object_id))
-        if known is not None:
-            self.functions_dropped.append(known)
-        return function_id
 
 
 class _Unpickling:

@@ -7,10 +7,13 @@ a look at what is ready already, so that nothing falls between; being told twice
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from miniray.core.ids import ObjectId
+
+
+_ABSENT: Any = object()
 
 
 class Waiter:
@@ -19,7 +22,7 @@ class Waiter:
     __slots__ = ("is_ready", "lock", "needed", "parked", "pending")
 
     def __init__(self, pending: Iterable[ObjectId] = (), needed: int = 1) -> None:
-        self.pending = dict.fromkeys(pending)
+        self.pending: dict[ObjectId, None] = dict.fromkeys(pending)
         self.needed = needed
         self.is_ready = False
         self.parked = False
@@ -39,12 +42,12 @@ class Waiter:
                 pass  # two wakers at once: one release is enough
 
     def tell(self, object_id: ObjectId) -> None:
-        before = len(self.pending)
-        self.pending.pop(object_id, None)
-        if len(self.pending) < before:
+        if self.pending.pop(object_id, _ABSENT) is None:
             self.needed -= 1
             if self.needed <= 0:
-                self.notify()
+                self.is_ready = True
+                if self.parked:
+                    self.wake()
 
 
 class Waiters:
@@ -52,11 +55,15 @@ class Waiters:
         self._values = values
         self._waiting: dict[ObjectId, list[Waiter | Callable[[ObjectId], None]]] = {}
 
-    def add(self, waiter: Waiter) -> None:
-        for object_id in list(waiter.pending):
-            self._waiting.setdefault(object_id, []).append(waiter)
-        for object_id in list(waiter.pending):
-            if object_id in self._values:
+    def add(self, waiter: Waiter, object_ids: Sequence[ObjectId]) -> None:
+        waiting, values = self._waiting, self._values
+        for object_id in object_ids:
+            if object_id in waiting:
+                waiting[object_id].append(waiter)
+            else:
+                waiting[object_id] = [waiter]
+        for object_id in object_ids:
+            if object_id in values:
                 waiter.tell(object_id)
 
     def remove(self, waiter: Waiter) -> None:

@@ -57,7 +57,7 @@ def main(endowment: Endowment) -> None:
         on_lost,
     )
     driving = Driving(loop, transport, monotonic, process.collect, process.left_behind)
-    process.drives, process.loop = driving, loop
+    process.run_by(driving, loop)
     context.set_current(process)
     import miniray._api  # noqa: F401  the words that tasks use; registers how refs are unpickled
 

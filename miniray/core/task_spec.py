@@ -114,4 +114,4 @@ class TaskResult(Record, frozen=True):
 
 def contained(value: Value) -> tuple[ObjectId, ...]:
     """The refs inside a value."""
-    return value.contains if isinstance(value, (Inline, Stored)) else ()
+    return value.contains if type(value) is Inline or type(value) is Stored else ()

@@ -37,11 +37,5 @@ class ActorCalls:
     def __init__(self) -> None:
         self.rows: dict[ObjectId, Actor] = {}
 
-    def row(self, actor: ObjectId) -> Actor:
-        found = self.rows.get(actor)
-        if found is None:
-            found = self.rows[actor] = Actor(actor, deque())
-        return found
-
     def at(self, process: ProcessId) -> list[Actor]:
         return [row for row in self.rows.values() if row.process == process]

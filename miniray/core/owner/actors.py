@@ -6,6 +6,7 @@ other, and for the actor's creation, whose value is the address. A dead actor fa
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
@@ -29,7 +30,7 @@ class Actors:
         self._emit = emit
         self._calls = ActorCalls()
         self.flush_at: float | None = None  # calls wait for company until then
-        self._sweep_at: float | None = None  # when the cause of a death has been waited for long enough
+        self.sweep_at: float | None = None  # when the cause of a death has been waited for long enough
 
     # ---- calling ----
 
@@ -46,8 +47,11 @@ class Actors:
     def _row(self, task: Task) -> Actor:
         actor = task.spec.actor
         assert actor is not None
-        self._holding.watched[actor] = None
-        return self._calls.row(actor)
+        row = self._calls.rows.get(actor)
+        if row is None:
+            self._holding.watched[actor] = None
+            row = self._calls.rows[actor] = Actor(actor, deque())
+        return row
 
     def runnable(self, now: float, task: Task) -> None:
         """A call that had to wait is ready; those behind it may be, too."""
@@ -77,12 +81,14 @@ class Actors:
                 row.flight[call.spec.task_id] = call
             self._emit(Send(row.process, CallActor(row.actor, [self._completion.pushed(call) for call in calls])))
 
-    def answered(self, now: float, task: Task) -> None:
-        self._row(task).flight.pop(task.spec.task_id, None)
+    def answered(self, task: Task) -> Actor:
+        """A result of this call has come; the actor may take more."""
+        row = self._row(task)
+        row.flight.pop(task.spec.task_id, None)
+        return row
 
-    def refill(self, now: float, actor: ObjectId) -> None:
-        row = self._calls.rows.get(actor)
-        if row is not None and row.queue and len(row.flight) * 2 <= MAX_DEPTH_TASKS:
+    def refill(self, now: float, row: Actor) -> None:
+        if row.queue and len(row.flight) * 2 <= MAX_DEPTH_TASKS:
             self._pump(now, row, eager=True)
 
     def retry(self, now: float, task: Task) -> None:
@@ -120,7 +126,7 @@ class Actors:
     def process_lost(self, now: float, process: ProcessId) -> None:
         for row in self._calls.at(process):
             row.lost_at = now
-            self._sweep_at = now + CAUSE_SECONDS if self._sweep_at is None else self._sweep_at
+            self.sweep_at = now + CAUSE_SECONDS if self.sweep_at is None else self.sweep_at
             for task in row.flight.values():
                 task.state = TaskState.LOST
 
@@ -153,25 +159,19 @@ class Actors:
 
     # ---- time ----
 
-    def deadline(self) -> float | None:
-        flush, sweep = self.flush_at, self._sweep_at
-        if flush is None or (sweep is not None and sweep < flush):
-            return sweep
-        return flush
-
     def tick(self, now: float) -> None:
         if self.flush_at is not None and self.flush_at <= now:
             self.flush(now)
-        if self._sweep_at is None or self._sweep_at > now:
+        if self.sweep_at is None or self.sweep_at > now:
             return
-        self._sweep_at = None
+        self.sweep_at = None
         for row in list(self._calls.rows.values()):
             if row.lost_at is None or not (row.flight or row.queue):
                 continue
             if row.lost_at + CAUSE_SECONDS <= now and row.process is not None:
                 self.process_died(row.process, None)
-            elif self._sweep_at is None or row.lost_at + CAUSE_SECONDS < self._sweep_at:
-                self._sweep_at = row.lost_at + CAUSE_SECONDS
+            elif self.sweep_at is None or row.lost_at + CAUSE_SECONDS < self.sweep_at:
+                self.sweep_at = row.lost_at + CAUSE_SECONDS
 
     def statistics(self) -> dict[str, int]:
         return {"actor_queues": sum(1 for row in self._calls.rows.values() if row.queue or row.flight)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id
+from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, return_id
 from miniray.core.machine import Send
 from miniray.core.messages import ForgetFunction, HandoffDone
 from miniray.core.owner.functions import Function, Functions
@@ -142,8 +142,9 @@ class Completion:
     def _conclude(self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None) -> None:
         spec = task.spec
         del self.tasks.rows[spec.task_id]
-        pinned = result is not None and result.pinned and worker is not None
-        transfer = Transfer(sender=(worker, spec.task_id, task.attempt)) if pinned and worker is not None else None
+        transfer = None
+        if worker is not None and result is not None and result.pinned:
+            transfer = Transfer(sender=(worker, spec.task_id, task.attempt))
         if not task.decided:
             self._tell(task, values, transfer)
         else:
@@ -156,14 +157,17 @@ class Completion:
                 self._holding.handoffs.pin((worker, spec.task_id, task.attempt), list(task.held))
             else:
                 self._holding.release_arguments(task.held)
-        if task.function is not None:
-            self.forget(self.functions.task_ended(task.function))
+        function = task.function
+        if function is not None:
+            function.pending -= 1
+            if not (function.pending or function.handles):
+                self._forget(function)
 
     def _tell(self, task: Task, values: tuple[Value, ...], transfer: Transfer | None) -> None:
-        spec = task.spec
+        task_id = task.spec.task_id
         references = self._holding.references.rows
         for index, value in enumerate(values):
-            object_id = return_id(spec.task_id, index)
+            object_id = return_id(task_id, index)
             if type(value) is Failed:
                 value = Failed(self._signed(task, value.failure))
             if object_id in references:
@@ -215,10 +219,15 @@ class Completion:
             return None
         return self._next_attempt(task, spend=spend)
 
-    def forget(self, function: Function | None) -> None:
+    def drop_handle(self, function_id: FunctionId) -> None:
+        function = self.functions.rows[function_id]
+        function.handles -= 1
+        if not (function.pending or function.handles):
+            self._forget(function)
+
+    def _forget(self, function: Function) -> None:
         """A definition that nothing needs any more."""
-        if function is None:
-            return
+        del self.functions.rows[function.function]
         for worker in function.sent_to:
             self._emit(Send(worker, ForgetFunction(function.function)))
         self._holding.release_containers(contained(function.value))

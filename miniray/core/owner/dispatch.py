@@ -32,7 +32,7 @@ from miniray.core.owner.leases import FLUSH_SECONDS, LINGER_SECONDS, Lease, Sche
 from miniray.core.owner.tasks import Task, TaskState
 from miniray.core.record import Effect
 from miniray.core.resources import Demand
-from miniray.core.task_spec import PushedTask
+from miniray.core.task_spec import Failed, PushedTask, TaskResult
 
 CAUSE_SECONDS = 2.0  # how long the cause of a worker's death is waited for
 _LOOK_EVERY = 64  # a class without idle workers looks for room at every 64th submission
@@ -49,7 +49,7 @@ class Dispatch:
         self._actor_leases: dict[ObjectId, Lease] = {}
         self._next_request = 0
         self.flush_at: float | None = None  # queued tasks wait for company until then
-        self._sweep_at: float | None = None
+        self.sweep_at: float | None = None
 
     # ---- queueing ----
 
@@ -190,8 +190,8 @@ class Dispatch:
 
     def _look_at(self, time: float) -> None:
         """Have `tick` look at idle and stuck leases no later than this."""
-        if self._sweep_at is None or time < self._sweep_at:
-            self._sweep_at = time
+        if self.sweep_at is None or time < self.sweep_at:
+            self.sweep_at = time
 
     def _take_back(self, lease: Lease, tasks: list[TaskId]) -> None:
         lease.taking_back = True
@@ -218,34 +218,34 @@ class Dispatch:
 
     # ---- results ----
 
-    def answered(self, now: float, task: Task, microseconds: int) -> None:
-        """A result of this task has come from its lease's worker."""
+    def answered(self, now: float, task: Task, result: TaskResult) -> Lease | None:
+        """A result of this task has come from its lease's worker; the lease may take more."""
         lease = self._leases.get(LeaseId(task.lease))
         if lease is None:
-            return
+            return None
         lease.flight.pop(task.spec.task_id, None)
         lease.pushed_at = now
         lease.blocked = False
-        if not task.spec.creates_actor:
-            self._classes[lease.demand].measured(microseconds)
+        if task.spec.creates_actor:
+            if type(result.values[0]) is Failed:
+                self.end_actor(ObjectId(task.spec.task_id + bytes(4)))
+            return None
+        self._classes[lease.demand].measured(result.duration_microseconds)
+        return lease
 
-    def refill(self, now: float, lease_id: LeaseId) -> None:
+    def refill(self, now: float, lease: Lease) -> None:
         """After the results of one message: this lease has room again, or is idle."""
-        lease = self._leases.get(lease_id)
-        if lease is None:
-            return
-        found = self._classes.get(lease.demand)
-        if found is None or lease_id not in found.leases:
-            return  # an actor's
+        found = self._classes[lease.demand]
         if not lease.flight:
             if lease.revoked:
                 self._give_up(lease)
-            elif lease.is_usable:
+            elif lease.lost_at is None:
                 lease.idle_since = now
-                found.idle[lease_id] = lease
+                found.idle[lease.lease] = lease
         if found.queue:
             self._pump(now, found, eager=len(lease.flight) * 2 <= found.depth)
-        self._settle_idle(now, found)
+        elif found.requests or len(found.leases) > 1 or self.sweep_at is None:
+            self._settle_idle(now, found)
 
     # ---- cancel and kill ----
 
@@ -319,21 +319,15 @@ class Dispatch:
 
     # ---- time ----
 
-    def deadline(self) -> float | None:
-        flush, sweep = self.flush_at, self._sweep_at
-        if flush is None or (sweep is not None and sweep < flush):
-            return sweep
-        return flush
-
     def tick(self, now: float) -> None:
         if self.flush_at is not None and self.flush_at <= now:
             self.flush(now)
-        if self._sweep_at is not None and self._sweep_at <= now:
+        if self.sweep_at is not None and self.sweep_at <= now:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
         """Give up leases that were idle for long, take back what is stuck, and bury workers whose end nobody tells."""
-        self._sweep_at = None
+        self.sweep_at = None
         for found in self._classes.values():
             self._settle_idle(now, found)
             for lease in list(found.idle.values()):

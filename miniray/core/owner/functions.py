@@ -34,21 +34,6 @@ class Functions:
         row.handles += 1
         return new
 
-    def drop_handle(self, function: FunctionId) -> Function | None:
-        """The row, when nothing needs it any more."""
-        row = self.rows[function]
-        row.handles -= 1
-        return self._settle(row)
-
-    def task_ended(self, row: Function) -> Function | None:
-        row.pending -= 1
-        return self._settle(row)
-
-    def _settle(self, row: Function) -> Function | None:
-        if row.handles or row.pending:
-            return None
-        return self.rows.pop(row.function)
-
     def worker_lost(self, worker: ProcessId) -> None:
         for row in self.rows.values():
             row.sent_to.pop(worker, None)

@@ -34,7 +34,7 @@ from miniray.core.owner.handoffs import Handoffs, Transfer
 from miniray.core.owner.objects import Objects
 from miniray.core.owner.references import Asking, Borrowed, Owned, References
 from miniray.core.record import Effect
-from miniray.core.task_spec import ActorAt, Failed, Place, Stored, Value, contained
+from miniray.core.task_spec import ActorAt, Failed, Inline, Place, Stored, Value, contained
 
 
 class Holding:
@@ -58,8 +58,9 @@ class Holding:
             self.discard(object_id, value)
             return []
         self.objects.values[object_id] = value
-        for inner in contained(value):
-            self._hold_container(inner, transfer)
+        if (type(value) is Inline or type(value) is Stored) and value.contains:
+            for inner in value.contains:
+                self._hold_container(inner, transfer)
         if not self.objects.is_awaited(object_id):
             return []
         for asker in self.objects.take_askers(object_id):
@@ -119,14 +120,16 @@ class Holding:
             value = self.objects.values.pop(object_id, None)
             if object_id in self.watched:
                 self.actors_freed.append(object_id)
-            if isinstance(row, Owned):
+            if type(row) is Owned:
                 del self.references.rows[object_id]
+                if type(value) is Inline and not value.contains:
+                    continue
                 if value is None:
                     for asker in self.objects.take_askers(object_id):
                         self._emit(Send(asker, RefGone(object_id, 0)))
                 else:
                     self.discard(object_id, value)
-            else:
+            elif isinstance(row, Borrowed):
                 self._let_go_borrowed(object_id, row)
             if value is not None:
                 for inner in contained(value):

@@ -166,7 +166,16 @@ class Owner:
             self._on[type(event.message)](now, event.message, event.peer)
         else:
             self._on[type(event)](now, event, self._me)
-        self._settle(now)
+        completion, holding = self._completion, self._holding
+        if (
+            completion.ready
+            or completion.runnable
+            or completion.retried
+            or holding.actors_freed
+            or self._drained_asked
+            or self._views_asked
+        ):
+            self._settle(now)
         if not self._effects:
             return []
         effects = self._effects[:]
@@ -241,7 +250,7 @@ class Owner:
             self._holding.discard(event.object_id, event.value)
 
     def _on_function_dropped(self, now: float, event: FunctionDropped, peer: ProcessId) -> None:
-        self._completion.forget(self._completion.functions.drop_handle(event.function))
+        self._completion.drop_handle(event.function)
 
     def _on_awaited(self, now: float, event: Awaited, peer: ProcessId) -> None:
         me = self._me
@@ -314,26 +323,21 @@ class Owner:
 
     def _on_tasks_done(self, now: float, message: TasksDone, peer: ProcessId) -> None:
         rows = self._completion.tasks.rows
-        leases: dict[int, None] = {}
-        actors: dict[ObjectId, None] = {}
-        for result in message.results:
+        apply = self._completion.apply
+        lease = actor = None
+        for result in message.results:  # all of one lease, or all of one actor, but for what is out of date
             task = rows.get(result.task_id)
-            if task is not None and (task.attempt != result.attempt or task.state is not TaskState.PUSHED):
-                task = None
-            if task is None:
-                pass
-            elif task.spec.actor is not None:
-                self._actors.answered(now, task)
-                actors[task.spec.actor] = None
+            if task is None or task.attempt != result.attempt or task.state is not TaskState.PUSHED:
+                apply(peer, None, result)
+                continue
+            if task.spec.actor is not None:
+                actor = self._actors.answered(task)
             else:
-                self._dispatch.answered(now, task, result.duration_microseconds)
-                leases[task.lease] = None
-                if task.spec.creates_actor and type(result.values[0]) is Failed:
-                    self._dispatch.end_actor(ObjectId(task.spec.task_id + bytes(4)))
-            self._completion.apply(peer, task, result)
-        for lease in leases:
-            self._dispatch.refill(now, lease)  # type: ignore[arg-type]
-        for actor in actors:
+                lease = self._dispatch.answered(now, task, result) or lease
+            apply(peer, task, result)
+        if lease is not None:
+            self._dispatch.refill(now, lease)
+        if actor is not None:
             self._actors.refill(now, actor)
 
     def _on_taken_back(self, now: float, message: TakenBack, peer: ProcessId) -> None:
@@ -454,10 +458,11 @@ class Owner:
             self._emit(Disconnect(died))
 
     def deadline(self) -> float | None:
-        first = self._dispatch.deadline()
-        calls = self._actors.deadline()
-        if calls is not None and (first is None or calls < first):
-            first = calls
+        dispatch, actors = self._dispatch, self._actors
+        first = dispatch.flush_at
+        for other in (dispatch.sweep_at, actors.flush_at, actors.sweep_at):
+            if other is not None and (first is None or other < first):
+                first = other
         if self._draining:
             drained = min(self._draining.values())
             first = drained if first is None or drained < first else first

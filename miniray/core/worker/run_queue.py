@@ -32,7 +32,7 @@ class RunQueue:
         self.running: Waiting | None = None
         self._results: dict[ProcessId, list[TaskResult]] = {}
         self._count = 0
-        self._oldest: float | None = None
+        self.oldest: float | None = None
         self._durations: dict[tuple[FunctionId, str], int] = {}
 
     def take_next(self) -> Waiting | None:
@@ -70,14 +70,18 @@ class RunQueue:
     def add_result(self, now: float, submitter: ProcessId, result: TaskResult) -> None:
         self._results.setdefault(submitter, []).append(result)
         self._count += 1
-        if self._oldest is None:
-            self._oldest = now
+        if self.oldest is None:
+            self.oldest = now
+
+    @property
+    def has_results(self) -> bool:
+        return self._count > 0
 
     def must_send(self, now: float) -> bool:
         """Whether results have to leave before the next waiting task starts."""
-        if not self.waiting or self._oldest is None:
+        if not self.waiting or self.oldest is None:
             return True
-        if self._count >= BATCH_RESULTS or now - self._oldest >= RESULT_DELAY_SECONDS:
+        if self._count >= BATCH_RESULTS or now - self.oldest >= RESULT_DELAY_SECONDS:
             return True
         task = self.waiting[0].task
         expected = self._durations.get((task.function, task.method))
@@ -87,8 +91,5 @@ class RunQueue:
         results = list(self._results.items())
         self._results = {}
         self._count = 0
-        self._oldest = None
+        self.oldest = None
         return results
-
-    def deadline(self) -> float | None:
-        return None if self._oldest is None else self._oldest + RESULT_DELAY_SECONDS

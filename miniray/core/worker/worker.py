@@ -40,7 +40,7 @@ from miniray.core.messages import (
 from miniray.core.record import Effect, Event, Message
 from miniray.core.task_spec import ActorAt, Failed, PushedTask, TaskResult, Value, contained
 from miniray.core.worker.events import DropFunction, ExitProcess, InstallFunction, InterruptTask, RunTask, TaskFinished
-from miniray.core.worker.run_queue import RunQueue, Waiting
+from miniray.core.worker.run_queue import RESULT_DELAY_SECONDS, RunQueue, Waiting
 
 MAX_ENDED_LEASES = 1024
 ACTOR_LEASE = LeaseId(0)
@@ -128,7 +128,8 @@ class Worker:
     def _start_next(self) -> None:
         item = self._queue.take_next()
         if item is None:
-            self._maybe_exit()
+            if self._exiting:
+                self._maybe_exit()
             return
         task = item.task
         if task.refs:
@@ -150,9 +151,11 @@ class Worker:
         result = TaskResult(event.task_id, event.attempt, values, event.duration_microseconds, event.retry)
         queue = self._queue
         queue.measured(task, event.duration_microseconds)
-        if task.refs or any(contained(value) for value in values):
+        if task.refs or any([contained(value) for value in values]):
             self._send_results()
             self._emit(Send(self._me, ExecutionEnded(item.submitter, result)))
+        elif not queue.waiting and not queue.has_results:
+            self._emit(Send(item.submitter, TasksDone([result])))
         else:
             queue.add_result(now, item.submitter, result)
             if queue.must_send(now):
@@ -253,12 +256,13 @@ class Worker:
     # ---- time, proof ----
 
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
-        deadline = self._queue.deadline()
+        deadline = self.deadline()
         if deadline is not None and deadline <= now:
             self._send_results()
 
     def deadline(self) -> float | None:
-        return self._queue.deadline()
+        oldest = self._queue.oldest
+        return None if oldest is None else oldest + RESULT_DELAY_SECONDS
 
     def check(self) -> None:
         assert self._queue.running is not None or not self._queue.waiting, "tasks wait though nothing runs"
