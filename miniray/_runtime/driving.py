@@ -177,6 +177,8 @@ class Driving:
 
     def _poll_once(self, deadline: float | None = None) -> None:
         """One poll, until the loop's deadline or this one, and the turns that come of it."""
+        if self._left_behind():  # now, while others work for us
+            self.post()
         due = self._loop.deadline()
         if due is None and deadline is None:
             timeout = None
@@ -195,8 +197,6 @@ class Driving:
                 if due is not None and due <= self._clock():
                     self._loop.tick()
                 self._finish_turns()
-                if self._left_behind():
-                    self._turn_collected()
             finally:
                 self._holder = 0
 
@@ -207,6 +207,7 @@ class Driving:
             lock = waiter.lock = threading.Lock()
             lock.acquire()
         waiter.parked = True
+        waiter.before_sleep()
         self._parked.append(waiter)
         if guarded:
             self._main_waiter = waiter
@@ -220,6 +221,7 @@ class Driving:
             lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
         finally:
             waiter.parked = False
+            waiter.after_sleep()
             self._main_waiter = None if guarded else self._main_waiter
             try:
                 self._parked.remove(waiter)
@@ -320,10 +322,12 @@ class Driving:
             while not (self._stopping or self._token_wanted or self._parked):
                 due = self._loop.deadline()
                 self.asleep = due is None or due - self._clock() > NEAR_SECONDS
-                if self.asleep:  # what was left behind before that could be seen must be looked at now
+                if self._left_behind():
+                    self.asleep = False
+                    self.post()
+                    continue
+                if self.asleep:  # what was decided before that could be seen may have made it earlier
                     due = self._loop.deadline()
-                    if self._left_behind():
-                        due = self._clock()
                 self._poll(None if due is None else max(0.0, due - self._clock()), due)
                 self.asleep = False
                 self._send_signals_again()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from miniray._runtime.config import EXTENT_WAIT_SECONDS, INLINE_BYTES
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
-from miniray._runtime.waiters import Waiter, Waiters
+from miniray._runtime.waiters import OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
 from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, return_id, task_id
@@ -138,23 +138,31 @@ class Process:
 
     def await_ready(self, object_ids: Sequence[ObjectId], needed: int, timeout: float | None) -> bool:
         """Block until `needed` of these (distinct) objects have a value; False when `timeout` seconds have passed."""
-        waiter = Waiter(object_ids, needed)
-        self.waiters.add(waiter, object_ids)
-        if waiter.is_ready:
-            return True
+        waiter: Waiter
+        if len(object_ids) == 1:
+            waiter = OneWaiter(self.waiters, object_ids[0])
+        else:
+            waiter = Waiter(object_ids, needed)
+            self.waiters.add(waiter, object_ids)
         try:
-            if self._must_tell(object_ids):
-                self.post(Awaited(list(waiter.pending)))
-            try:
-                done = waiter.is_ready or (timeout is None or timeout > 0) and self.drives.wait(waiter, timeout)
-            finally:
-                if self.tells_waits:
-                    self.post(AwaitEnded())
+            done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
         finally:
-            self.waiters.remove(waiter)
+            if len(object_ids) > 1:
+                self.waiters.remove(waiter)
         if self.ended is not None:
             self.raise_ended()
         return done
+
+    def _wait(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout: float | None) -> bool:
+        if self._must_tell(object_ids):
+            self.post(Awaited([object_id for object_id in object_ids if object_id not in self.values]))
+        try:
+            if timeout is None or timeout > 0:
+                return self.drives.wait(waiter, timeout)
+            return waiter.is_ready
+        finally:
+            if self.tells_waits:
+                self.post(AwaitEnded())
 
     def _must_tell(self, object_ids: Sequence[ObjectId]) -> bool:
         """A wait is news when something is held back, when another owner must be asked, or when a CPU is lent."""

@@ -41,6 +41,12 @@ class Waiter:
             except RuntimeError:
                 pass  # two wakers at once: one release is enough
 
+    def before_sleep(self) -> None:
+        """Another thread drives, and this one is about to sleep."""
+
+    def after_sleep(self) -> None:
+        """It goes on."""
+
     def tell(self, object_id: ObjectId) -> None:
         if self.pending.pop(object_id, _ABSENT) is None:
             self.needed -= 1
@@ -50,13 +56,43 @@ class Waiter:
                     self.wake()
 
 
+class OneWaiter(Waiter):
+    """A wait for one object. The thread that drives looks by itself; only one that sleeps must be told."""
+
+    __slots__ = ("_object_id", "_waiters")
+
+    def __init__(self, waiters: Waiters, object_id: ObjectId) -> None:
+        self._waiters = waiters
+        self._object_id = object_id
+        self.parked = False
+        self.lock = None
+
+    @property
+    def is_ready(self) -> bool:  # type: ignore[override]
+        return self._object_id in self._waiters.values or self._waiters.ended
+
+    def before_sleep(self) -> None:
+        self.pending = {self._object_id: None}
+        self._waiters.add(self, (self._object_id,))
+
+    def after_sleep(self) -> None:
+        self._waiters.remove(self)
+
+    def tell(self, object_id: ObjectId) -> None:
+        self.wake()
+
+    def notify(self) -> None:
+        self.wake()
+
+
 class Waiters:
     def __init__(self, values: Mapping[ObjectId, Any]) -> None:
-        self._values = values
+        self.values = values
+        self.ended = False
         self._waiting: dict[ObjectId, list[Waiter | Callable[[ObjectId], None]]] = {}
 
     def add(self, waiter: Waiter, object_ids: Sequence[ObjectId]) -> None:
-        waiting, values = self._waiting, self._values
+        waiting, values = self._waiting, self.values
         for object_id in object_ids:
             if object_id in waiting:
                 waiting[object_id].append(waiter)
@@ -77,7 +113,7 @@ class Waiters:
     def call(self, object_id: ObjectId, callback: Callable[[ObjectId], None]) -> None:
         """Call once when it is ready (at once, if it is); the callback only hands over, it runs under the lock."""
         self._waiting.setdefault(object_id, []).append(callback)
-        if object_id in self._values:
+        if object_id in self.values:
             self.ready([object_id])
 
     def ready(self, object_ids: Iterable[ObjectId]) -> None:
@@ -92,6 +128,7 @@ class Waiters:
 
     def end_all(self) -> None:
         """The session is over: whoever waits looks again, and raises."""
+        self.ended = True
         waiting, self._waiting = self._waiting, {}
         for object_id, waiters in waiting.items():
             for waiter in waiters:

@@ -26,7 +26,7 @@ OBJECT_ID_BYTES = 18
 NODE_NUMBER = 0
 DRIVER_NUMBER = 1
 
-_FIRST_RETURN = bytes(4)
+FIRST_RETURN = bytes(4)
 
 
 def process_id(session: bytes, number: int) -> ProcessId:
@@ -47,7 +47,7 @@ def task_id(owner: ProcessId, counter: int) -> TaskId:
 
 
 def return_id(task: TaskId, index: int = 0) -> ObjectId:
-    return ObjectId(task + (index.to_bytes(4, "big") if index else _FIRST_RETURN))
+    return ObjectId(task + (index.to_bytes(4, "big") if index else FIRST_RETURN))
 
 
 def task_of(object_id: ObjectId) -> TaskId:

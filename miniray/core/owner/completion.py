@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, return_id
+from miniray.core.ids import FIRST_RETURN, FunctionId, ObjectId, ProcessId, TaskId, return_id
 from miniray.core.machine import Send
 from miniray.core.messages import ForgetFunction, HandoffDone
 from miniray.core.owner.functions import Function, Functions
@@ -39,7 +39,7 @@ class Completion:
         """The new task's row, or None when an argument has failed and the task with it."""
         rows = self._holding.references.rows
         if spec.num_returns == 1:
-            rows[return_id(spec.task_id)] = Owned(1)
+            rows[ObjectId(spec.task_id + FIRST_RETURN)] = Owned(1)
         else:
             for index in range(spec.num_returns):
                 rows[return_id(spec.task_id, index)] = Owned(1)
@@ -164,15 +164,16 @@ class Completion:
                 self._forget(function)
 
     def _tell(self, task: Task, values: tuple[Value, ...], transfer: Transfer | None) -> None:
-        task_id = task.spec.task_id
-        references = self._holding.references.rows
+        object_id = ObjectId(task.spec.task_id + FIRST_RETURN)
+        rows, set_value = self._holding.references.rows, self._holding.set_value
         for index, value in enumerate(values):
-            object_id = return_id(task_id, index)
+            if index:
+                object_id = return_id(task.spec.task_id, index)
             if type(value) is Failed:
                 value = Failed(self._signed(task, value.failure))
-            if object_id in references:
+            if object_id in rows:
                 self.ready.append(object_id)
-            dependants = self._holding.set_value(object_id, value, transfer)
+            dependants = set_value(object_id, value, transfer)
             if dependants:
                 self.resolved(dependants)
 

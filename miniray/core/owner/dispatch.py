@@ -220,7 +220,7 @@ class Dispatch:
 
     def answered(self, now: float, task: Task, result: TaskResult) -> Lease | None:
         """A result of this task has come from its lease's worker; the lease may take more."""
-        lease = self._leases.get(LeaseId(task.lease))
+        lease = self._leases.get(task.lease)
         if lease is None:
             return None
         lease.flight.pop(task.spec.task_id, None)
@@ -257,7 +257,7 @@ class Dispatch:
             return
         if not task.decided:
             self._completion.decide(task, failure)
-        lease = self._leases.get(LeaseId(task.lease))
+        lease = self._leases.get(task.lease)
         if lease is not None and task.state is TaskState.PUSHED:
             if force:
                 self._emit(Send(self._node, KillWorker(lease.worker)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.ids import ObjectId, TaskId
+from miniray.core.ids import LeaseId, ObjectId, TaskId
 from miniray.core.owner.functions import Function
 from miniray.core.record import Row
 from miniray.core.task_spec import TaskSpec
@@ -35,7 +35,7 @@ class Task(Row):
     attempt: int = 1
     retries_left: int = 0
     unresolved: int = 0
-    lease: int = 0  # PUSHED, LOST: on which lease; 0 for calls of actors
+    lease: LeaseId = LeaseId(0)  # PUSHED, LOST: on which lease; 0 for calls of actors
     sequence: int = 0  # its number on that lease
     decided: bool = False
     held: tuple[ObjectId, ...] = ()  # argument holds: released once, as one
