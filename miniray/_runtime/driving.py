@@ -97,32 +97,35 @@ class Driving:
         if self._holder == me:
             self._deferred.extend(events)
             return
-        guarded = self.signals.enter(me)
+        signals = self.signals
+        guarded = me == signals.main
+        if guarded:
+            signals.depth += 1
         try:
             with self._lock:
                 self._holder = me
                 try:
+                    loop = self._loop
                     for event in events:
-                        self._loop.turn(event)
+                        loop.turn(event)
                     self._finish_turns()
                     if self._left_behind():  # after what was decided has left: nobody waits for a drop
-                        self._turn_collected()
+                        for event in self._collect():
+                            loop.turn(event)
+                        self._finish_turns()
                 finally:
                     self._holder = 0
             if self.asleep:
                 self.rouse()
         finally:
-            self.signals.leave(guarded)
-
-    def _turn_collected(self) -> None:
-        for event in self._collect():
-            self._loop.turn(event)
-        self._finish_turns()
+            if guarded:
+                signals.leave()
 
     def _finish_turns(self) -> None:
         while self._deferred:
             self._loop.turn(self._deferred.popleft())
-        self._loop.flush()
+        if self._loop.outboxes:
+            self._loop.flush()
 
     def locked(self, action: Callable[[], Any]) -> Any:
         """Do something small to what the lock protects."""
@@ -134,59 +137,59 @@ class Driving:
             with self._lock:
                 return action()
         finally:
-            self.signals.leave(guarded)
+            if guarded:
+                self.signals.leave()
 
     # ---- waiting ----
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
         """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds."""
-        if waiter.is_ready:
-            return True
         me = get_ident()
         if self._holder == me:
             raise ReentrantWaitError
         deadline = None if timeout is None else self._clock() + timeout
         self.signals.look_again()
-        while not (waiter.is_ready or self._stopping):
+        over = False
+        while not over:
             guarded = self.signals.enter(me)
             try:
-                self._wait_guarded(waiter, deadline, guarded)
+                over = self._wait_guarded(waiter, deadline, guarded)
             finally:
-                self.signals.leave(guarded)  # raises what a signal's handler raises; if it does not, the wait goes on
-            if deadline is not None and self._clock() >= deadline:
-                break
+                if guarded:
+                    self.signals.leave()  # raises what a signal's handler raises; if it does not, the wait goes on
         return waiter.is_ready
 
-    def _wait_guarded(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
-        while not (waiter.is_ready or self._stopping or (guarded and self.signals.noted)):
-            if deadline is not None and self._clock() >= deadline:
-                break
+    def _wait_guarded(self, waiter: Waiter, deadline: float | None, guarded: bool) -> bool:
+        """Until ready, stopped or late: True; or until a signal has come: False."""
+        noted = self.signals.noted
+        over = False
+        while not over and not (guarded and noted):
             if self._token.acquire(False):
                 try:
                     self._generation += 1
-                    while not (waiter.is_ready or self._stopping or (guarded and self.signals.noted)):
-                        if deadline is not None and self._clock() >= deadline:
+                    while not (over := waiter.is_ready or self._stopping or self._is_late(deadline)):
+                        if guarded and noted:
                             break
                         self._poll_once(deadline)
                 finally:
                     self._release_token()
             else:
                 self._sleep(waiter, deadline, guarded)
+                over = waiter.is_ready or self._stopping or self._is_late(deadline)
         if self._parked and not self._token.locked():
             self._hand_over()  # it was woken for the token, and did not need it
+        return over
+
+    def _is_late(self, deadline: float | None) -> bool:
+        return deadline is not None and self._clock() >= deadline
 
     def _poll_once(self, deadline: float | None = None) -> None:
         """One poll, until the loop's deadline or this one, and the turns that come of it."""
         if self._left_behind():  # now, while others work for us
             self.post()
         due = self._loop.deadline()
-        if due is None and deadline is None:
-            timeout = None
-        else:
-            first = deadline if due is None or (deadline is not None and deadline < due) else due
-            assert first is not None
-            timeout = max(0.0, first - self._clock())
-        self._poll(timeout, due)
+        first = due if deadline is None or (due is not None and due < deadline) else deadline
+        self._poll(None if first is None else max(0.0, first - self._clock()), due)
 
     def _poll(self, timeout: float | None, due: float | None) -> None:
         arrivals = self._transport.poll(timeout)

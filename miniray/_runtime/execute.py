@@ -19,7 +19,7 @@ from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Process
 from miniray._runtime.waiters import Waiter
 from miniray._serialization.exceptions import serialize_exception
-from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize
+from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize, serialize_plain
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import PROCESS_ID_BYTES, FunctionId, ProcessId, return_id
 from miniray.core.task_spec import ActorAt, Failed, Inline, PushedTask, Stored, Value
@@ -110,7 +110,10 @@ class Executor:
         return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
 
     def _call(self, task: PushedTask) -> Any:
-        args, kwargs = self._arguments(task)
+        if task.values or task.refs:
+            args, kwargs = self._arguments(task)
+        else:
+            args, kwargs = deserialize(task.payload)
         if task.method:
             target = getattr(self._instance, task.method)
         else:
@@ -128,10 +131,7 @@ class Executor:
     def _arguments(self, task: PushedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         process = self._process
         if not task.values:
-            if not task.refs:
-                args, kwargs = deserialize(task.payload)
-            else:
-                args, kwargs = process.load_bytes(task.payload)
+            args, kwargs = process.load_bytes(task.payload)
             return args, kwargs
         values = []
         for slot, value in zip(task.slots, task.values, strict=True):
@@ -170,6 +170,9 @@ class Executor:
 
     def _value(self, task: PushedTask, index: int, result: Any) -> Value:
         try:
+            small = serialize_plain(result)
+            if small is not None:
+                return Inline(small)
             serialized = serialize(result)
             if not (serialized.buffers or serialized.refs) and len(serialized.data) < INLINE_BYTES:
                 return Inline(serialized.data)

@@ -59,7 +59,7 @@ class Loop:
         for machine in machines:
             for kind in machine.handles():
                 self._routes[kind] = (*self._routes.get(kind, ()), machine.step)
-        self._outboxes: dict[ProcessId, list[Message]] = {}
+        self.outboxes: dict[ProcessId, list[Message]] = {}
         self._linked: dict[ProcessId, None] = {}
         self._lost: dict[ProcessId, None] = {}
 
@@ -84,7 +84,7 @@ class Loop:
                         self._do(effects, follow)
 
     def _do(self, effects: list[Effect], follow: list[Event]) -> None:
-        outboxes = self._outboxes
+        outboxes = self.outboxes
         for effect in effects:
             if type(effect) is Send:
                 peer = effect.peer
@@ -101,9 +101,7 @@ class Loop:
 
     def flush(self) -> None:
         """Send what the turns have decided, one frame to each peer; nothing goes to a peer that is lost."""
-        if not self._outboxes:
-            return
-        outboxes, self._outboxes = self._outboxes, {}
+        outboxes, self.outboxes = self.outboxes, {}
         for peer, messages in outboxes.items():
             if peer in self._linked:
                 self._transport.send(peer, encode(messages))
@@ -143,7 +141,7 @@ class Loop:
             return
         self._lost[peer] = None
         self._linked.pop(peer, None)
-        self._outboxes.pop(peer, None)
+        self.outboxes.pop(peer, None)
         self.turn(PeerLost(peer, reason))
         self._on_lost(peer, reason)
 

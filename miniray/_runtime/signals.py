@@ -37,21 +37,21 @@ class Signals:
     def __init__(self, wake: Callable[[], None], resend: Callable[[int], None]) -> None:
         self._wake = wake
         self._resend = resend
-        self._main = threading.main_thread().ident
-        self._depth = 0
+        self.main = threading.main_thread().ident
+        self.depth = 0
         self.noted: list[int] = []  # signals that came while the main thread was inside
         self._original: dict[int, Any] = {}
         self._wrapper = self._handle  # one bound method, to be compared by identity
 
     def install(self) -> None:
         """Wrap the Python handlers that there are; only the main thread may, and only it is guarded."""
-        if threading.get_ident() == self._main:
+        if threading.get_ident() == self.main:
             for number in _WRAPPED:
                 self._wrap(number)
 
     def look_again(self) -> None:
         """At each blocking entry: somebody may have put another handler for Ctrl-C in place since."""
-        if self._original and _getsignal(_SIGINT) is not self._wrapper and threading.get_ident() == self._main:
+        if self._original and _getsignal(_SIGINT) is not self._wrapper and threading.get_ident() == self.main:
             self._wrap(_SIGINT)
 
     def _wrap(self, number: int) -> None:
@@ -61,7 +61,7 @@ class Signals:
             signal.signal(number, self._wrapper)
 
     def uninstall(self) -> None:
-        if threading.get_ident() != self._main:
+        if threading.get_ident() != self.main:
             return
         for number, handler in self._original.items():
             if _getsignal(number) is self._wrapper:
@@ -69,7 +69,7 @@ class Signals:
         self._original.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._depth:
+        if self.depth:
             self.noted.append(number)
             self._wake()
         elif frame is not None and frame.f_code in finalisers:
@@ -81,21 +81,20 @@ class Signals:
         handler = self._original.get(number, signal.default_int_handler)
         handler(number, frame)
 
-    # ---- the guarded stretch; each costs a thread's identity and a comparison ----
+    # ---- the guarded stretch; `Driving.post` has these lines written out ----
 
     def enter(self, thread: int) -> bool:
-        """Begin a stretch of this thread; returns what `leave` wants to know: whether it is the main one."""
-        if thread == self._main:
-            self._depth += 1
-            return True
-        return False
+        """Begin a stretch of this thread; whether it is the main one, which has to `leave` it."""
+        if thread != self.main:
+            return False
+        self.depth += 1
+        return True
 
-    def leave(self, guarded: bool) -> None:
+    def leave(self) -> None:
         """End it; raises what the noted signals' handlers raise."""
-        if guarded:
-            self._depth -= 1
-            if self.noted and not self._depth:
-                self.raise_noted()
+        self.depth -= 1
+        if self.noted and not self.depth:
+            self.raise_noted()
 
     def raise_noted(self) -> None:
         while self.noted:

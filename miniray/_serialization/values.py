@@ -126,6 +126,11 @@ def serialize(value: object, namespace: str = "") -> Serialized:
     return done
 
 
+def serialize_plain(value: object) -> bytes | None:
+    """The inline form of a number, a string, a boolean or None, which most small results are; None for all else."""
+    return dumps(value, PROTOCOL) if type(value) in _SCALARS else None
+
+
 def serialize_call(args: tuple[Any, ...], kwargs: dict[str, Any], namespace: str = "") -> bytes | Serialized:
     """The arguments of a call, as `deserialize` gives them back: (args, kwargs).
 
@@ -297,5 +302,5 @@ def fill_slots(
 
 __all__ = [
     "SerializationError", "Serialized", "Slot", "deserialize", "fill_slots", "serialize", "serialize_by_value",
-    "serialize_call",
+    "serialize_call", "serialize_plain",
 ]

@@ -62,7 +62,9 @@ class Dispatch:
             found = self._classes[task.spec.options.demand] = SchedulingClass(task.spec.options.demand, deque())
         queue = found.queue
         if found.idle and not queue:
-            self._push(now, found.idle.popitem()[1], [task])
+            lease = found.idle.popitem()[1]
+            lease.pushed_at = now
+            self._emit(Send(lease.worker, PushTasks(lease.lease, [self._to_lease(task, lease)])))
             return
         queue.append(task)
         if len(queue) % _LOOK_EVERY == 1:

@@ -204,9 +204,10 @@ class Owner:
         if self._drained_asked and not holding.handoffs.pins and not holding.references.held_by_others():
             self._drained_asked = False
             self._emit(Send(self._me, Drained()))
-        for owner in [one for one in self._views_asked if not holding.has_views_of(one)]:
-            del self._views_asked[owner]
-            self._emit(Send(self._node, NoViewsOf(owner)))
+        if self._views_asked:
+            for owner in [one for one in self._views_asked if not holding.has_views_of(one)]:
+                del self._views_asked[owner]
+                self._emit(Send(self._node, NoViewsOf(owner)))
 
     # ---- from this process: calls, refs, views, waits ----
 

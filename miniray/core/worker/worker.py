@@ -151,7 +151,7 @@ class Worker:
         result = TaskResult(event.task_id, event.attempt, values, event.duration_microseconds, event.retry)
         queue = self._queue
         queue.measured(task, event.duration_microseconds)
-        if task.refs or any([contained(value) for value in values]):
+        if task.refs or (contained(values[0]) if len(values) == 1 else any([contained(value) for value in values])):
             self._send_results()
             self._emit(Send(self._me, ExecutionEnded(item.submitter, result)))
         elif not queue.waiting and not queue.has_results:
