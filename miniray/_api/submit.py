@@ -10,6 +10,7 @@ from typing import Any
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Process
+from miniray._runtime.signals import finalisers
 from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
 from miniray.core.ids import FunctionId, ObjectId, return_id
 from miniray.core.owner.events import RefsDropped, Submitted, ValuePut
@@ -60,6 +61,9 @@ class FunctionHandle:
 
     def __del__(self) -> None:
         self._drop()
+
+
+finalisers[FunctionHandle.__del__.__code__] = None
 
 
 def submit(

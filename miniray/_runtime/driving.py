@@ -13,11 +13,19 @@ thread take it, when for `WATCH_SECONDS` nobody else had it:
     WATCHING  looks once a millisecond whether the token lies free
     DRIVING   has the token, and sleeps in `poll` until the loop's deadline or something arrives
 
-A waiter that finds it DRIVING kicks it out of `poll`. `asleep` says that it polls without a near deadline, so that
-whoever leaves work behind (an unflushed push, a dropped ref) must rouse it; otherwise it looks by itself.
+A waiter that finds it DRIVING kicks it out of `poll`. Nothing is woken under a lock; three rules do instead:
+
+- *Say, then look.* Whoever is about to sleep first makes that visible (`_parked`, `_background_parked`, `asleep`), and
+  then looks once more at what it would sleep through. Whoever changes something does so first, and then looks for
+  sleepers. So one of the two sees the other.
+- *Whoever leaves passes on* (`_pass_on`), also one that was woken for the token and did not need it any more.
+- `asleep` says that the token's holder, whoever it is, polls without a near deadline: who leaves work behind (an
+  unflushed push, a dropped ref, a waiter made ready) must rouse it. Otherwise it looks by itself.
 
 A thread that comes back into `post` while it holds the lock (a finaliser, a signal handler) has its event queued; a
-blocking call from there raises. Signals of the main thread are noted while it is inside (`signals.py`).
+blocking call from there, or from within another wait, raises. Hence the lock is an RLock, though it is never taken
+twice: it alone knows at every instant whose it is. Signals of the main thread are noted while it is inside
+(`signals.py`). `tests/runtime/test_driving.py` tries the interleavings.
 """
 
 from __future__ import annotations
@@ -41,7 +49,7 @@ NEAR_SECONDS = 0.002  # a deadline nearer than this needs no rousing
 
 
 class ReentrantWaitError(RuntimeError):
-    """A blocking call from within the runtime: a finaliser or a signal handler ran while it held its lock."""
+    """A blocking call from within the runtime: by a finaliser or a signal handler that ran inside of it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -71,12 +79,13 @@ class Driving:
         self._clock = clock
         self._collect = collect
         self._left_behind = left_behind
-        self._lock = threading.Lock()
-        self._holder = 0
+        self._lock = threading.RLock()
+        self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
         self._deferred: deque[Event] = deque()
         self._token = threading.Lock()
         self._generation = 0  # how often the token was taken
         self._parked: deque[Waiter] = deque()
+        self._waiting: dict[int, None] = {}  # the threads inside of `wait`
         self._main_waiter: Waiter | None = None
         self._background: threading.Thread | None = None
         self._background_sleep = threading.Lock()
@@ -93,49 +102,50 @@ class Driving:
 
     def post(self, *events: Event) -> None:
         """Step these events now, with what follows, and send what they decide."""
-        me = get_ident()
-        if self._holder == me:
+        if self._is_owned():
             self._deferred.extend(events)
             return
         signals = self.signals
-        guarded = me == signals.main
+        guarded = get_ident() == signals.main
         if guarded:
             signals.depth += 1
         try:
             with self._lock:
-                self._holder = me
-                try:
-                    loop = self._loop
-                    for event in events:
-                        loop.turn(event)
-                    self._finish_turns()
-                    if self._left_behind():  # after what was decided has left: nobody waits for a drop
-                        for event in self._collect():
-                            loop.turn(event)
-                        self._finish_turns()
-                finally:
-                    self._holder = 0
-            if self.asleep:
+                loop = self._loop
+                for event in events:
+                    loop.turn(event)
+                self._finish_turns()
+            if self._deferred:  # by a finaliser, after the last look
+                self.post()
+            elif self.asleep:
                 self.rouse()
         finally:
             if guarded:
                 signals.leave()
 
     def _finish_turns(self) -> None:
-        while self._deferred:
-            self._loop.turn(self._deferred.popleft())
-        if self._loop.outboxes:
-            self._loop.flush()
+        """Send what was decided; then what came meanwhile, and drops: nobody waits for them."""
+        loop = self._loop
+        if loop.outboxes:
+            loop.flush()
+        while self._deferred or self._left_behind():
+            for event in [self._deferred.popleft()] if self._deferred else self._collect():
+                loop.turn(event)
+            if loop.outboxes:
+                loop.flush()
 
     def locked(self, action: Callable[[], Any]) -> Any:
         """Do something small to what the lock protects."""
-        me = get_ident()
-        if self._holder == me:
+        if self._is_owned():
             return action()
-        guarded = self.signals.enter(me)
+        guarded = self.signals.enter(get_ident())
         try:
-            with self._lock:
-                return action()
+            try:
+                with self._lock:
+                    return action()
+            finally:
+                if self._deferred:
+                    self.post()
         finally:
             if guarded:
                 self.signals.leave()
@@ -143,9 +153,13 @@ class Driving:
     # ---- waiting ----
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
-        """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds."""
+        """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds.
+
+        Raises:
+            ReentrantWaitError: from within another wait of this thread, or under the lock.
+        """
         me = get_ident()
-        if self._holder == me:
+        if self._is_owned() or me in self._waiting:
             raise ReentrantWaitError
         deadline = None if timeout is None else self._clock() + timeout
         self.signals.look_again()
@@ -153,55 +167,61 @@ class Driving:
         while not over:
             guarded = self.signals.enter(me)
             try:
-                over = self._wait_guarded(waiter, deadline, guarded)
+                over = self._wait_guarded(me, waiter, deadline, guarded)
             finally:
                 if guarded:
                     self.signals.leave()  # raises what a signal's handler raises; if it does not, the wait goes on
         return waiter.is_ready
 
-    def _wait_guarded(self, waiter: Waiter, deadline: float | None, guarded: bool) -> bool:
+    def _wait_guarded(self, me: int, waiter: Waiter, deadline: float | None, guarded: bool) -> bool:
         """Until ready, stopped or late: True; or until a signal has come: False."""
-        noted = self.signals.noted
+        noted = self.signals.noted if guarded else ()
         over = False
-        while not over and not (guarded and noted):
-            if self._token.acquire(False):
-                try:
-                    self._generation += 1
-                    while not (over := waiter.is_ready or self._stopping or self._is_late(deadline)):
-                        if guarded and noted:
-                            break
-                        self._poll_once(deadline)
-                finally:
-                    self._release_token()
-            else:
-                self._sleep(waiter, deadline, guarded)
-                over = waiter.is_ready or self._stopping or self._is_late(deadline)
-        if self._parked and not self._token.locked():
-            self._hand_over()  # it was woken for the token, and did not need it
+        self._waiting[me] = None
+        try:
+            while not over and not noted:
+                if self._token.acquire(False):
+                    try:
+                        self._generation += 1
+                        self.asleep = True  # say, then look
+                        while not (over := waiter.is_ready or self._stopping or self._is_late(deadline)) and not noted:
+                            self._poll_once(deadline)
+                    finally:
+                        self.asleep = False
+                        self._token.release()
+                else:
+                    self._sleep(waiter, deadline, guarded)
+                    over = waiter.is_ready or self._stopping or self._is_late(deadline)
+        finally:
+            del self._waiting[me]
+            self._pass_on()
         return over
 
     def _is_late(self, deadline: float | None) -> bool:
         return deadline is not None and self._clock() >= deadline
 
     def _poll_once(self, deadline: float | None = None) -> None:
-        """One poll, until the loop's deadline or this one, and the turns that come of it."""
-        if self._left_behind():  # now, while others work for us
-            self.post()
-        due = self._loop.deadline()
-        first = due if deadline is None or (due is not None and due < deadline) else deadline
-        self._poll(None if first is None else max(0.0, first - self._clock()), due)
-
-    def _poll(self, timeout: float | None, due: float | None) -> None:
-        arrivals = self._transport.poll(timeout)
+        """One poll, until the loop's deadline or this one, and the turns that come of it. `asleep` is said already."""
         with self._lock:
-            self._holder = get_ident()
-            try:
-                self._loop.receive(arrivals)
-                if due is not None and due <= self._clock():
-                    self._loop.tick()
+            if self._deferred or self._left_behind():  # now, while others work for us
                 self._finish_turns()
-            finally:
-                self._holder = 0
+            due = self._loop.deadline()
+        if self._deferred:
+            return
+        timeout = None
+        first = due if deadline is None or (due is not None and due < deadline) else deadline
+        if first is not None:
+            timeout = max(0.0, first - self._clock())
+            if timeout <= NEAR_SECONDS:
+                self.asleep = False
+        arrivals = self._transport.poll(timeout)
+        self.asleep = False
+        with self._lock:
+            self._loop.receive(arrivals)
+            if due is not None and due <= self._clock():
+                self._loop.tick()
+            self._finish_turns()
+        self.asleep = True
 
     def _sleep(self, waiter: Waiter, deadline: float | None, guarded: bool) -> None:
         """Another thread has the token: sleep until ready, or until it is free."""
@@ -209,8 +229,8 @@ class Driving:
         if lock is None:
             lock = waiter.lock = threading.Lock()
             lock.acquire()
+        self.locked(waiter.before_sleep)
         waiter.parked = True
-        waiter.before_sleep()
         self._parked.append(waiter)
         if guarded:
             self._main_waiter = waiter
@@ -218,34 +238,29 @@ class Driving:
             if self._background_drives:
                 self._token_wanted = True
                 self._transport.wake()
-            # The token may have been released before this waiter could be seen.
-            if waiter.is_ready or not self._token.locked() or (guarded and self.signals.noted):
+            # Each of these may have come before this waiter could be seen.
+            if waiter.is_ready or self._stopping or not self._token.locked() or (guarded and self.signals.noted):
                 return
             lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - self._clock()))
         finally:
+            if guarded:
+                self._main_waiter = None
+            self._parked.remove(waiter)
             waiter.parked = False
-            waiter.after_sleep()
-            self._main_waiter = None if guarded else self._main_waiter
-            try:
-                self._parked.remove(waiter)
-            except ValueError:
-                pass
             lock.acquire(blocking=False)
+            self.locked(waiter.after_sleep)
 
-    def _release_token(self) -> None:
-        self._token.release()
-        if self._parked and self._hand_over():
-            return
+    def _pass_on(self) -> None:
+        """If the token is free, a waiting thread takes it, or else the background thread."""
+        if self._token.locked():
+            return  # its holder will leave, too
+        if self._parked:
+            for waiter in list(self._parked):
+                if not waiter.is_ready:
+                    waiter.wake()
+                    return
         if self._background_parked:
             self._wake_background()
-
-    def _hand_over(self) -> bool:
-        """Let the next waiting thread take the token."""
-        for waiter in list(self._parked):
-            if not waiter.is_ready:
-                waiter.wake()
-                return True
-        return False
 
     def _wake_background(self) -> None:
         self._background_parked = False
@@ -285,12 +300,14 @@ class Driving:
             waiter.wake()
 
     def rouse(self) -> None:
-        """Work was left behind: the background thread looks at it, and at its deadline."""
+        """Work was left behind: the thread that polls looks at it, and at its deadline."""
         self.asleep = False
         self._transport.wake()
 
     def _send_again(self, number: int) -> None:
         self._resend.append(number)
+        if self._background_parked:
+            self._wake_background()
         self.rouse()
 
     def _run_background(self) -> None:
@@ -315,30 +332,22 @@ class Driving:
 
     def _park(self) -> None:
         self._background_parked = True
-        if self._token.locked() and not self._stopping:
+        if self._token.locked() and not (self._stopping or self._resend):
             self._background_sleep.acquire()
         self._background_parked = False
 
     def _background_drive(self) -> None:
         self._background_drives = True
         try:
-            while not (self._stopping or self._token_wanted or self._parked):
-                due = self._loop.deadline()
-                self.asleep = due is None or due - self._clock() > NEAR_SECONDS
-                if self._left_behind():
-                    self.asleep = False
-                    self.post()
-                    continue
-                if self.asleep:  # what was decided before that could be seen may have made it earlier
-                    due = self._loop.deadline()
-                self._poll(None if due is None else max(0.0, due - self._clock()), due)
-                self.asleep = False
-                self._send_signals_again()
+            self.asleep = True  # say, then look
+            while not (self._stopping or self._token_wanted or self._parked or self._resend):
+                self._poll_once()
         finally:
-            self.asleep = False
             self._background_drives = False
             self._token_wanted = False
-            self._release_token()
+            self.asleep = False
+            self._token.release()
+            self._pass_on()
 
     def _send_signals_again(self) -> None:
         main = threading.main_thread().ident

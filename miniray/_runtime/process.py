@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from miniray._runtime.config import EXTENT_WAIT_SECONDS, INLINE_BYTES
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
+from miniray._runtime.signals import finalisers
 from miniray._runtime.waiters import OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
@@ -63,6 +64,9 @@ class Pin:
         self._process.views_dropped.append(self._object_id)
         if self._process.drives.asleep:
             self._process.drives.rouse()
+
+
+finalisers[Pin.__del__.__code__] = None
 
 
 class Process:
@@ -123,7 +127,7 @@ class Process:
         """The session is over for this process: every wait ends, and every further word raises."""
         if self.ended is None:
             self.ended = reason
-            self.waiters.end_all()
+            self.drives.locked(self.waiters.end_all)
 
     def raise_ended(self) -> None:
         if self.pid != os.getpid():
@@ -143,12 +147,12 @@ class Process:
             waiter = OneWaiter(self.waiters, object_ids[0])
         else:
             waiter = Waiter(object_ids, needed)
-            self.waiters.add(waiter, object_ids)
+            self.drives.locked(lambda: self.waiters.add(waiter, object_ids))
         try:
             done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
         finally:
             if len(object_ids) > 1:
-                self.waiters.remove(waiter)
+                self.drives.locked(lambda: self.waiters.remove(waiter))
         if self.ended is not None:
             self.raise_ended()
         return done

@@ -19,11 +19,24 @@ from typing import Any
 
 _WRAPPED = (signal.SIGINT, signal.SIGALRM, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-_SIGINT = int(signal.SIGINT)
+_SIGINT, _SIGALRM = int(signal.SIGINT), int(signal.SIGALRM)
 _getsignal: Callable[[int], Any] = _signal.getsignal  # the module's own wraps its result in an enum: 2 us
 
 #: Code of finalisers, in which nothing may be raised.
 finalisers: dict[CodeType, None] = {}
+
+
+class Wrapper:
+    """The handler that is installed in place of a user's. One for each: a user's handler may call the one before it."""
+
+    __slots__ = ("handler", "signals")
+
+    def __init__(self, signals: Signals, handler: Callable[..., Any]) -> None:
+        self.signals = signals
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.signals.handle(self.handler, number, frame)
 
 
 class Signals:
@@ -39,9 +52,8 @@ class Signals:
         self._resend = resend
         self.main = threading.main_thread().ident
         self.depth = 0
-        self.noted: list[int] = []  # signals that came while the main thread was inside
-        self._original: dict[int, Any] = {}
-        self._wrapper = self._handle  # one bound method, to be compared by identity
+        self.noted: list[tuple[int, Callable[..., Any]]] = []  # what came while the main thread was inside
+        self._installed: dict[int, Wrapper] = {}
 
     def install(self) -> None:
         """Wrap the Python handlers that there are; only the main thread may, and only it is guarded."""
@@ -50,36 +62,37 @@ class Signals:
                 self._wrap(number)
 
     def look_again(self) -> None:
-        """At each blocking entry: somebody may have put another handler for Ctrl-C in place since."""
-        if self._original and _getsignal(_SIGINT) is not self._wrapper and threading.get_ident() == self.main:
-            self._wrap(_SIGINT)
+        """At each blocking entry: somebody may have put another handler for Ctrl-C or a timer in place since."""
+        if self._installed:
+            if type(_getsignal(_SIGINT)) is not Wrapper:
+                self._wrap(_SIGINT)
+            if type(_getsignal(_SIGALRM)) is not Wrapper:
+                self._wrap(_SIGALRM)
 
     def _wrap(self, number: int) -> None:
         handler = _getsignal(number)
-        if callable(handler) and handler is not self._wrapper:
-            self._original[number] = handler
-            signal.signal(number, self._wrapper)
+        ours = isinstance(handler, Wrapper) and handler.signals is self
+        if callable(handler) and not ours and threading.get_ident() == self.main:
+            self._installed[number] = Wrapper(self, handler)
+            signal.signal(number, self._installed[number])
 
     def uninstall(self) -> None:
-        if threading.get_ident() != self.main:
-            return
-        for number, handler in self._original.items():
-            if _getsignal(number) is self._wrapper:
-                signal.signal(number, handler)
-        self._original.clear()
+        """A wrapper that somebody has kept, and puts back later, still leads to its handler."""
+        if threading.get_ident() == self.main:
+            for number, wrapper in self._installed.items():
+                if _getsignal(number) is wrapper:
+                    signal.signal(number, wrapper.handler)
+            self._installed.clear()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, handler: Callable[..., Any], number: int, frame: FrameType | None) -> None:
         if self.depth:
-            self.noted.append(number)
+            if all(number != other for other, _ in self.noted):  # the kernel, too, keeps one of a kind
+                self.noted.append((number, handler))
             self._wake()
-        elif frame is not None and frame.f_code in finalisers:
+        elif _is_in_finaliser(frame):
             self._resend(number)
         else:
-            self._call(number, frame)
-
-    def _call(self, number: int, frame: FrameType | None) -> None:
-        handler = self._original.get(number, signal.default_int_handler)
-        handler(number, frame)
+            handler(number, frame)
 
     # ---- the guarded stretch; `Driving.post` has these lines written out ----
 
@@ -97,5 +110,19 @@ class Signals:
             self.raise_noted()
 
     def raise_noted(self) -> None:
-        while self.noted:
-            self._call(self.noted.pop(0), None)
+        try:
+            number, handler = self.noted.pop(0)
+        except IndexError:
+            return  # another handler has come in between, and done it
+        try:
+            handler(number, None)
+        finally:
+            if self.noted:
+                self.raise_noted()
+
+
+def _is_in_finaliser(frame: FrameType | None) -> bool:
+    """Whether this is a finaliser of ours, or was called by one."""
+    while frame is not None and frame.f_code not in finalisers:
+        frame = frame.f_back
+    return frame is not None

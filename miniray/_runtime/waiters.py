@@ -1,7 +1,8 @@
 """Waiters: threads and callbacks that want to know when objects are ready.
 
-Machines know nothing of threads: they say `Ready(ids)`, and here it is found who waits. Registering is followed by
-a look at what is ready already, so that nothing falls between; being told twice is harmless.
+Machines know nothing of threads: they say `Ready(ids)`, and here it is found who waits. The table changes under the
+state lock alone (a list that one thread takes out while another appends to it or shortens it loses waiters).
+Registering is followed by a look at what is ready already, so that nothing falls between; being told twice is harmless.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class Waiters:
         self._waiting: dict[ObjectId, list[Waiter | Callable[[ObjectId], None]]] = {}
 
     def add(self, waiter: Waiter, object_ids: Sequence[ObjectId]) -> None:
+        if self.ended:
+            waiter.notify()
+            return
         waiting, values = self._waiting, self.values
         for object_id in object_ids:
             if object_id in waiting:
