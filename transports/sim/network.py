@@ -1,0 +1,199 @@
+"""The simulated transport: links over virtual time, with the delays and losses that a source of choices draws.
+
+- Each direction of a link is a queue. A frame is planned no earlier than the one before it, so none overtakes another;
+  links know nothing of each other, so there is no order across them.
+- A process that crashes (or disconnects) cuts its links at a point of its choice: the first few frames that are under
+  way still arrive, then the other end hears of the loss. What was under way to it is gone.
+- `poll` never waits: the world's scheduler calls it when `on_arrival` has said that there is something.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from miniray.core.ids import ProcessId
+from miniray.transport import (
+    LINK_BUFFER_BYTES,
+    Arrival,
+    Choices,
+    Frame,
+    LinkDrained,
+    LinkFull,
+    LinkLost,
+    LinkUp,
+)
+
+from .timeline import Timeline
+
+Delay = Callable[[ProcessId, ProcessId], float]
+
+
+class _Piece:
+    """Something under way on a link."""
+
+    __slots__ = ("arrival", "lost")
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+        self.lost = False
+
+
+class _Way:
+    """One direction of a link."""
+
+    def __init__(self) -> None:
+        self.under_way: deque[_Piece] = deque()
+        self.size_bytes = 0
+        self.full = False
+
+
+class _Link:
+    def __init__(self, first: ProcessId, second: ProcessId) -> None:
+        self.ways = {(first, second): _Way(), (second, first): _Way()}
+
+
+class Network:
+    """Joins the processes of one simulated world.
+
+    Args:
+        delay: seconds that a frame from one process to another takes.
+        choices: how much of what is under way survives a cut.
+    """
+
+    def __init__(self, timeline: Timeline, delay: Delay, choices: Choices) -> None:
+        self.timeline = timeline
+        self._delay = delay
+        self._choices = choices
+        self._transports: dict[ProcessId, SimulatedTransport] = {}
+        self._links: dict[tuple[ProcessId, ProcessId], _Link] = {}
+        self._latest: dict[tuple[ProcessId, ProcessId], float] = {}
+
+    def join(self, transport: SimulatedTransport) -> None:
+        assert transport.me not in self._transports, "an id is never given twice"
+        self._transports[transport.me] = transport
+
+    def connect(self, me: ProcessId, peer: ProcessId) -> None:
+        if self._key(me, peer) in self._links:
+            return
+        if peer not in self._transports:
+            self._plan(peer, me, None, _Piece(LinkLost(peer, "no such process")))
+            return
+        link = self._links[self._key(me, peer)] = _Link(me, peer)
+        self._plan(me, peer, link.ways[me, peer], _Piece(LinkUp(me)))
+
+    def send(self, me: ProcessId, peer: ProcessId, data: bytes) -> None:
+        link = self._links.get(self._key(me, peer))
+        if link is None:
+            return
+        way = link.ways[me, peer]
+        way.size_bytes += len(data)
+        if way.size_bytes > LINK_BUFFER_BYTES and not way.full:
+            way.full = True
+            self._transports[me].arrive(LinkFull(peer))
+        self._plan(me, peer, way, _Piece(Frame(me, data)))
+
+    def cut(self, me: ProcessId, peer: ProcessId, *, whole: bool) -> None:
+        """End the link at this side. `whole`: all that was sent still arrives; else a beginning of it."""
+        link = self._links.pop(self._key(me, peer), None)
+        if link is None:
+            return
+        for piece in link.ways[peer, me].under_way:
+            piece.lost = True
+        mine = link.ways[me, peer].under_way
+        kept = len(mine) if whole else self._choices.choose(len(mine) + 1, "frames that survive a cut")
+        for index, piece in enumerate(mine):
+            piece.lost = index >= kept
+        self._plan(me, peer, None, _Piece(LinkLost(me, "the link was cut")))
+
+    def leave(self, me: ProcessId, *, whole: bool) -> None:
+        self._transports.pop(me, None)
+        for first, second in [key for key in self._links if me in key]:
+            self.cut(me, second if first == me else first, whole=whole)
+
+    @staticmethod
+    def _key(one: ProcessId, other: ProcessId) -> tuple[ProcessId, ProcessId]:
+        return (one, other) if one < other else (other, one)
+
+    def _plan(self, source: ProcessId, target: ProcessId, way: _Way | None, piece: _Piece) -> None:
+        if way is not None:
+            way.under_way.append(piece)
+        time = max(self._latest.get((source, target), 0.0), self.timeline.now + self._delay(source, target))
+        self._latest[source, target] = time
+        self.timeline.at(time, lambda: self._deliver(source, target, way, piece))
+
+    def _deliver(self, source: ProcessId, target: ProcessId, way: _Way | None, piece: _Piece) -> None:
+        if way is not None:
+            way.under_way.popleft()
+            if isinstance(piece.arrival, Frame):
+                way.size_bytes -= len(piece.arrival.data)
+            if way.full and way.size_bytes <= LINK_BUFFER_BYTES // 2:
+                way.full = False
+                if source in self._transports:
+                    self._transports[source].arrive(LinkDrained(target))
+        if not piece.lost and target in self._transports:
+            self._transports[target].arrive(piece.arrival)
+
+
+class SimulatedTransport:
+    """One process's end of a simulated network.
+
+    Args:
+        on_arrival: called when there is something to `poll`.
+    """
+
+    def __init__(self, me: ProcessId, network: Network, on_arrival: Callable[[], None] | None = None) -> None:
+        self.me = me
+        self._network = network
+        self._on_arrival = on_arrival
+        self._arrivals: list[Arrival] = []
+        self._closed = False
+        network.join(self)
+
+    @staticmethod
+    def network(delay: Delay, choices: Choices) -> Network:
+        """A world of its own, with time of its own, for transports that can reach each other."""
+        return Network(Timeline(), delay, choices)
+
+    def arrive(self, arrival: Arrival) -> None:
+        self._arrivals.append(arrival)
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+    def connect(self, peer: ProcessId) -> None:
+        if not self._closed:
+            self._network.connect(self.me, peer)
+
+    def send(self, peer: ProcessId, frame: bytes) -> None:
+        if not self._closed:
+            self._network.send(self.me, peer, frame)
+
+    def disconnect(self, peer: ProcessId) -> None:
+        self._network.cut(self.me, peer, whole=False)
+
+    def poll(self, timeout_seconds: float | None) -> list[Arrival]:
+        """What has arrived by now; never waits."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def wake(self) -> None:
+        """Nothing ever sleeps in `poll`."""
+
+    def watch(self, descriptor: int, token: Any) -> None:
+        """There are no descriptors here: deaths are told by the simulated host."""
+
+    def close(self) -> None:
+        """An orderly end: what was sent still arrives."""
+        self._end(whole=True)
+
+    def crash(self) -> None:
+        """A sudden end: of what was sent, a beginning arrives."""
+        self._end(whole=False)
+
+    def _end(self, *, whole: bool) -> None:
+        if not self._closed:
+            self._closed = True
+            self._arrivals = []
+            self._on_arrival = None
+            self._network.leave(self.me, whole=whole)
