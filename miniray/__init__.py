@@ -25,33 +25,42 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "ObjectRef",
+    "RemoteFunction",
+    "cancel",
+    "errors",
+    "get",
+    "init",
+    "is_initialized",
+    "kill",
+    "put",
+    "remote",
+    "shutdown",
+    "wait",
+]
+
 _HOME = {
-    "ActorClass": "miniray._api.actor",
-    "ActorHandle": "miniray._api.actor",
-    "ObjectRef": "miniray._api.object_ref",
-    "RemoteFunction": "miniray._api.remote",
-    "cancel": "miniray._api.objects",
-    "errors": "",
-    "get": "miniray._api.objects",
-    "init": "miniray._api.session",
-    "is_initialized": "miniray._api.session",
-    "kill": "miniray._api.objects",
-    "put": "miniray._api.objects",
-    "remote": "miniray._api.remote",
-    "shutdown": "miniray._api.session",
-    "wait": "miniray._api.objects",
+    "miniray._api.actor": ("ActorClass", "ActorHandle"),
+    "miniray._api.object_ref": ("ObjectRef",),
+    "miniray._api.objects": ("cancel", "get", "kill", "put", "wait"),
+    "miniray._api.remote": ("RemoteFunction", "remote"),
+    "miniray._api.session": ("init", "is_initialized", "shutdown"),
 }
-__all__ = [*_HOME]  # noqa: PLE0604
+_MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
+    if name == "errors":
+        return import_module("miniray.errors")
+    home = _MODULES.get(name)
     if home is None:
         raise AttributeError(f"module 'miniray' has no attribute {name!r}")
-    value = getattr(import_module(home), name) if home else import_module(f"miniray.{name}")
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(home), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

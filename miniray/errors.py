@@ -14,7 +14,7 @@ class MinirayError(Exception):
 
 
 class TaskError(MinirayError):
-    """The code of a task, a method or a constructor raised. The text has the remote traceback; `cause` the exception."""
+    """The code of a task or a method raised. The text has the remote traceback, `cause` the exception itself."""
 
     def __init__(self, message: str, cause: BaseException | None = None) -> None:
         super().__init__(message)

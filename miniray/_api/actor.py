@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from miniray._api import options as _options
@@ -59,7 +60,7 @@ class ActorClass:
 
 
 class ActorHandle:
-    """Calls of one actor: `handle.method.remote(...)`. Calls of one caller start in the order in which they are made."""
+    """Calls of one actor: `handle.method.remote(...)`. Those of one caller start in the order of their making."""
 
     def __init__(self, creation: ObjectRef[Any], class_name: str, methods: tuple[str, ...]) -> None:
         self._creation = creation
@@ -97,12 +98,14 @@ class ActorHandle:
 class ActorMethod:
     """A method of one actor."""
 
-    __slots__ = ("_actor", "_name", "_options")
+    __slots__ = ("_actor", "_function", "_handle", "_name", "_options")
 
     def __init__(self, handle: ActorHandle, name: str, given: dict[str, Any]) -> None:
         full_name = f"{handle._class_name}.{name}"
         self._options = _options.check("method", full_name, _options.METHOD_DEFAULTS, given)
         self._name = name
+        self._function: Callable[..., Any] | None = None
+        self._handle: FunctionHandle | None = None
         self._actor = handle._creation  # not the handle: it keeps its methods, and a cycle would outlive the last use
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,16 +115,33 @@ class ActorMethod:
             SerializationError: an argument cannot be pickled.
         """
         options = self._options
+        process = current()
+        function = _NO_FUNCTION
+        if self._handle is not None and self._function is not None:
+            function = self._handle.export(process, self._function)
         return submit(
-            current(), _NO_FUNCTION, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
+            process, function, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
         )
 
     def options(self, **given: Any) -> ActorMethod:
-        """The same method with other options (num_returns, retry_exceptions, name)."""
+        """The same method with other options.
+
+        Args:
+            num_returns, retry_exceptions, writable_arguments, name: as those of functions.
+            function: what the method gets as its first argument. Unlike an argument it is sent once to the actor's
+                process, as remote functions are, and again only when it or something that it names has changed.
+        """
         changed: ActorMethod = ActorMethod.__new__(ActorMethod)
         changed._name, changed._actor = self._name, self._actor
         merged = {**self._options.given, **given}
         changed._options = _options.check("method", self._options.task.name, _options.METHOD_DEFAULTS, merged)
+        changed._function = function = merged.get("function")
+        if function is not None and not callable(function):
+            raise TypeError(f"{self._name}: function must be callable, not {function!r}")
+        if function is self._function:
+            changed._handle = self._handle
+        else:
+            changed._handle = None if function is None else FunctionHandle()
         return changed
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -60,7 +60,7 @@ class ObjectRef(Generic[T]):
         """A `concurrent.futures.Future` of the value; its callbacks run in a thread of miniray's own."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        callbacks.fulfil(self._process, self, future)
+        callbacks.fulfil(self._process, self._id, lambda: _get(self), future)
         return future
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -81,6 +81,12 @@ class ObjectRef(Generic[T]):
 
     def __deepcopy__(self, memo: Any) -> ObjectRef[T]:
         return self
+
+
+def _get(ref: ObjectRef[Any]) -> Any:
+    from miniray._api.objects import get  # which imports this file
+
+    return get(ref)
 
 
 def tag(value: Any) -> Any:

@@ -142,17 +142,18 @@ def wait(
     return ready, rest
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, running: bool = True) -> None:
     """Cancel the task whose result `ref` is; `get` then raises `TaskCancelledError`. No effect on one that has ended.
 
     A running task gets KeyboardInterrupt; with `force` its process is ended. `recursive` cancels what it has submitted.
+    With `running=False` a task that has started is left alone: it is cancelled, or has its result, and never both.
 
     Raises:
         TypeError: not an ObjectRef.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes an ObjectRef, not {_shown(ref)}; an actor is ended by kill(handle)")
-    current().post(CancelRequested(ref._id, force, recursive))
+    current().post(CancelRequested(ref._id, force, recursive, running))
 
 
 def kill(actor: ActorHandle) -> None:

@@ -18,10 +18,24 @@ TASK_DEFAULTS: dict[str, Any] = {
     "num_returns": 1,
     "max_retries": 3,
     "retry_exceptions": False,
+    "writable_arguments": False,
     "name": None,
 }
-ACTOR_DEFAULTS: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "memory": 0, "resources": None, "name": None}
-METHOD_DEFAULTS: dict[str, Any] = {"num_returns": 1, "retry_exceptions": False, "name": None}
+ACTOR_DEFAULTS: dict[str, Any] = {
+    "num_cpus": 0,
+    "num_gpus": 0,
+    "memory": 0,
+    "resources": None,
+    "writable_arguments": False,
+    "name": None,
+}
+METHOD_DEFAULTS: dict[str, Any] = {
+    "num_returns": 1,
+    "retry_exceptions": False,
+    "writable_arguments": False,
+    "function": None,
+    "name": None,
+}
 _RESERVED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
@@ -52,7 +66,10 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     if shown is not None and not isinstance(shown, str):
         raise TypeError(f"{name}: name must be a str, not {shown!r}")
     retry_on = _retry_on(name, full.get("retry_exceptions", False))
-    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on)
+    writable = full["writable_arguments"]
+    if not isinstance(writable, bool):
+        raise TypeError(f"{name}: writable_arguments must be a bool, not {writable!r}")
+    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable)
     return CallOptions(task, num_returns, dict(given))
 
 

@@ -57,8 +57,9 @@ def remote(*args: Any, **given: Any) -> Any:
     """Make a function or a class remote: `@remote`, `@remote(num_cpus=2)` or `remote(f)`.
 
     Options of functions: num_cpus (1), num_gpus, memory (bytes), resources, num_returns (1), max_retries (3, after
-    crashes of the worker; -1 for no limit), retry_exceptions (False, True or a list of classes), name. Of classes:
-    num_cpus (0), num_gpus, memory, resources, name.
+    crashes of the worker; -1 for no limit), retry_exceptions (False, True or a list of classes), writable_arguments
+    (False; True: large arguments arrive as private copy-on-write views, not as read-only ones), name. Of classes:
+    num_cpus (0), num_gpus, memory, resources, writable_arguments (of the constructor), name.
 
     Raises:
         TypeError: not a function or a class, or an unknown option.

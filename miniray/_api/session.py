@@ -6,7 +6,6 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from miniray._api.options import demand_of
 from miniray._runtime import context
@@ -65,7 +64,7 @@ def _begin(
     asked = {"num_cpus": cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
     total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
     _forget_dead()
-    driver = Driver(total, object_store_memory)
+    driver = Driver(total, object_store_memory, ("miniray._api",))
     driver.begin()
     _driver = driver
     context.set_current(driver.process)

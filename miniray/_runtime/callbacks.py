@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from miniray._runtime.process import Process
+from miniray.core.ids import ObjectId
 from miniray.core.machine import Awaited, AwaitEnded
 
 _jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -41,12 +42,11 @@ def _info() -> Any:
     return sys.exc_info()
 
 
-def fulfil(process: Process, ref: Any, future: Future[Any]) -> None:
-    """Set the future when the object is ready."""
-    object_id = ref._id
+def fulfil(process: Process, object_id: ObjectId, get: Callable[[], Any], future: Future[Any]) -> None:
+    """Set the future to what `get` gives or raises, when the object is ready."""
 
     def when_ready(_: Any) -> None:
-        run(lambda: _set(ref, future))
+        run(lambda: _set(get, future))
 
     process.drives.locked(lambda: process.waiters.call(object_id, when_ready))
     if object_id not in process.values:
@@ -55,11 +55,9 @@ def fulfil(process: Process, ref: Any, future: Future[Any]) -> None:
             process.post(AwaitEnded())
 
 
-def _set(ref: Any, future: Future[Any]) -> None:
-    from miniray._api.objects import get
-
+def _set(get: Callable[[], Any], future: Future[Any]) -> None:
     try:
-        value = get(ref)
+        value = get()
     except BaseException as error:
         future.set_exception(error)
     else:

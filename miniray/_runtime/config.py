@@ -16,6 +16,7 @@ class Config(Record, frozen=True):
     """What the driver tells every process of its session."""
 
     resources: Demand
+    imports: tuple[str, ...]  # modules that every worker needs: the words of the API, and how refs are unpickled
     max_workers: int = MAX_WORKERS
 
 

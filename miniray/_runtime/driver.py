@@ -29,18 +29,20 @@ from miniray.errors import SessionError
 from miniray.transport import load
 
 _SESSION_PREFIX_BYTES = 4
+_FIRST_IMPORTS = ("cloudpickle", "msgspec", "miniray._runtime.node_main", "miniray._runtime.worker_main")
 
 
 class Driver:
     """A running session, of which this process is the driver."""
 
-    def __init__(self, resources: Mapping[str, float], arena_bytes: int | None) -> None:
+    def __init__(self, resources: Mapping[str, float], arena_bytes: int | None, imports: tuple[str, ...]) -> None:
         prefix = os.urandom(_SESSION_PREFIX_BYTES)
         me, node = process_id(prefix, DRIVER_NUMBER), process_id(prefix, NODE_NUMBER)
         capacity = default_capacity_bytes() if arena_bytes is None else arena_bytes
         arena = Arena.create(capacity)
-        settings = config.to_bytes(config.Config(demand(resources)))
-        self._session: Session = start_session(Plan(prefix, arena.fd, arena.capacity_bytes, settings))
+        settings = config.to_bytes(config.Config(demand(resources), imports))
+        first = (*_FIRST_IMPORTS, *imports)
+        self._session: Session = start_session(Plan(prefix, arena.fd, arena.capacity_bytes, settings, imports=first))
         self._transport: Any = load("local")(me, node, self._session.link)
         owner = Owner(me, node)
         self.process = Process(me, owner, StoreClient(arena, me))

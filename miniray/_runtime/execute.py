@@ -113,9 +113,11 @@ class Executor:
         if task.values or task.refs:
             args, kwargs = self._arguments(task)
         else:
-            args, kwargs = deserialize(task.payload)
+            args, kwargs = deserialize(task.payload, writable=task.writable_arguments)
         if task.method:
             target = getattr(self._instance, task.method)
+            if task.function:
+                args = (self._function(task), *args)
         else:
             target = self._function(task)
         self._process.running = task.task_id
@@ -130,14 +132,15 @@ class Executor:
 
     def _arguments(self, task: PushedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         process = self._process
+        writable = task.writable_arguments
         if not task.values:
-            args, kwargs = process.load_bytes(task.payload)
+            args, kwargs = process.load_bytes(task.payload, writable=writable)
             return args, kwargs
         values = []
         for slot, value in zip(task.slots, task.values, strict=True):
             assert not isinstance(value, Failed | ActorAt)
-            values.append(process.load(slot, value))
-        args, kwargs = values.pop() if task.stored_payload else process.load_bytes(task.payload)
+            values.append(process.load(slot, value, writable=writable))
+        args, kwargs = values.pop() if task.stored_payload else process.load_bytes(task.payload, writable=writable)
         return fill_slots(args, kwargs, values)
 
     def _function(self, task: PushedTask) -> Callable[..., Any]:

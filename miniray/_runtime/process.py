@@ -247,10 +247,10 @@ class Process:
         with self._collecting_refs():
             return deserialize(value.data, None, writable)
 
-    def load_bytes(self, data: bytes) -> Any:
+    def load_bytes(self, data: bytes, *, writable: bool = False) -> Any:
         """A payload: like an inline value without a name."""
         with self._collecting_refs():
-            return deserialize(data)
+            return deserialize(data, writable=writable)
 
     def load_function(self, data: bytes) -> Callable[..., Any]:
         with self._collecting_refs():

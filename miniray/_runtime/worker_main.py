@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
 from miniray._runtime import context
-from miniray._runtime.config import SWITCH_SECONDS
+from miniray._runtime.config import SWITCH_SECONDS, from_bytes
 from miniray._runtime.driving import Driving
 from miniray._runtime.execute import Executor
 from miniray._runtime.loop import Loop
@@ -59,8 +60,8 @@ def main(endowment: Endowment) -> None:
     driving = Driving(loop, transport, monotonic, process.collect, process.left_behind)
     process.run_by(driving, loop)
     context.set_current(process)
-    import miniray._api  # noqa: F401  the words that tasks use; registers how refs are unpickled
-
+    for name in from_bytes(endowment.config).imports:
+        import_module(name)
     executor.install_handler()
     driving.signals.install()
     transport.watch(endowment.node_pidfd, _NODE_ENDED)

@@ -172,6 +172,7 @@ class CancelTask(Message, frozen=True):
     task: TaskId
     attempt: int
     recursive: bool
+    running: bool = True  # False: only if it has not started
 
 
 class RequestCancel(Message, frozen=True):
@@ -180,6 +181,7 @@ class RequestCancel(Message, frozen=True):
     object_id: ObjectId
     force: bool
     recursive: bool
+    running: bool = True
 
 
 class RequestKill(Message, frozen=True):
@@ -269,8 +271,14 @@ class ExtentsReturned(Message, frozen=True):
 
 
 class FreePlaces(Message, frozen=True):
-    """Owner to the holder of the extent (to the node after the holder died). Names object and place: what does
-    not match the ledger is ignored, so a repeated free cannot hit a reused place."""
+    """Owner to the holder of the extent. Names object and place: what does not match the ledger is ignored, so a
+    repeated free cannot hit a reused place."""
+
+    objects: list[tuple[ObjectId, Place]]
+
+
+class FreeOrphans(Message, frozen=True):
+    """The same, to the node, after the holder of the extent has died."""
 
     objects: list[tuple[ObjectId, Place]]
 

@@ -60,13 +60,14 @@ class TaskOptions(Record, frozen=True):
     demand: Demand = ()
     max_retries: int = 3  # how often it may run again after a crash (or a retried exception); -1: no limit
     retry_on: bytes = b""  # which exceptions are retried: b"" none, b"*" all, else a pickled tuple of types
+    writable_arguments: bool = False  # large arguments arrive as private copy-on-write views
 
 
 class TaskSpec(Record, frozen=True):
     """A task as its owner keeps it."""
 
     task_id: TaskId
-    function: FunctionId  # b"" for a call of an actor
+    function: FunctionId  # b"" for a call of an actor; unless its method is given this function, as first argument
     payload: bytes  # pickled (args, kwargs), top-level refs replaced by slots; b"" when it lies in the store
     options: TaskOptions
     num_returns: int = 1
@@ -97,6 +98,7 @@ class PushedTask(Record, frozen=True):
     stored_payload: bool = False
     retry_on: bytes = b""
     at_most_once: bool = False  # its result leaves before the next task starts
+    writable_arguments: bool = False
 
 
 class TaskResult(Record, frozen=True):

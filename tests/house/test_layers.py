@@ -67,7 +67,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "miniray._serialization",
         "miniray.errors",
     ),
-    "miniray._api": (*L0, *L1, "miniray._runtime", "miniray.errors"),
+    "miniray._api": (
+        *L0,
+        *L1,
+        "miniray._runtime",
+        "miniray.errors",
+        "miniray._serialization",  # it makes bytes of arguments and values of bytes; see miniray/README.md
+        "miniray.core.owner.events",  # what it tells the owner role
+    ),
     "miniray.testing": (
         "miniray.core",
         "miniray.transport",

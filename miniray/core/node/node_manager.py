@@ -19,7 +19,7 @@ from miniray.core.messages import (
     EndSession,
     ExitWorker,
     ExtentsReturned,
-    FreePlaces,
+    FreeOrphans,
     KillWorker,
     LeaseEnded,
     LeaseGranted,
@@ -81,7 +81,7 @@ class NodeManager:
             Unblocked: self._on_unblocked,
             RequestExtent: self._on_request_extent,
             ExtentsReturned: self._on_extents_returned,
-            FreePlaces: self._on_free_places,
+            FreeOrphans: self._on_free_orphans,
             PlacesClaimed: self._on_places_claimed,
             NoViewsOf: self._on_no_views_of,
             EndSession: self._on_end_session,
@@ -278,7 +278,7 @@ class NodeManager:
     def _on_places_claimed(self, now: float, message: PlacesClaimed, peer: ProcessId) -> None:
         self._extents.free(message.dead)
 
-    def _on_free_places(self, now: float, message: FreePlaces, peer: ProcessId) -> None:
+    def _on_free_orphans(self, now: float, message: FreeOrphans, peer: ProcessId) -> None:
         self._extents.free(message.objects)
 
     def _on_no_views_of(self, now: float, message: NoViewsOf, peer: ProcessId) -> None:

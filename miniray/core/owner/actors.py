@@ -12,7 +12,7 @@ from collections.abc import Callable
 from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
 from miniray.core.ids import ObjectId, ProcessId
 from miniray.core.machine import Send
-from miniray.core.messages import CallActor, CancelTask, ProcessDied
+from miniray.core.messages import CallActor, CancelTask, DefineFunction, ProcessDied
 from miniray.core.owner.actor_calls import Actor, ActorCalls
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import CAUSE_SECONDS
@@ -79,6 +79,10 @@ class Actors:
             for call in calls:
                 call.state = TaskState.PUSHED
                 row.flight[call.spec.task_id] = call
+                function = call.function
+                if function is not None and row.process not in function.sent_to:
+                    function.sent_to[row.process] = None
+                    self._emit(Send(row.process, DefineFunction(function.function, function.value)))
             self._emit(Send(row.process, CallActor(row.actor, [self._completion.pushed(call) for call in calls])))
 
     def answered(self, task: Task) -> Actor:
@@ -96,17 +100,17 @@ class Actors:
         self._row(task).queue.appendleft(task)
         self._pump(now, self._row(task), eager=True)
 
-    def cancel(self, task: Task, *, recursive: bool) -> None:
+    def cancel(self, task: Task, *, recursive: bool, running: bool) -> None:
         failure = Failure(FailureKind.CANCELLED, "", "the call was cancelled")
         row = self._row(task)
         if task in row.queue:
             row.queue.remove(task)
             self._completion.stop(task, failure)
             return
-        if not task.decided:
+        if running and not task.decided:
             self._completion.decide(task, failure)
         if row.process is not None:
-            self._emit(Send(row.process, CancelTask(task.spec.task_id, task.attempt, recursive)))
+            self._emit(Send(row.process, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
     # ---- the end of an actor ----
 

@@ -102,6 +102,7 @@ class Completion:
             return PushedTask(
                 spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
                 spec.creates_actor, retry_on=options.retry_on, at_most_once=options.max_retries == 0,
+                writable_arguments=options.writable_arguments,
             )  # fmt: skip
         values = tuple(self._values[slot] for slot in spec.slots)
         arriving = dict.fromkeys(spec.refs)
@@ -112,7 +113,7 @@ class Completion:
         return PushedTask(
             spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
             spec.creates_actor, values, spec.slots, tuple(arriving), spec.stored_payload, options.retry_on,
-            options.max_retries == 0,
+            options.max_retries == 0, options.writable_arguments,
         )  # fmt: skip
 
     # ---- the end ----
@@ -139,7 +140,9 @@ class Completion:
         if result.pinned:
             self._emit(Send(worker, HandoffDone(result.task_id, result.attempt)))
 
-    def _conclude(self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None) -> None:
+    def _conclude(
+        self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None
+    ) -> None:
         spec = task.spec
         del self.tasks.rows[spec.task_id]
         transfer = None

@@ -251,20 +251,20 @@ class Dispatch:
 
     # ---- cancel and kill ----
 
-    def cancel(self, task: Task, *, force: bool, recursive: bool) -> None:
+    def cancel(self, task: Task, *, force: bool, recursive: bool, running: bool = True) -> None:
         failure = Failure(FailureKind.CANCELLED, "", "the task was cancelled")
         if task.state in (TaskState.WAITING, TaskState.QUEUED):
             self._unqueue(task)
             self._completion.stop(task, failure)
             return
-        if not task.decided:
+        if running and not task.decided:
             self._completion.decide(task, failure)
         lease = self._leases.get(task.lease)
         if lease is not None and task.state is TaskState.PUSHED:
-            if force:
+            if force and running:
                 self._emit(Send(self._node, KillWorker(lease.worker)))
             else:
-                self._emit(Send(lease.worker, CancelTask(task.spec.task_id, task.attempt, recursive)))
+                self._emit(Send(lease.worker, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
     def _unqueue(self, task: Task) -> None:
         for number, wanted in self._requests.items():

@@ -75,6 +75,7 @@ class CancelRequested(Event, frozen=True):
     object_id: ObjectId
     force: bool
     recursive: bool
+    running: bool = True  # False: only if it has not started
 
 
 class KillRequested(Event, frozen=True):

@@ -22,6 +22,7 @@ from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
     DropHolders,
+    FreeOrphans,
     FreePlaces,
     HandoffDone,
     HolderAdded,
@@ -86,8 +87,10 @@ class Holding:
         if place.holder == self._me:
             self._emit(FreeStored([(object_id, place)]))
             return
-        to = self._node if place.holder in self.lost else place.holder
-        self._emit(Send(to, FreePlaces([(object_id, place)])))
+        if place.holder in self.lost:
+            self._emit(Send(self._node, FreeOrphans([(object_id, place)])))
+        else:
+            self._emit(Send(place.holder, FreePlaces([(object_id, place)])))
 
     def hold_containers(self, inner_ids: Iterable[ObjectId]) -> None:
         for inner in inner_ids:
@@ -148,7 +151,7 @@ class Holding:
     # ---- this process as a holder ----
 
     def hold_unpickled(self, object_ids: Iterable[ObjectId]) -> list[ObjectId]:
-        """Refs appeared in this process; those that have come to their end already are returned (their owner is dead)."""
+        """Refs appeared in this process; those that have come to their end already are returned."""
         ended = []
         for object_id in object_ids:
             row = self.references.row(object_id)

@@ -83,7 +83,7 @@ from miniray.core.owner.holding import Holding
 from miniray.core.owner.references import Owned
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
-from miniray.core.task_spec import Failed, Stored, Value, contained
+from miniray.core.task_spec import Stored, Value, contained
 
 DRAIN_SECONDS = 0.2  # how long the link of a process known to be dead may still bring what it had sent
 MAX_DEATHS_REMEMBERED = 4096
@@ -93,11 +93,9 @@ Handler = Callable[[float, Any, ProcessId], None]
 
 class Owner:
     def __init__(self, me: ProcessId, node: ProcessId) -> None:
-        self._me = me
-        self._node = node
+        self._me, self._node = me, node
         self._effects: list[Effect] = []
-        emit = self._effects.append
-        self._emit = emit
+        emit = self._emit = self._effects.append
         self._holding = Holding(me, node, emit)
         self._completion = Completion(self._holding, emit)
         self._dispatch = Dispatch(node, self._completion, emit)
@@ -109,7 +107,6 @@ class Owner:
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
-            # from this process
             ProcessStarted: self._on_process_started,
             SessionEnding: self._on_session_ending,
             Submitted: self._on_submitted,
@@ -131,10 +128,8 @@ class Owner:
             ExecutionEnded: self._on_execution_ended,
             CancelChildren: self._on_cancel_children,
             AskDrained: self._on_ask_drained,
-            # from workers
             TasksDone: self._on_tasks_done,
             TakenBack: self._on_taken_back,
-            # from nodes
             LeaseGranted: self._on_lease_granted,
             LeaseRefused: self._on_lease_refused,
             RevokeLease: self._on_revoke_lease,
@@ -145,7 +140,6 @@ class Owner:
             ClaimPlaces: self._on_claim_places,
             ViewsOf: self._on_views_of,
             OwnerBuried: self._on_owner_buried,
-            # from holders and owners
             AddHolder: self._on_add_holder,
             HolderAdded: self._on_holder_added,
             DropHolders: self._on_drop_holders,
@@ -263,20 +257,21 @@ class Owner:
 
     def _on_cancel_requested(self, now: float, event: CancelRequested, peer: ProcessId) -> None:
         if event.object_id[:8] != self._me:
-            request = RequestCancel(event.object_id, event.force, event.recursive)
+            request = RequestCancel(event.object_id, event.force, event.recursive, event.running)
             self._emit(Send(ProcessId(event.object_id[:8]), request))
             return
         task = self._completion.tasks.rows.get(task_of(event.object_id))
         if task is None:
             return
         if task.spec.actor is not None:
-            self._actors.cancel(task, recursive=event.recursive)
+            self._actors.cancel(task, recursive=event.recursive, running=event.running)
         else:
-            self._dispatch.cancel(task, force=event.force, recursive=event.recursive)
+            self._dispatch.cancel(task, force=event.force, recursive=event.recursive, running=event.running)
 
     def _on_request_cancel(self, now: float, message: RequestCancel, peer: ProcessId) -> None:
         if message.object_id[:8] == self._me:
-            self._on_cancel_requested(now, CancelRequested(message.object_id, message.force, message.recursive), peer)
+            event = CancelRequested(message.object_id, message.force, message.recursive, message.running)
+            self._on_cancel_requested(now, event, peer)
 
     def _on_cancel_children(self, now: float, message: CancelChildren, peer: ProcessId) -> None:
         for task_id in self._completion.tasks.children_of(message.task):

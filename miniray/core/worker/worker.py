@@ -195,6 +195,8 @@ class Worker:
     def _on_cancel_task(self, now: float, message: CancelTask, peer: ProcessId) -> None:
         running = self._queue.running
         if running is not None and running.task.task_id == message.task and running.task.attempt == message.attempt:
+            if not message.running:
+                return
             if message.recursive:
                 self._emit(Send(self._me, CancelChildren(message.task)))
             self._emit(InterruptTask(message.task))
