@@ -15,6 +15,7 @@ from miniray._api import options as _options
 from miniray._api.object_ref import ObjectRef
 from miniray._api.submit import FunctionHandle, submit
 from miniray._runtime.context import current
+from miniray._runtime.signals import unbroken
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
 
@@ -155,6 +156,7 @@ def _dump(handle: ActorHandle) -> tuple[ObjectId, tuple[str, tuple[str, ...]]]:
     return handle._creation._id, (handle._class_name, handle._methods)
 
 
+@unbroken
 def _load(object_id: ObjectId, extra: tuple[str, tuple[str, ...]]) -> ActorHandle:
     process = current()
     ref: ObjectRef[Any] = ObjectRef(object_id, process)

@@ -10,7 +10,8 @@ from miniray._api.object_ref import ObjectRef
 from miniray._api.raising import raise_failure
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
-from miniray._serialization.values import SerializationError, deserialize, serialize
+from miniray._runtime.signals import unbroken
+from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize
 from miniray.core.ids import return_id
 from miniray.core.owner.events import CancelRequested, KillRequested, ValuePut
 from miniray.core.task_spec import ActorAt, Failed, Inline
@@ -101,6 +102,11 @@ def put(value: T) -> ObjectRef[T]:
         serialized = serialize(value)
     except SerializationError as error:
         raise PublicSerializationError(f"put: {error}") from error.cause
+    return _put(process, serialized)
+
+
+@unbroken
+def _put(process: Process, serialized: Serialized) -> ObjectRef[Any]:
     object_id = return_id(process.next_task_id())
     process.post(ValuePut(object_id, process.store_value(serialized, object_id)))
     return ObjectRef(object_id, process)

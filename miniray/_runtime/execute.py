@@ -32,11 +32,15 @@ class Executor:
 
     Args:
         record_start: writes (lease, sequence) into the status word, which outlives this process.
+        clock: measures how long tasks take, in seconds.
     """
 
-    def __init__(self, process: Process, record_start: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, process: Process, record_start: Callable[[int, int], None], clock: Callable[[], float] = perf_counter
+    ) -> None:
         self._process = process
         self._record_start = record_start
+        self._clock = clock
         self._waiting: deque[RunTask] = deque()
         self._waiter = Waiter()
         self._functions: dict[tuple[bytes, FunctionId], Callable[..., Any]] = {}
@@ -97,7 +101,7 @@ class Executor:
         """The task's outcome, and what has to live until that is known."""
         task = effect.task
         self._record_start(effect.lease, task.sequence)
-        start = perf_counter()
+        start = self._clock()
         retry = False
         try:
             result = self._call(task)
@@ -106,7 +110,7 @@ class Executor:
             result = None
             failure, retry = self._failure(task, error)
             values = (Failed(failure),) * task.num_returns
-        microseconds = int((perf_counter() - start) * 1e6)
+        microseconds = int((self._clock() - start) * 1e6)
         return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
 
     def _call(self, task: PushedTask) -> Any:
