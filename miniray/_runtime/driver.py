@@ -57,7 +57,10 @@ class Driver:
             self._on_lost,
         )
         self._node = node
-        self._driving = Driving(loop, self._transport, monotonic, self.process.collect, self.process.left_behind)
+        process = self.process
+        self._driving = Driving(
+            loop, self._transport, monotonic, process.collect, process.left_behind, owner.has_one_task
+        )
         self.process.run_by(self._driving, loop)
 
     def begin(self) -> None:

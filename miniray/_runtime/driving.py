@@ -39,6 +39,7 @@ from typing import Any
 
 from miniray._runtime.loop import Loop
 from miniray._runtime.signals import Signals
+from miniray._runtime.spinning import Spinner
 from miniray._runtime.waiters import Waiter
 from miniray.core.record import Event
 from miniray.transport import Clock, Transport
@@ -64,6 +65,7 @@ class Driving:
     Args:
         collect: turns what `__del__`s left behind into events; called under the lock, after other turns.
         left_behind: whether there is something to collect.
+        may_spin: whether a waiting thread may look for a moment before it sleeps (`spinning.py`).
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Driving:
         clock: Clock,
         collect: Callable[[], list[Event]],
         left_behind: Callable[[], bool],
+        may_spin: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._transport = transport
         self._clock = clock
         self._collect = collect
         self._left_behind = left_behind
+        self._spinner = Spinner(transport, clock, may_spin)
         self._lock = threading.RLock()
         self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
         self._deferred: deque[Event] = deque()
@@ -129,7 +133,10 @@ class Driving:
         if loop.outboxes:
             loop.flush()
         while self._deferred or self._left_behind():
-            for event in [self._deferred.popleft()] if self._deferred else self._collect():
+            left = self._collect()
+            while self._deferred:  # first: a finaliser may have submitted what it has then dropped
+                loop.turn(self._deferred.popleft())
+            for event in left:
                 loop.turn(event)
             if loop.outboxes:
                 loop.flush()
@@ -185,7 +192,7 @@ class Driving:
                         self._generation += 1
                         self.asleep = True  # say, then look
                         while not (over := waiter.is_ready or self._stopping or self._is_late(deadline)) and not noted:
-                            self._poll_once(deadline)
+                            self._poll_once(deadline, spin=True)
                     finally:
                         self.asleep = False
                         self._token.release()
@@ -200,7 +207,7 @@ class Driving:
     def _is_late(self, deadline: float | None) -> bool:
         return deadline is not None and self._clock() >= deadline
 
-    def _poll_once(self, deadline: float | None = None) -> None:
+    def _poll_once(self, deadline: float | None = None, *, spin: bool = False) -> None:
         """One poll, until the loop's deadline or this one, and the turns that come of it. `asleep` is said already."""
         with self._lock:
             if self._deferred or self._left_behind():  # now, while others work for us
@@ -214,7 +221,9 @@ class Driving:
             timeout = max(0.0, first - self._clock())
             if timeout <= NEAR_SECONDS:
                 self.asleep = False
-        arrivals = self._transport.poll(timeout)
+        arrivals = self._spinner.look() if spin and timeout != 0.0 else []
+        if not arrivals:
+            arrivals = self._transport.poll(timeout)
         self.asleep = False
         with self._lock:
             self._loop.receive(arrivals)

@@ -57,7 +57,7 @@ def main(endowment: Endowment) -> None:
         on_readable,
         on_lost,
     )
-    driving = Driving(loop, transport, monotonic, process.collect, process.left_behind)
+    driving = Driving(loop, transport, monotonic, process.collect, process.left_behind, worker.had_one_task)
     process.run_by(driving, loop)
     context.set_current(process)
     for name in from_bytes(endowment.config).imports:

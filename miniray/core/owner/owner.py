@@ -468,6 +468,10 @@ class Owner:
         """Whether tasks or calls wait for company: somebody who is about to block must have them sent."""
         return self._dispatch.flush_at is not None or self._actors.flush_at is not None
 
+    def has_one_task(self) -> bool:
+        """Whether exactly one task or call of this process is under way."""
+        return len(self._completion.tasks.rows) == 1
+
     # ---- proof ----
 
     def check(self) -> None:

@@ -62,6 +62,7 @@ class Worker:
         self._actor_lease = ACTOR_LEASE
         self._waits = 0  # threads of the running task that are blocked
         self._exiting = False
+        self._one_task = False
         self._on: dict[type[Event] | type[Message], Handler] = {
             TaskFinished: self._on_task_finished,
             Awaited: self._on_awaited,
@@ -118,6 +119,7 @@ class Worker:
         self._emit(Send(peer, TasksDone(results)))
 
     def _accept(self, now: float, submitter: ProcessId, lease: LeaseId, tasks: list[PushedTask]) -> None:
+        self._one_task = len(tasks) == 1 and self._queue.running is None
         self._queue.waiting.extend([Waiting(submitter, lease, task) for task in tasks])
         if self._queue.running is None:
             self._start_next()
@@ -265,6 +267,10 @@ class Worker:
     def deadline(self) -> float | None:
         oldest = self._queue.oldest
         return None if oldest is None else oldest + RESULT_DELAY_SECONDS
+
+    def had_one_task(self) -> bool:
+        """Whether what came last was a single task for an idle worker: its owner waits for each, one by one."""
+        return self._one_task
 
     def check(self) -> None:
         assert self._queue.running is not None or not self._queue.waiting, "tasks wait though nothing runs"
