@@ -1,0 +1,335 @@
+"""A simulated cluster: one driver, one node, its workers; virtual time, and every choice from one source.
+
+    cluster = SimulatedCluster(SeededChoices(7), num_cpus=2)
+    cluster.run(program)         # an ordinary function that uses miniray.get, .remote, put, wait, ...
+    cluster.settle()             # the driver has let everything go: run until nothing is planned
+    assert_quiet(cluster)        # checkers.py
+
+The processes are the shipping ones (`simulated.py`). Exactly one fiber is awake at any moment, and the garbage
+collector is off while a run lasts, so the same choices give the same trace, byte for byte (`trace_hash`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Any
+
+import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
+from miniray._runtime import context
+from miniray._runtime.functions import FunctionImporter
+from miniray._runtime.perform import rows_for
+from miniray._runtime.process import Process
+from miniray._store.arena import Arena
+from miniray._store.client import StoreClient
+from miniray.core.failures import DeathCause
+from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, LeaseId, ProcessId, process_id, process_number, show
+from miniray.core.node.allocator import Allocator
+from miniray.core.node.events import ProcessEnded, WorkerFailed
+from miniray.core.node.node_manager import NodeManager
+from miniray.core.owner.events import ProcessStarted
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Effect, Event, make_encoder
+from miniray.core.resources import demand
+from miniray.core.worker.worker import Worker
+from miniray.testing import faults as _faults
+from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
+from miniray.testing.fibers import Fiber
+from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
+from miniray.transport import Choices, load
+
+MAX_STEPS = 200_000
+MAX_VIRTUAL_SECONDS = 3_600.0
+MAX_WORKERS = 200
+ARENA_BYTES = 24 << 20
+START_SECONDS = 0.001
+FIRST_PID = 1000
+_POST_PAUSE_ONE_IN = 6  # after so many posts of users' code other things get their turn before it goes on
+
+_encode = make_encoder()
+running: list[SimulatedCluster] = []
+
+
+class SimulationError(AssertionError):
+    """The run is not what it should be: a wait without an end, too many steps, a machine's own assertion."""
+
+
+class SimulatedCluster:
+    """One world.
+
+    Args:
+        keep_trace: keep each step as text in `trace`, to tell the story of a failure.
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        *,
+        num_cpus: int = 2,
+        faults: Faults = NO_FAULTS,
+        arena_bytes: int = ARENA_BYTES,
+        keep_trace: bool = False,
+    ) -> None:
+        self.choices = choices
+        self.faults = faults
+        transport: Any = load("simulated")
+        self.network = transport.network(lambda _, __: _faults.delay(choices, faults), choices)
+        self.timeline = self.network.timeline
+        self.session = choices.choose(1 << 32, "session").to_bytes(4, "big")
+        self.arena = Arena.create(arena_bytes)
+        self.processes: dict[ProcessId, SimulatedProcess] = {}
+        self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
+        self.deaths: dict[ProcessId, int] = {}  # of workers that did not end by themselves: exit status
+        self.trace: list[str] | None = [] if keep_trace else None
+        self.awake: Fiber | None = None
+        self.steps = 0
+        self._digest = blake2b(digest_size=16)
+        self._error: BaseException | None = None
+        self._crashes = list(faults.crashes)
+        self._until_crash = 0
+        self._doomed: dict[ProcessId, None] = {}
+        self._total = demand({"CPU": num_cpus})
+        self.node = self._start_node()
+        self.driver = self._start_process(DRIVER_NUMBER)
+        self._posted(self.driver, ProcessStarted(FIRST_PID + DRIVER_NUMBER, True))
+
+    @property
+    def trace_hash(self) -> str:
+        """Of every step so far: process, number, virtual time, event and effects."""
+        return self._digest.hexdigest()
+
+    # ---- running ----
+
+    def run(self, program: Callable[[], None]) -> None:
+        """Run `program` in the driver to its end.
+
+        Raises:
+            SimulationError: it waits for something that cannot happen, or a machine's assertion failed.
+        """
+        gc.collect()
+        gc.disable()
+        running.append(self)
+        try:
+            fiber = self.driver.start_fiber(program)
+            while not fiber.ended:
+                self._step()
+            if fiber.error is not None:
+                raise fiber.error
+        finally:
+            context.set_current(None)
+
+    def settle(self) -> None:
+        """The driver holds nothing any more: let everything happen that is still planned."""
+        gc.collect()
+        while True:
+            self._posted(self.driver)
+            if self.timeline.next_time() is None:
+                return
+            while self.timeline.next_time() is not None:
+                self._step()
+
+    def close(self) -> None:
+        """End every process; fibers unwind."""
+        for home in list(self.processes.values()):
+            if home.alive:
+                home.end(crashed=True)
+        self.timeline.clear()
+        for home in list(self.processes.values()):
+            for fiber in home.fibers:
+                fiber.kill()
+        context.set_current(None)
+        self.processes.clear()
+        if self in running:
+            running.remove(self)
+        gc.enable()
+
+    def _step(self) -> None:
+        if not self.timeline.step():
+            raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
+        if self._error is not None:
+            raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
+        if self.steps > MAX_STEPS or self.timeline.now > MAX_VIRTUAL_SECONDS:
+            raise SimulationError(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds\n{self._waits()}")
+
+    def fail(self, error: BaseException) -> None:
+        """A machine's assertion, seen by a fiber: the run ends with it."""
+        if self._error is None:
+            self._error = error
+
+    def _posted(self, home: SimulatedProcess, *events: Event) -> None:
+        if home.alive:
+            home.turns(events)
+
+    def run_fiber(self, home: SimulatedProcess, fiber: Fiber) -> None:
+        before = self.awake
+        fiber.run()
+        self.awake = before
+        context.set_current(None)
+        if fiber.ended:
+            home.fibers.remove(fiber)
+            if fiber.error is not None and home is not self.driver:
+                self.fail(fiber.error)
+
+    def awake_in(self, home: SimulatedProcess) -> Fiber:
+        assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"
+        return self.awake
+
+    def maybe_pause(self, home: SimulatedProcess) -> None:
+        """Users' code has posted something; other things may happen before it goes on."""
+        fiber = self.awake
+        if fiber is not None and fiber in home.fibers and not self.choices.choose(_POST_PAUSE_ONE_IN, "pause"):
+            home.wake(fiber, self.draw_lag())
+            fiber.park()
+
+    def sleep(self, seconds: float) -> None:
+        """Called by simulated code: virtual time passes."""
+        home = next(one for one in self.processes.values() if self.awake in one.fibers)
+        assert self.awake is not None
+        home.sleep(self.awake, seconds)
+
+    # ---- choices ----
+
+    def draw_lag(self) -> float:
+        return _faults.delay(self.choices, self.faults)
+
+    def draw_pause(self) -> float:
+        return _faults.pause(self.choices, self.faults)
+
+    def crash_is_due(self, mode: CrashMode) -> bool:
+        if not self._crashes or self._crashes[0].mode is not mode:
+            return False
+        self._until_crash += 1
+        if self._until_crash <= self._crashes[0].after:
+            return False
+        del self._crashes[0]
+        self._until_crash = 0
+        return True
+
+    # ---- processes ----
+
+    def _start_node(self) -> SimulatedProcess:
+        me = process_id(self.session, NODE_NUMBER)
+        home = self.processes[me] = SimulatedProcess(self, me)
+        self.node_manager = NodeManager(me, self._total, self.allocator, MAX_WORKERS)
+        home.join((self.node_manager,), rows_for(hosts=_Host(self)), lambda peer, reason: None)
+        return home
+
+    def _start_process(self, number: int) -> SimulatedProcess:
+        me, node = process_id(self.session, number), self.node.me
+        home = self.processes[me] = SimulatedProcess(self, me)
+        owner = Owner(me, node)
+        process = home.process = Process(me, owner, StoreClient(self.arena, me))
+        process.importer = FunctionImporter(isolated=True)
+        if number == DRIVER_NUMBER:
+            home.join((owner,), rows_for(process=process), lambda peer, reason: None)
+        else:
+            process.tells_waits = True
+            home.executor = SimulatedExecutor(home, self.arena.status_word(number).write)
+            rows = rows_for(process=process, runs=home.executor)
+            home.join((Worker(me, node), owner), rows, lambda peer, reason: None)
+        process.run_by(SimulatedDrives(home), home.loop)
+        return home
+
+    def start_worker(self, me: ProcessId) -> None:
+        """Effect of the node: a process begins a little later."""
+        if self.faults.one_failed_start_in and not self.choices.choose(self.faults.one_failed_start_in, "start fails"):
+            self.timeline.after(self.draw_lag(), lambda: self._posted(self.node, WorkerFailed(me, "no memory")))
+            return
+        self.timeline.after(START_SECONDS + self.draw_lag(), lambda: self._begin_worker(me))
+
+    def _begin_worker(self, me: ProcessId) -> None:
+        if not self.node.alive:
+            return
+        home = self._start_process(process_number(me))
+        home.may_crash = True
+        if me in self._doomed:
+            self.crash(home, -9)
+            return
+
+        def main() -> None:
+            assert home.process is not None and home.executor is not None
+            home.process.post(ProcessStarted(FIRST_PID + process_number(me), False))
+            home.executor.serve()
+            self._report_end(home, 0)
+            home.end(crashed=False)
+
+        home.start_fiber(main)
+
+    def kill(self, me: ProcessId) -> None:
+        """Effect of the node: SIGKILL, which takes a moment."""
+        home = self.processes.get(me)
+        if home is None:
+            self._doomed[me] = None
+        else:
+            self.timeline.after(self.draw_lag(), lambda: self.crash(home, -9) if home.alive else None)
+
+    def crash(self, home: SimulatedProcess, status: int) -> None:
+        """This process is gone; its peers and its reaper hear of it, in any order."""
+        if not home.alive:
+            return
+        self.deaths[home.me] = status
+        home.end(crashed=True)
+        self._report_end(home, status)
+        for fiber in list(home.fibers):
+            self.timeline.after(0.0, lambda fiber=fiber: self._unwind(home, fiber))  # type: ignore[misc]
+
+    def _unwind(self, home: SimulatedProcess, fiber: Fiber) -> None:
+        context.set_current(home.process)
+        fiber.kill()
+        context.set_current(None)
+
+    def _report_end(self, home: SimulatedProcess, status: int) -> None:
+        number = process_number(home.me)
+
+        def report() -> None:
+            lease, started = self.arena.read_status(number)
+            cause = DeathCause(FIRST_PID + number, status)
+            self._posted(self.node, ProcessEnded(home.me, cause, LeaseId(lease), started))
+            del self.processes[home.me]
+
+        self.timeline.after(self.draw_lag(), report)
+
+    def workers(self) -> Iterable[SimulatedProcess]:
+        return [home for home in self.processes.values() if home.alive and home.executor is not None]
+
+    # ---- what is told ----
+
+    def observe(self, home: SimulatedProcess, number: int, now: float, event: Event, effects: list[Effect]) -> None:
+        self.steps += 1
+        told = (home.me, number, now, type(event).__name__, event, [(type(one).__name__, one) for one in effects])
+        self._digest.update(_encode(told))
+        if self.trace is not None:
+            shown = "".join(f"\n      -> {_show(effect)}" for effect in effects)
+            self.trace.append(f"{now:.6f} {home.name} #{number} {_show(event)}{shown}")
+
+    def _waits(self) -> str:
+        lines = []
+        for home in self.processes.values():
+            figures = {name: value for name, value in home.loop.statistics().items() if value}
+            lines.append(f"  {home.name}{'' if home.alive else ' (dead)'}: {len(home.waiting)} waiting, {figures}")
+        return "\n".join(lines)
+
+
+class _Host:
+    """The host's part of the node's effects."""
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        self.arena = cluster.arena
+        self.start = cluster.start_worker
+        self.kill = cluster.kill
+
+    def end(self) -> None:
+        """The session is over; the cluster's `close` ends every process."""
+
+
+def _show(what: object) -> str:
+    """One line of a story: ids as people read them, payloads as their length."""
+    if isinstance(what, bytes):
+        return show(what) if len(what) in (8, 14, 18) else f"<{len(what)} bytes>"
+    if isinstance(what, (list, tuple)):
+        return f"[{', '.join(map(_show, what))}]"
+    fields = getattr(type(what), "__struct_fields__", None)
+    if fields is None:
+        return repr(what)
+    return f"{type(what).__name__}({', '.join(_show(getattr(what, name)) for name in fields)})"

@@ -1,0 +1,74 @@
+"""Faults: what goes wrong in one simulated run, and when. Drawn from choices, before the run and during it.
+
+Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP`), or between two frames that it
+sends (`AT_SEND`), so that some peers hear of a step and others do not. Delays are mostly short, sometimes as long as
+a timeout. A process may also stand still for a while, as under SIGSTOP.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from miniray.core.record import Record
+from miniray.transport import Choices
+
+SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
+LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
+PAUSE_SECONDS = (0.05, 0.5, 1.5)
+
+
+class CrashMode(Enum):
+    AT_STEP = 0
+    AT_SEND = 1
+
+
+class Crash(Record, frozen=True):
+    """After so many further steps (or sends) of workers, the one that makes the next dies."""
+
+    after: int
+    mode: CrashMode
+
+
+class Faults(Record, frozen=True):
+    """What may happen in one run.
+
+    `one_long_in` and `one_pause_in`: one delay in so many is long, one turn in so many is followed by a pause; 0: none.
+    """
+
+    crashes: tuple[Crash, ...] = ()
+    one_long_in: int = 0
+    one_pause_in: int = 0
+    one_failed_start_in: int = 0
+
+
+NO_FAULTS = Faults()
+
+
+def draw(choices: Choices) -> Faults:
+    """A third of the runs have only delays, the others one to three crashes."""
+    count = max(0, choices.choose(6, "crashes") - 2)
+    crashes = []
+    for _ in range(count):
+        after = choices.choose(4 << choices.choose(5, "how far"), "steps to the next crash")
+        mode = CrashMode.AT_STEP if choices.choose(2, "kind of crash") else CrashMode.AT_SEND
+        crashes.append(Crash(after, mode))
+    return Faults(
+        tuple(crashes),
+        (0, 100, 20, 5)[choices.choose(4, "long delays")],
+        (0, 0, 200, 50)[choices.choose(4, "pauses")],
+        (0, 0, 0, 4)[choices.choose(4, "failed starts")],
+    )
+
+
+def delay(choices: Choices, faults: Faults) -> float:
+    """Seconds that one frame takes, or one process to look at what has arrived."""
+    if faults.one_long_in and not choices.choose(faults.one_long_in, "a long delay"):
+        return LONG_SECONDS[choices.choose(len(LONG_SECONDS), "how long")]
+    return SHORT_SECONDS[choices.choose(len(SHORT_SECONDS), "delay")]
+
+
+def pause(choices: Choices, faults: Faults) -> float:
+    """Seconds for which a process stands still now; mostly none."""
+    if faults.one_pause_in and not choices.choose(faults.one_pause_in, "a pause"):
+        return PAUSE_SECONDS[choices.choose(len(PAUSE_SECONDS), "for how long")]
+    return 0.0

@@ -1,0 +1,100 @@
+"""Fibers: threads of which exactly one is ever awake, so that code which blocks runs deterministically.
+
+Who is awake holds the baton. `run` hands it to a fiber and gets it back when the fiber parks or ends; so the fiber
+and its caller are never both awake, and what they share needs no lock. A fiber that is killed raises `FiberKilled`
+from where it is parked; it derives from BaseException, since users' code must not catch it by accident.
+
+Threads are kept and used again: making one costs more than a small program's whole run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+_idle: list[_Thread] = []
+
+
+class FiberKilled(BaseException):
+    """The simulated process of this fiber is dead; nothing of it goes on."""
+
+
+class _Thread:
+    """A thread that runs one job after another, when it is given the baton."""
+
+    def __init__(self) -> None:
+        self.go = threading.Lock()
+        self.back = threading.Lock()
+        self.go.acquire()
+        self.back.acquire()
+        self.job: Callable[[], None] | None = None
+        threading.Thread(target=self._serve, name="miniray-fiber", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self.go.acquire()
+            job, self.job = self.job, None
+            assert job is not None
+            job()
+            del job  # nothing of a finished job may live on here
+            self.back.release()
+
+
+class Fiber:
+    """One line of execution. `error` is what its code raised, if it did.
+
+    Args:
+        body: what it runs.
+        on_resume: called in the fiber each time it goes on, and when it begins.
+    """
+
+    def __init__(self, body: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        self._thread = _idle.pop() if _idle else _Thread()
+        self._thread.job = self._run
+        self._body: Callable[[], None] | None = body
+        self._on_resume = on_resume
+        self.ended = False
+        self.killed = False
+        self.resumed_times = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Let it go on until it parks or ends. Called by whoever has the baton, never by itself."""
+        if self.ended:
+            return
+        thread = self._thread
+        thread.go.release()
+        thread.back.acquire()
+        if self.ended:
+            _idle.append(thread)
+
+    def park(self) -> None:
+        """Give the baton back; return when `run` is called again. Only called by itself.
+
+        Raises:
+            FiberKilled: it was killed meanwhile.
+        """
+        self._thread.back.release()
+        self._thread.go.acquire()
+        self.resumed_times += 1
+        if self.killed:
+            raise FiberKilled
+        self._on_resume()
+
+    def kill(self) -> None:
+        """Unwind it: its `finally` clauses run, and find a dead process."""
+        if not self.ended:
+            self.killed = True
+            self.run()
+
+    def _run(self) -> None:
+        body, self._body = self._body, None
+        try:
+            if not self.killed and body is not None:
+                self._on_resume()
+                body()
+        except FiberKilled:
+            pass
+        except BaseException as error:
+            self.error = error
+        self.ended = True

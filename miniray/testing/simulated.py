@@ -1,0 +1,256 @@
+"""One process of a simulated cluster: the shipping loop, machines and API over a simulated network and clock.
+
+`SimulatedProcess` joins what `driver.py`, `worker_main.py` and `node_main.py` of the runtime join for a real one.
+What differs: nobody polls; the cluster's timeline calls `look` when something has arrived or a deadline has come, as
+the background thread of a real process would. Users' code runs in fibers, which park where a real thread blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from miniray._runtime import context
+from miniray._runtime.execute import Executor
+from miniray._runtime.loop import Loop
+from miniray._runtime.process import Process
+from miniray._runtime.waiters import Waiter
+from miniray.core.ids import ProcessId, show
+from miniray.core.machine import Machine
+from miniray.core.record import Effect, Event
+from miniray.core.worker.events import InterruptTask
+from miniray.testing.faults import CrashMode
+from miniray.testing.fibers import Fiber, FiberKilled
+from miniray.transport import load
+
+if TYPE_CHECKING:
+    from miniray.testing.cluster import SimulatedCluster
+
+Rows = Mapping[type[Effect], Callable[[Any], Event | None]]
+
+
+class CrashNow(BaseException):
+    """A fault strikes this process here."""
+
+
+class SimulatedProcess:
+    """A loop, what it drives, and the fibers of one process. `process` and `executor` are filled in by the cluster."""
+
+    def __init__(self, cluster: SimulatedCluster, me: ProcessId) -> None:
+        self.cluster = cluster
+        self.me = me
+        self.name = show(me)
+        self.alive = True
+        self.may_crash = False
+        self.process: Process | None = None
+        self.executor: SimulatedExecutor | None = None
+        self.loop: Loop
+        self.steps = 0
+        self.waiting: list[tuple[Fiber, Waiter]] = []
+        self.fibers: list[Fiber] = []
+        self.transport: Any = load("simulated")(me, cluster.network, self.look_soon)
+        self._look_at: float | None = None
+        self._stands_until = 0.0
+        self._send = self.transport.send
+        self.transport.send = self._send_or_crash
+
+    def join(self, machines: tuple[Machine, ...], rows: Rows, on_lost: Callable[[ProcessId, str], None]) -> None:
+        timeline = self.cluster.timeline
+        self.loop = Loop(self.me, machines, self.transport, timeline, rows, lambda token: None, on_lost, self._observe)
+
+    # ---- turns ----
+
+    def turns(self, events: tuple[Event, ...]) -> None:
+        """Step these events, with what finalisers left, and what has arrived by now.
+
+        Raises:
+            CrashNow: a fault has struck; the process is dead.
+        """
+        try:
+            if self.process is not None:
+                for event in self.process.collect():
+                    self.loop.turn(event)
+            for event in events:
+                self.loop.turn(event)
+            self.loop.receive(self.transport.poll(0))
+            self.loop.tick()
+            self.loop.flush()
+            self.loop.check()
+        except CrashNow:
+            self.cluster.crash(self, -9)
+            raise
+        if self.alive:
+            self._wake_fibers()
+            self._plan_deadline()
+
+    def look(self) -> None:
+        """What the background thread does, called by the timeline."""
+        if not self.alive:
+            return
+        if self.cluster.timeline.now < self._stands_until:
+            self._plan_look(self._stands_until)
+            return
+        self._look_at = None
+        try:
+            self.turns(())
+        except CrashNow:
+            pass
+
+    def look_soon(self) -> None:
+        """Something has arrived, or was left behind."""
+        if self.alive:
+            cluster = self.cluster
+            pause = cluster.draw_pause()
+            if pause:
+                self._stands_until = cluster.timeline.now + pause
+            self._plan_look(cluster.timeline.now + (pause or cluster.draw_lag()))
+
+    def _plan_look(self, time: float) -> None:
+        if self._look_at is None or time < self._look_at:
+            self._look_at = time
+            self.cluster.timeline.at(time, lambda: self.look() if self._look_at == time else None)
+
+    def _plan_deadline(self) -> None:
+        deadline = self.loop.deadline()
+        if deadline is not None:
+            self._plan_look(max(deadline, self.cluster.timeline.now))
+
+    def _observe(self, number: int, now: float, event: Event, effects: list[Effect]) -> None:
+        self.steps += 1
+        self.cluster.observe(self, number, now, event, effects)
+        if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_STEP):
+            raise CrashNow
+
+    def _send_or_crash(self, peer: ProcessId, frame: bytes) -> None:
+        if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_SEND):
+            raise CrashNow
+        self._send(peer, frame)
+
+    # ---- fibers ----
+
+    def start_fiber(self, body: Callable[[], None]) -> Fiber:
+        fiber = Fiber(body, lambda: self._resumed(fiber))
+        self.fibers.append(fiber)
+        self.wake(fiber, 0.0)
+        return fiber
+
+    def _resumed(self, fiber: Fiber) -> None:
+        self.cluster.awake = fiber
+        context.set_current(self.process)
+
+    def wake(self, fiber: Fiber, seconds: float) -> None:
+        """Let a fiber go on after so long, unless it has gone on by then."""
+        times = fiber.resumed_times
+        timeline = self.cluster.timeline
+
+        def resume() -> None:
+            if fiber.resumed_times != times or fiber.ended or not self.alive:
+                return
+            if timeline.now < self._stands_until:
+                timeline.at(self._stands_until, resume)
+                return
+            self.cluster.run_fiber(self, fiber)
+
+        timeline.after(seconds, resume)
+
+    def _wake_fibers(self) -> None:
+        for fiber, waiter in self.waiting:
+            if waiter.is_ready or (self.process is not None and self.process.ended is not None):
+                self.wake(fiber, self.cluster.draw_lag())
+
+    def sleep(self, fiber: Fiber, seconds: float) -> None:
+        """Virtual time passes. A cancelled task gets its KeyboardInterrupt here."""
+        until = self.cluster.timeline.now + seconds
+        while self.cluster.timeline.now < until:
+            self.wake(fiber, until - self.cluster.timeline.now)
+            fiber.park()
+            self.raise_interrupt()
+
+    def interrupt(self) -> None:
+        """Have the fiber that runs the task look whether it is meant."""
+        for fiber in self.fibers:
+            self.wake(fiber, self.cluster.draw_lag())
+
+    def raise_interrupt(self) -> None:
+        if self.executor is not None:
+            self.executor.raise_interrupt()
+
+    def end(self, *, crashed: bool) -> None:
+        """Nothing of it happens any more. Its fibers unwind at once, or as soon as they park."""
+        self.alive = False
+        self.transport.crash() if crashed else self.transport.close()
+        if self.process is not None and self.process.ended is None:
+            self.process.ended = "this simulated process has died"
+        self.waiting.clear()
+
+
+class SimulatedDrives:
+    """Steps events at once, and parks fibers that wait."""
+
+    asleep = True
+
+    def __init__(self, home: SimulatedProcess) -> None:
+        self._home = home
+
+    def post(self, *events: Event) -> None:
+        home = self._home
+        if not home.alive:
+            raise FiberKilled
+        try:
+            home.turns(events)
+        except CrashNow:
+            raise FiberKilled from None
+        except Exception as error:
+            home.cluster.fail(error)
+            raise FiberKilled from error
+        home.cluster.maybe_pause(home)
+
+    def locked(self, action: Callable[[], Any]) -> Any:
+        return action()
+
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        home, timeline = self._home, self._home.cluster.timeline
+        fiber = home.cluster.awake_in(home)
+        deadline = None if timeout is None else timeline.now + timeout
+        while home.alive and not waiter.is_ready and not (home.process and home.process.ended):
+            entry = (fiber, waiter)
+            home.waiting.append(entry)
+            waiter.before_sleep()
+            if deadline is not None:
+                home.wake(fiber, max(0.0, deadline - timeline.now))
+            try:
+                fiber.park()
+            finally:
+                waiter.after_sleep()
+                if entry in home.waiting:
+                    home.waiting.remove(entry)
+            home.raise_interrupt()
+            if deadline is not None and timeline.now >= deadline:
+                break
+        if not home.alive:
+            raise FiberKilled
+        return waiter.is_ready
+
+    def rouse(self) -> None:
+        self._home.look_soon()
+
+    def stop(self) -> None:
+        pass
+
+
+class SimulatedExecutor(Executor):
+    """The main thread of a simulated worker: an interrupt is raised where its fiber is parked."""
+
+    def __init__(self, home: SimulatedProcess, record_start: Callable[[int, int], None]) -> None:
+        assert home.process is not None
+        super().__init__(home.process, record_start, home.cluster.timeline)
+        self._home = home
+
+    def interrupt(self, effect: InterruptTask) -> None:
+        if self._process.running == effect.task_id:
+            self._interrupted = effect.task_id
+            self._home.interrupt()
+
+    def raise_interrupt(self) -> None:
+        if self._interrupted is not None:
+            self._on_interrupt(0, None)
