@@ -6,7 +6,6 @@ The object in hand is what counts: while one lives in this process, the value li
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future
@@ -15,10 +14,11 @@ from typing import Any, Generic, TypeVar
 from miniray._runtime import callbacks
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
-from miniray._runtime.signals import finalisers
+from miniray._runtime.signals import unbroken
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
 from miniray.core.owner.events import RefsHeld
+from miniray.errors import ObjectLostError
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class ObjectRef(Generic[T]):
         self._id = object_id
         self._process = process
 
+    @unbroken
     def __del__(self) -> None:
         process = self._process
         process.dropped.append(self._id)
@@ -53,6 +54,11 @@ class ObjectRef(Generic[T]):
         state = "pending" if value is None else {"F": "failed", "S": "stored"}.get(tag(value), "ready")
         return f"ObjectRef({show(self._id)}, {state})"
 
+    def check_session(self, process: Process) -> None:
+        """Raises ObjectLostError: the ref is of a session that has ended; nobody could ever make it ready."""
+        if self._process is not process:
+            raise ObjectLostError(f"{self!r} belongs to a miniray session that has ended, and its value with it")
+
     def hex(self) -> str:
         return self._id.hex()
 
@@ -64,6 +70,8 @@ class ObjectRef(Generic[T]):
         return future
 
     def __await__(self) -> Generator[Any, None, T]:
+        import asyncio  # 20 ms, which no worker should spend that never awaits
+
         return asyncio.wrap_future(self.future()).__await__()
 
     def __reduce__(self) -> Any:
@@ -93,6 +101,7 @@ def tag(value: Any) -> Any:
     return type(value).__struct_config__.tag
 
 
+@unbroken
 def _load(object_id: ObjectId) -> ObjectRef[Any]:
     process = current()
     ref: ObjectRef[Any] = ObjectRef(object_id, process)
@@ -101,8 +110,8 @@ def _load(object_id: ObjectId) -> ObjectRef[Any]:
 
 
 def _dump(ref: ObjectRef[Any]) -> ObjectId:
+    ref.check_session(current())
     return ref._id
 
 
 register_reference_type(ObjectRef, _dump, _load)
-finalisers[ObjectRef.__del__.__code__] = None

@@ -61,6 +61,8 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
 
 
 def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
+    for ref in refs:
+        ref.check_session(process)
     if timeout is not None:
         _check_timeout(timeout)
     ids = [refs[0]._id] if len(refs) == 1 else list(dict.fromkeys([ref._id for ref in refs]))
@@ -137,6 +139,8 @@ def wait(
     if isinstance(num_returns, bool) or not isinstance(num_returns, int) or not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns must be within 1..{len(refs)} (the number of refs), not {num_returns!r}")
     process = current()
+    for ref in refs:
+        ref.check_session(process)
     missing = [object_id for object_id in ids if object_id not in process.values]
     needed = num_returns - (len(ids) - len(missing))
     if needed > 0:

@@ -10,11 +10,11 @@ from typing import Any
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Process
-from miniray._runtime.signals import finalisers
+from miniray._runtime.signals import unbroken
 from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
 from miniray.core.ids import FunctionId, ObjectId, return_id
 from miniray.core.owner.events import RefsDropped, Submitted, ValuePut
-from miniray.core.record import Event
+from miniray.core.record import replace
 from miniray.core.task_spec import TaskOptions, TaskSpec
 from miniray.errors import SerializationError as PublicSerializationError
 
@@ -50,20 +50,22 @@ class FunctionHandle:
         except SerializationError as error:
             raise PublicSerializationError(str(error)) from error.cause
         if function_id != self._function_id or process is not self._process:
-            process.announce(function_id, definition)
-            self._drop()
-            self._process, self._function_id = process, function_id
+            self._announce(process, function_id, definition)
         return function_id
+
+    @unbroken
+    def _announce(self, process: Process, function_id: FunctionId, definition: Serialized) -> None:
+        process.announce(function_id, definition)
+        self._drop()
+        self._process, self._function_id = process, function_id
 
     def _drop(self) -> None:
         if self._process is not None:
             self._process.functions_dropped.append(self._function_id)
 
+    @unbroken
     def __del__(self) -> None:
         self._drop()
-
-
-finalisers[FunctionHandle.__del__.__code__] = None
 
 
 def submit(
@@ -84,47 +86,56 @@ def submit(
     """
     site = call_site(3)
     slots: tuple[ObjectId, ...] = ()
-    refs: tuple[ObjectId, ...] = ()
     tops: list[ObjectRef[Any]] = []
     if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
-        args, kwargs, tops = _take_slots(args, kwargs)
+        args, kwargs, tops = _take_slots(process, args, kwargs)
         slots = tuple([ref._id for ref in tops])
     try:
         payload = serialize_call(args, kwargs)
     except SerializationError as error:
         raise PublicSerializationError(f"{options.name}: {error}\n  called    at {site}") from error.cause
-    task_id = process.next_task_id()
-    stored = False
-    before: tuple[Event, ...] = ()
-    after: tuple[Event, ...] = ()
-    if type(payload) is not bytes:
-        assert isinstance(payload, Serialized)
-        if payload.size_bytes >= INLINE_BYTES and process.store is not None:
-            stored = True
-            held = return_id(process.next_task_id())
-            before = (ValuePut(held, process.store_value(payload, held)),)
-            after = (RefsDropped([held]),)
-            slots = (*slots, held)
-            payload = b""
-        else:
-            refs = payload.refs
-            payload = payload.to_bytes()
+    if type(payload) is bytes:
+        spec = TaskSpec(
+            process.next_task_id(), function, payload, options, num_returns, slots, (), False, actor, method,
+            creates_actor, site, process.running,
+        )  # fmt: skip
+        return _submit(process, spec)
+    assert isinstance(payload, Serialized)
     spec = TaskSpec(
-        task_id, function, payload, options, num_returns, slots, refs, stored, actor, method, creates_actor, site,
-        process.running,
+        process.next_task_id(), function, b"", options, num_returns, slots, (), False, actor, method, creates_actor,
+        site, process.running,
     )  # fmt: skip
-    if before:
-        process.post(*before, Submitted(spec), *after)
-    else:
-        process.post(Submitted(spec))
-    if num_returns == 1:
-        return ObjectRef(return_id(task_id), process)
-    made: list[ObjectRef[Any]] = [ObjectRef(return_id(task_id, index), process) for index in range(num_returns)]
+    return _submit_serialized(process, spec, payload)
+
+
+@unbroken
+def _submit(process: Process, spec: TaskSpec) -> Any:
+    process.post(Submitted(spec))
+    return _refs_of(process, spec)
+
+
+def _refs_of(process: Process, spec: TaskSpec) -> Any:
+    if spec.num_returns == 1:
+        return ObjectRef(return_id(spec.task_id), process)
+    made: list[ObjectRef[Any]] = [ObjectRef(return_id(spec.task_id, n), process) for n in range(spec.num_returns)]
     return made or None
 
 
+@unbroken
+def _submit_serialized(process: Process, spec: TaskSpec, payload: Serialized) -> Any:
+    """A large payload lies in the store, and is the last slot."""
+    if payload.size_bytes >= INLINE_BYTES and process.store is not None:
+        held = return_id(process.next_task_id())
+        put = ValuePut(held, process.store_value(payload, held))
+        spec = replace(spec, slots=(*spec.slots, held), stored_payload=True)
+        process.post(put, Submitted(spec), RefsDropped([held]))
+    else:
+        process.post(Submitted(replace(spec, payload=payload.to_bytes(), refs=payload.refs)))
+    return _refs_of(process, spec)
+
+
 def _take_slots(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+    process: Process, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[ObjectRef[Any]]]:
     """Replace top-level refs by slots."""
     refs: list[ObjectRef[Any]] = []
@@ -132,6 +143,7 @@ def _take_slots(
     def slot(value: Any) -> Any:
         if type(value) is not ObjectRef:
             return value
+        value.check_session(process)
         refs.append(value)
         return Slot(len(refs) - 1)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from miniray._runtime.config import EXTENT_WAIT_SECONDS, INLINE_BYTES
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
-from miniray._runtime.signals import finalisers
+from miniray._runtime.signals import unbroken
 from miniray._runtime.waiters import OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
@@ -60,13 +60,11 @@ class Pin:
         self._process = process
         self._object_id = object_id
 
+    @unbroken
     def __del__(self) -> None:
         self._process.views_dropped.append(self._object_id)
         if self._process.drives.asleep:
             self._process.drives.rouse()
-
-
-finalisers[Pin.__del__.__code__] = None
 
 
 class Process:
@@ -152,21 +150,35 @@ class Process:
             done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
         finally:
             if len(object_ids) > 1:
-                self.drives.locked(lambda: self.waiters.remove(waiter))
+                self._forget_waiter(waiter)
         if self.ended is not None:
             self.raise_ended()
         return done
 
     def _wait(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout: float | None) -> bool:
-        if self._must_tell(object_ids):
-            self.post(Awaited([object_id for object_id in object_ids if object_id not in self.values]))
+        told: list[None] = []
         try:
+            if self._must_tell(object_ids):
+                self._tell_wait(object_ids, told)
             if timeout is None or timeout > 0:
                 return self.drives.wait(waiter, timeout)
             return waiter.is_ready
         finally:
-            if self.tells_waits:
-                self.post(AwaitEnded())
+            if told and self.tells_waits:
+                self._tell_wait_ended()
+
+    @unbroken
+    def _tell_wait(self, object_ids: Sequence[ObjectId], told: list[None]) -> None:
+        self.post(Awaited([object_id for object_id in object_ids if object_id not in self.values]))
+        told.append(None)
+
+    @unbroken
+    def _tell_wait_ended(self) -> None:
+        self.post(AwaitEnded())
+
+    @unbroken
+    def _forget_waiter(self, waiter: Waiter) -> None:
+        self.drives.locked(lambda: self.waiters.remove(waiter))
 
     def _must_tell(self, object_ids: Sequence[ObjectId]) -> bool:
         """A wait is news when something is held back, when another owner must be asked, or when a CPU is lent."""
@@ -260,8 +272,7 @@ class Process:
         assert self.store is not None
         place = value.place
         arena = self.store.arena
-        self.post(ViewHeld(object_id))
-        pin = Pin(self, object_id)
+        pin = self._pin(object_id)
         if writable:
             private = arena.private_view(place.offset, place.size_bytes)
             if private is not None:
@@ -269,6 +280,11 @@ class Process:
                 return deserialize(memoryview(private), private, writable=True)
         view = arena.view[place.offset : place.offset + place.size_bytes].toreadonly()
         return deserialize(view, pin, writable=writable)
+
+    @unbroken
+    def _pin(self, object_id: ObjectId) -> Pin:
+        self.post(ViewHeld(object_id))
+        return Pin(self, object_id)
 
     def _collecting_refs(self) -> _Unpickling:
         return _Unpickling(self, self._unpickled)
@@ -299,10 +315,12 @@ class _Unpickling:
         self._process = process
         self._local = local
 
+    @unbroken
     def __enter__(self) -> None:
         self._before = getattr(self._local, "refs", None)
         self._local.refs = []
 
+    @unbroken
     def __exit__(self, *_: object) -> None:
         refs, self._local.refs = self._local.refs, self._before
         if refs:

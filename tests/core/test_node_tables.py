@@ -68,6 +68,14 @@ def test_nobody_is_overtaken_by_a_smaller_request_for_the_same_resource() -> Non
     assert grantable(queue) == []
 
 
+def test_who_lacks_one_resource_holds_up_no_other() -> None:
+    queue = a_queue(2, GPU=1)
+    queue.grant(ask(queue, DRIVER, 1, demand({"GPU": 1})), WORKERS[0])
+    ask(queue, DRIVER, 2, demand({"CPU": 1, "GPU": 1}))
+    other = ask(queue, OTHER, 1)
+    assert grantable(queue) == [other]
+
+
 def test_an_owner_without_a_lease_gets_one_back_from_who_has_most() -> None:
     queue = a_queue(2)
     rows = [queue.grant(ask(queue, DRIVER, number), WORKERS[number]) for number in (1, 2)]

@@ -116,6 +116,17 @@ def test_blocked_gives_back() -> None:
     assert runs(talk.push(5)) == [] and runs(talk.finish(1)) == [5]
 
 
+def test_a_thread_that_waits_longer_than_its_task() -> None:
+    """The lease is not blocked for ever by what a task has left behind."""
+    talk = Talk().start()
+    talk.push(1)
+    talk.worker.step(0.0, Awaited([]))
+    assert sent(talk.finish(1), Unblocked) == [Unblocked(LEASE)]
+    assert runs(talk.push(2)) == [2]
+    assert talk.worker.step(0.0, AwaitEnded()) == []
+    talk.worker.check()
+
+
 def test_take_back_answers_with_exactly_what_will_not_run() -> None:
     talk = Talk().start()
     talk.push(1, 2, 3)

@@ -151,6 +151,9 @@ class Worker:
             self._actor_lease = item.lease
             values = (ActorAt(self._me, 1),)
         result = TaskResult(event.task_id, event.attempt, values, event.duration_microseconds, event.retry)
+        if self._waits:  # a thread that the task has left behind still waits: the CPU is this lease's again
+            self._waits = 0
+            self._emit(Send(self._node, Unblocked(item.lease or self._actor_lease)))
         queue = self._queue
         queue.measured(task, event.duration_microseconds)
         if task.refs or (contained(values[0]) if len(values) == 1 else any([contained(value) for value in values])):
@@ -183,6 +186,8 @@ class Worker:
         self._give_back(running.submitter, running.lease, back, blocked=True)
 
     def _on_await_ended(self, now: float, event: AwaitEnded, peer: ProcessId) -> None:
+        if not self._waits:
+            return  # of a task that has ended
         self._waits -= 1
         running = self._queue.running
         if self._waits == 0 and running is not None:
