@@ -84,6 +84,10 @@ class SimulatedCluster:
         self.trace: list[str] | None = [] if keep_trace else None
         self.awake: Fiber | None = None
         self.steps = 0
+        self._check: Callable[[], None] | None = None
+        self._check_every = self._check_at = 0
+        self.disturbed = False  # somebody died, or was killed: errors that say so are legal
+        self._notes: dict[str, int] = {}
         self._digest = blake2b(digest_size=16)
         self._error: BaseException | None = None
         self._crashes = list(faults.crashes)
@@ -98,6 +102,10 @@ class SimulatedCluster:
     def trace_hash(self) -> str:
         """Of every step so far: process, number, virtual time, event and effects."""
         return self._digest.hexdigest()
+
+    def on_every(self, steps: int, check: Callable[[], None]) -> None:
+        """Have `check` called between events, once in so many steps."""
+        self._check, self._check_every, self._check_at = check, steps, steps
 
     # ---- running ----
 
@@ -149,6 +157,9 @@ class SimulatedCluster:
             raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
+        if self._check is not None and self.steps >= self._check_at:
+            self._check_at = self.steps + self._check_every
+            self._check()
         if self.steps > MAX_STEPS or self.timeline.now > MAX_VIRTUAL_SECONDS:
             raise SimulationError(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds\n{self._waits()}")
 
@@ -187,6 +198,11 @@ class SimulatedCluster:
         home = next(one for one in self.processes.values() if self.awake in one.fibers)
         assert self.awake is not None
         home.sleep(self.awake, seconds)
+
+    def note(self, key: str) -> int:
+        """How often simulated code has said this by now: what a real program would write to a file."""
+        count = self._notes[key] = self._notes.get(key, 0) + 1
+        return count
 
     # ---- choices ----
 
@@ -269,6 +285,7 @@ class SimulatedCluster:
         if not home.alive:
             return
         self.deaths[home.me] = status
+        self.disturbed = True
         home.end(crashed=True)
         self._report_end(home, status)
         for fiber in list(home.fibers):

@@ -56,7 +56,7 @@ def draw(choices: Choices) -> Faults:
         tuple(crashes),
         (0, 100, 20, 5)[choices.choose(4, "long delays")],
         (0, 0, 200, 50)[choices.choose(4, "pauses")],
-        (0, 0, 0, 4)[choices.choose(4, "failed starts")],
+        (0, 0, 0, 8)[choices.choose(4, "failed starts")],
     )
 
 

@@ -1,0 +1,307 @@
+"""Drawing a random program (`programs.py`) from choices, with the oracle's expectation of each of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from miniray.core.record import Row
+from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, Op
+from miniray.transport import Choices
+
+MAX_DEPTH = 3
+MAX_OPS = 60  # of one program, nested ones included
+SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
+
+
+class Slot(Row):
+    """What is known of one slot."""
+
+    kind: str  # "number", "box" (a list of refs), "actor"
+    number: int = 0
+    outcomes: int = VALUE
+    is_ref: bool = True
+    shared: bool = False  # an actor that others call, too: its total is not known
+    calls: int = 0  # of this actor from this program
+    dead: bool = False
+    kept: int = 0
+    has_kept: int = VALUE
+    boxes: int = 0
+
+
+class Drawing:
+    """One program, or one block of it."""
+
+    def __init__(self, choices: Choices, depth: int = 0, budget: list[int] | None = None, name: str = "") -> None:
+        self._choices = choices
+        self._depth = depth
+        self._budget = budget if budget is not None else [MAX_OPS]
+        self._name = name
+        self.slots: dict[int, Slot] = {}
+        self.ops: list[Op] = []
+        self.total = 0
+        self.outcomes = VALUE
+        self._next = 0
+
+    # ---- small choices ----
+
+    def _pick(self, count: int) -> int:
+        return self._choices.choose(count, "program")
+
+    def _chance(self, one_in: int) -> bool:
+        return not self._pick(one_in)
+
+    def _some(self, kinds: tuple[str, ...], most: int) -> list[int]:
+        found = [slot for slot, row in self.slots.items() if row.kind in kinds]
+        return [found[self._pick(len(found))] for _ in range(self._pick(most + 1))] if found else []
+
+    def _one(self, *kinds: str) -> int | None:
+        found = [slot for slot, row in self.slots.items() if row.kind in kinds]
+        return found[self._pick(len(found))] if found else None
+
+    def _seconds(self) -> float:
+        return SECONDS[self._pick(len(SECONDS))]
+
+    def _new(self, row: Slot) -> int:
+        slot = self._next
+        self._next += 1
+        self.slots[slot] = row
+        return slot
+
+    def _key(self) -> str:
+        return f"{self._name}{len(self.ops)}"
+
+    def _sum(self, used: list[int]) -> tuple[int, int]:
+        """(number, outcomes) of what needs all of these."""
+        number, value, others = 0, VALUE, 0
+        for slot in used:
+            row = self.slots[slot]
+            number += row.number
+            value &= row.outcomes
+            others |= row.outcomes & ~VALUE
+        return number, value | others
+
+    # ---- a program ----
+
+    def draw(self, least: int, most: int) -> None:
+        for _ in range(least + self._pick(most - least + 1)):
+            if self._budget[0] <= 0:
+                break
+            self._budget[0] -= 1
+            self._OPS[self._pick(len(self._OPS))](self)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Get what is left, or some of it, in a random order."""
+        left = [slot for slot, row in self.slots.items() if row.kind != "actor"]
+        while left:
+            slot = left.pop(self._pick(len(left)))
+            if not self._chance(4):
+                self._get(slot)
+
+    def _get(self, slot: int) -> None:
+        row = self.slots[slot]
+        nested = self._depth > 0
+        self.ops.append(Op("get", slots=(slot,), given=(nested,), expected=row.number, outcomes=row.outcomes))
+        self.total += row.number
+        self.outcomes |= row.outcomes & ~VALUE
+        if not row.outcomes & VALUE:
+            self.outcomes &= ~VALUE
+
+    def _op_put(self) -> None:
+        number, large = self._pick(100), self._chance(3)
+        self.ops.append(Op("put", self._new(Slot("number", number)), given=(number, large)))
+
+    def _op_put_box(self) -> None:
+        used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
+        if used:
+            number, outcomes = self._sum(used)
+            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes)), tuple(used)))
+
+    def _op_call(self) -> None:
+        self._call(self._some(("number",), 3))
+
+    def _op_open(self) -> None:
+        """Boxes, opened by a task: passed by name, so they arrive resolved and their refs are got there."""
+        self._call(self._some(("box", "number"), 2))
+
+    def _call(self, used: list[int]) -> None:
+        kind = ("add", "add", "fill", "two", "fail", "once", "flaky")[self._pick(7)]
+        number, outcomes = self._sum(used)
+        first: tuple[Any, ...] = (self._seconds(),)
+        options: dict[str, Any] = {}
+        if kind == "fail":
+            outcomes = USER | (outcomes & ~VALUE)
+        elif kind == "once":
+            first, options, outcomes = (self._key(), *first), {"max_retries": 0}, outcomes | FAULT
+        elif kind == "flaky":
+            first, options = (self._key(), *first), {"retry_exceptions": True}
+        elif kind == "two":
+            options = {"num_returns": 2}
+        boxed = self._pick(len(used) + 1) if kind != "flaky" and self._chance(2) else -1
+        slot = self._new(Slot("number", number, outcomes))
+        if kind == "two":
+            self._new(Slot("number", number + 1, outcomes))
+        self.ops.append(Op("call", slot, tuple(used), (kind, first, options, boxed)))
+        if kind not in ("two", "flaky") and self._chance(6):
+            self._cancel_later(slot, outcomes)
+
+    def _cancel_later(self, slot: int, outcomes: int) -> None:
+        """Soon, and before anything else can need it."""
+        self.slots[slot].outcomes = outcomes | CANCEL
+        if self._chance(2):
+            self._op_sleep()
+        force = self._chance(3)
+        self.ops.append(Op("cancel", slots=(slot,), given=(force, bool(self._pick(2)))))
+
+    def _op_make_box(self) -> None:
+        """Refs that a worker owns, which may die."""
+        numbers = tuple(self._pick(50) for _ in range(1 + self._pick(3)))
+        slot = self._new(Slot("box", sum(numbers), VALUE | FAULT))
+        self.ops.append(Op("call", slot, (), ("box_of", (self._chance(3), *numbers), {}, -1)))
+
+    def _op_rebox(self) -> None:
+        """Refs go to a task, inside a list or a value, and come back in its result."""
+        used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
+        if not used:
+            return
+        number, outcomes = self._sum(used)
+        # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
+        slot = self._new(Slot("box", number, outcomes | FAULT))
+        self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
+
+    def _op_block(self) -> None:
+        if self._depth >= MAX_DEPTH:
+            return
+        inner = Drawing(self._choices, self._depth + 1, self._budget, f"{self._name}{len(self.ops)}.")
+        by_reference = self._some(("number", "box", "actor"), 2)
+        by_name = self._some(("number", "box"), 2)
+        for slot in by_reference:
+            row = self.slots[slot]
+            row.shared = True
+            inner._new(Slot(row.kind, row.number, row.outcomes, row.is_ref, shared=True, dead=row.dead))
+        for slot in by_name:  # arrives as the value itself
+            row = self.slots[slot]
+            inner._new(Slot(row.kind, row.number, row.outcomes, is_ref=False))
+        inner.draw(1, 5)
+        _, outcomes = self._sum([slot for slot in by_name])
+        others = (outcomes | inner.outcomes) & ~VALUE
+        slot = self._new(Slot("number", inner.total, (outcomes & inner.outcomes & VALUE) | others))
+        used = tuple([*by_reference, *by_name])
+        self.ops.append(Op("call", slot, used, ("block", (tuple(inner.ops),), {}, len(by_reference))))
+        if self._chance(8):
+            self._cancel_later(slot, self.slots[slot].outcomes)
+
+    def _op_make_actor(self) -> None:
+        used = self._some(("number",), 1)
+        number, outcomes = self._sum(used)
+        given = () if used else (self._pick(50),)
+        row = Slot("actor", number if used else given[0], outcomes | FAULT)
+        self.ops.append(Op("make_actor", self._new(row), tuple(used), given))
+        for _ in range(self._pick(3)):
+            self._op_call_actor()
+
+    def _op_call_actor(self) -> None:
+        actor = self._one("actor")
+        if actor is None:
+            return
+        row = self.slots[actor]
+        used = self._some(("number",), 1)
+        amount, outcomes = self._sum(used)
+        given = () if used else (self._pick(9),)
+        if row.shared or row.dead:  # others call it as well: only that it answers is known
+            key = self._key()
+            slot = self._new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)))
+            self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
+            return
+        sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
+        if not sure:  # whether it is counted is not known
+            row.shared = True
+            return
+        row.number += amount if used else given[0]
+        slot = self._new(Slot("number", row.number, VALUE | FAULT))
+        first = (self._name or "driver", row.calls)
+        row.calls += 1
+        self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (*first, *given), False)))
+
+    def _op_keep(self) -> None:
+        """Refs stay in an actor's state, and are read from there later, or come back."""
+        actor = self._one("actor")
+        used = [slot for slot in self._some(("number", "box"), 2) if self.slots[slot].is_ref]
+        if actor is None or self.slots[actor].shared or not used:
+            return
+        row = self.slots[actor]
+        number, outcomes = self._sum(used)
+        row.kept += number
+        row.has_kept = (row.has_kept & outcomes & VALUE) | ((row.has_kept | outcomes) & ~VALUE)
+        others = row.outcomes & ~VALUE | FAULT
+        value = row.outcomes & VALUE
+        kept = self._new(Slot("number", 0, value | others))
+        self.ops.append(Op("call_actor", kept, (actor, *used), ("keep", (), True)))
+        if self._chance(2):
+            read = self._new(Slot("number", row.kept, (value & row.has_kept) | others | (row.has_kept & ~VALUE)))
+            self.ops.append(Op("call_actor", read, (actor,), ("kept", (), False)))
+        if self._chance(2):
+            lent = self._new(Slot("box", number, (value & outcomes) | others | (outcomes & ~VALUE)))
+            self.ops.append(Op("call_actor", lent, (actor,), ("lend", (), False)))
+
+    def _op_kill(self) -> None:
+        actor = self._one("actor")
+        if actor is not None and self._chance(2):
+            self.slots[actor].dead = True
+            self.ops.append(Op("kill", slots=(actor,)))
+
+    def _op_get(self) -> None:
+        slot = self._one("number", "box")
+        if slot is not None:
+            self._get(slot)
+
+    def _op_get_soon(self) -> None:
+        slot = self._one("number", "box")
+        if slot is not None and self.slots[slot].is_ref:
+            row = self.slots[slot]
+            self.ops.append(Op("get_soon", slots=(slot,), given=(self._seconds(),), outcomes=row.outcomes))
+
+    def _op_wait(self) -> None:
+        used = list(dict.fromkeys(self._some(("number", "box"), 4)))
+        used = [slot for slot in used if self.slots[slot].is_ref]
+        if used:
+            timeout = None if self._chance(2) else self._seconds()
+            self.ops.append(Op("wait", slots=tuple(used), given=(1 + self._pick(len(used)), timeout)))
+
+    def _op_drop(self) -> None:
+        slot = self._one("number", "box", "actor")
+        if slot is not None:
+            del self.slots[slot]
+            self.ops.append(Op("drop", slots=(slot,)))
+
+    def _op_sleep(self) -> None:
+        self.ops.append(Op("sleep", given=(self._seconds(),)))
+
+    _OPS: tuple[Callable[[Drawing], None], ...] = (
+        _op_put,
+        _op_put_box,
+        _op_call,
+        _op_call,
+        _op_call,
+        _op_open,
+        _op_make_box,
+        _op_rebox,
+        _op_block,
+        _op_block,
+        _op_make_actor,
+        _op_call_actor,
+        _op_keep,
+        _op_kill,
+        _op_get,
+        _op_get_soon,
+        _op_wait,
+        _op_drop,
+        _op_sleep,
+    )
+
+
+def draw_program(choices: Choices) -> tuple[Op, ...]:
+    drawing = Drawing(choices)
+    drawing.draw(3, 14)
+    return tuple(drawing.ops)

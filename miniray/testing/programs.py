@@ -1,0 +1,307 @@
+"""Small random programs with an oracle: what each `get` may give is known before the program runs.
+
+A program is a list of `Op`s on numbered slots; `draw` makes one from choices, `run` does it with the public words. The
+same interpreter runs in the driver and inside tasks (a *block* is a task that runs a program of its own), so whatever
+one process can do, a nested one does too.
+
+The oracle. All values stand for whole numbers (an array is filled with one, a box holds refs of several), so the
+right result is computed while the program is drawn. Beside it each slot has the *outcomes* that are legal:
+
+    value    the right one
+    user     the ValueError that the program planned
+    cancel   TaskCancelledError: somebody cancels it, or something that it needs
+    fault    a death may show, if there was one: of an owner, of an actor, of a worker with max_retries=0
+
+Plain tasks are retried without limit and named by their submitter: a crash must never show in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import miniray
+from miniray.core.record import Record
+from miniray.errors import (
+    ActorDiedError,
+    GetTimeoutError,
+    ObjectLostError,
+    TaskCancelledError,
+    TaskError,
+    WorkerCrashedError,
+)
+from miniray.testing.cluster import running
+
+ARRAY_ITEMS = 16_000  # of eight bytes: beyond what travels inline
+
+VALUE, USER, CANCEL, FAULT = 1, 2, 4, 8
+FAULTS = (ObjectLostError, ActorDiedError, WorkerCrashedError)
+
+
+class Op(Record, frozen=True):
+    """`kind` names a row of `ACTIONS`; the rest is for that row."""
+
+    kind: str
+    slot: int = -1  # where its result goes
+    slots: tuple[int, ...] = ()  # what it uses
+    given: tuple[Any, ...] = ()  # plain arguments
+    expected: int = 0
+    outcomes: int = VALUE
+
+
+# ---- what runs remotely ---------------------------------------------------------------------------------
+
+
+def number_of(value: Any) -> int:
+    """The number that a value stands for, whatever its form."""
+    if isinstance(value, miniray.ObjectRef):
+        return number_of(miniray.get(value))
+    if isinstance(value, list):
+        return sum(map(number_of, value))
+    if hasattr(value, "dtype"):
+        first = int(value[0])
+        assert (value == first).all(), f"an array of {first} holds something else: its place was used again"
+        return first
+    return int(value)
+
+
+def array_of(number: int) -> Any:
+    import numpy
+
+    return numpy.full(ARRAY_ITEMS, number, dtype=numpy.int64)
+
+
+def sleep(seconds: float) -> None:
+    running[-1].sleep(seconds)
+
+
+def add(seconds: float, *args: Any) -> int:
+    """Views of large arguments are looked at before and after."""
+    before = sum(map(number_of, args))
+    if seconds:
+        sleep(seconds)
+    assert sum(map(number_of, args)) == before, "an argument has changed"
+    return before
+
+
+def fill(seconds: float, *args: Any) -> Any:
+    return array_of(add(seconds, *args))
+
+
+def two(seconds: float, *args: Any) -> tuple[int, Any]:
+    number = add(seconds, *args)
+    return number, array_of(number + 1)
+
+
+def fail(seconds: float, *args: Any) -> int:
+    add(seconds, *args)
+    raise ValueError("planned")
+
+
+def once(key: str, seconds: float, *args: Any) -> int:
+    """With max_retries=0: started at most once."""
+    if running[-1].note(key) > 1:
+        running[-1].fail(AssertionError(f"{key} has max_retries=0 and was started twice"))
+    return add(seconds, *args)
+
+
+def flaky(key: str, seconds: float, *args: Any) -> int:
+    if running[-1].note(key) == 1:
+        raise ValueError("planned, the first time")
+    return add(seconds, *args)
+
+
+def box_of(large: bool, *numbers: int) -> list[Any]:
+    """Refs that the worker owns."""
+    return [miniray.put(array_of(number) if large else number) for number in numbers]
+
+
+def rebox(box: list[Any]) -> list[Any]:
+    return list(box)
+
+
+def block(ops: tuple[Op, ...], box: list[Any], *args: Any) -> int:
+    return run(ops, [*box, *args])
+
+
+def call_often(key: str, count: int, actor: Any) -> int:
+    caller = f"{key}, run {running[-1].note(key)}"
+    for ref in [actor.add.remote(caller, index, 1) for index in range(count)]:
+        miniray.get(ref)
+    return count
+
+
+class Counter:
+    """An actor: a total, refs that it keeps, and the order of its callers' calls."""
+
+    def __init__(self, start: Any) -> None:
+        self._total = number_of(start)
+        self._last: dict[str, int] = {}
+        self._kept: list[Any] = []
+
+    def add(self, caller: str, number: int, amount: Any) -> int:
+        assert number > self._last.get(caller, -1), f"call {number} of {caller} came after {self._last[caller]}"
+        self._last[caller] = number
+        self._total += number_of(amount)
+        return self._total
+
+    def keep(self, box: list[Any]) -> int:
+        self._kept.append(box)
+        return 0
+
+    def kept(self) -> int:
+        return number_of(self._kept)
+
+    def lend(self) -> list[Any]:
+        """What it was given to keep, or something of its own."""
+        return self._kept[-1] if self._kept else [miniray.put(5)]
+
+
+# ---- the interpreter ------------------------------------------------------------------------------------
+
+
+def run(ops: tuple[Op, ...], given: list[Any]) -> int:
+    """Do each op; the sum of what was got. A legal error ends a nested run with that error."""
+    slots: dict[int, Any] = dict(enumerate(given))
+    total = 0
+    for op in ops:
+        total += ACTIONS[op.kind](op, slots) or 0
+    return total
+
+
+def classify(error: BaseException) -> int:
+    """Which outcome an error is; 0: none that is ever legal."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ActorDiedError) and seen.__cause__ is not None:
+            seen = seen.__cause__  # its constructor raised, or had a failed argument
+            continue
+        if isinstance(seen, FAULTS):
+            return FAULT
+        if isinstance(seen, TaskCancelledError):
+            return CANCEL
+        if isinstance(seen, ValueError) and "planned" in str(seen):
+            return USER
+        seen = seen.cause if isinstance(seen, TaskError) else None
+    return 0
+
+
+def _judge(op: Op, error: BaseException) -> None:
+    kind = classify(error)
+    legal = kind & op.outcomes and (kind != FAULT or running[-1].disturbed)
+    assert legal, f"{op}: not a legal outcome: {type(error).__name__}: {error}"
+
+
+def _get(op: Op, slots: dict[int, Any]) -> int:
+    found = None
+    try:
+        found = number_of(slots[op.slots[0]])
+    except Exception as error:
+        if isinstance(error, AssertionError) and not isinstance(error, TaskError):
+            raise
+        _judge(op, error)
+        if op.given[0]:  # nested: the run ends here
+            raise
+        return 0
+    assert op.outcomes & VALUE and found == op.expected, f"{op}: {found} is wrong"
+    return found
+
+
+def _get_soon(op: Op, slots: dict[int, Any]) -> None:
+    """With a short timeout: it may pass, and nothing is lost."""
+    try:
+        miniray.get(slots[op.slots[0]], timeout=op.given[0])
+    except GetTimeoutError:
+        pass
+    except Exception as error:
+        _judge(op, error)
+
+
+def _wait(op: Op, slots: dict[int, Any]) -> None:
+    refs = [slots[slot] for slot in op.slots]
+    count, timeout = op.given
+    ready, rest = miniray.wait(refs, num_returns=count, timeout=timeout)
+    assert len(ready) == count or (timeout is not None and len(ready) < count), f"{op}: {len(ready)} are ready"
+    assert sorted([*ready, *rest], key=refs.index) == refs, f"{op}: some refs are missing"
+
+
+def _put(op: Op, slots: dict[int, Any]) -> None:
+    number, large = op.given
+    slots[op.slot] = miniray.put(array_of(number) if large else number)
+
+
+def _put_box(op: Op, slots: dict[int, Any]) -> None:
+    slots[op.slot] = miniray.put([slots[slot] for slot in op.slots])
+
+
+def _call(op: Op, slots: dict[int, Any]) -> None:
+    """given: name of the function, its first arguments, options, how many slots go by reference (in one list)."""
+    name, first, options, boxed = op.given
+    values = [slots[slot] for slot in op.slots]
+    args = [[*values[:boxed]], *values[boxed:]] if boxed >= 0 else values
+    if name in KEYED:  # a block that runs again submits another task
+        first = (f"{first[0]}#{running[-1].note(f'calls of {first[0]}')}", *first[1:])
+    result = miniray.remote(**{"max_retries": -1, **options})(FUNCTIONS[name]).remote(*first, *args)
+    for index, ref in enumerate(result if isinstance(result, list) else [result]):
+        slots[op.slot + index] = ref
+
+
+def _make_actor(op: Op, slots: dict[int, Any]) -> None:
+    slots[op.slot] = miniray.remote(Counter).remote(*[slots[slot] for slot in op.slots], *op.given)
+
+
+def _call_actor(op: Op, slots: dict[int, Any]) -> None:
+    method, first, boxed = op.given
+    values = [slots[slot] for slot in op.slots[1:]]
+    args = [values] if boxed else values
+    slots[op.slot] = getattr(slots[op.slots[0]], method).remote(*first, *args)
+
+
+def _kill(op: Op, slots: dict[int, Any]) -> None:
+    running[-1].disturbed = True
+    miniray.kill(slots[op.slots[0]])
+
+
+def _cancel(op: Op, slots: dict[int, Any]) -> None:
+    force, recursive = op.given
+    if force:
+        running[-1].disturbed = True
+    miniray.cancel(slots[op.slots[0]], force=force, recursive=recursive)
+
+
+def _drop(op: Op, slots: dict[int, Any]) -> None:
+    for slot in op.slots:
+        del slots[slot]
+
+
+def _sleep(op: Op, slots: dict[int, Any]) -> None:
+    sleep(op.given[0])
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": add,
+    "fill": fill,
+    "two": two,
+    "fail": fail,
+    "once": once,
+    "flaky": flaky,
+    "box_of": box_of,
+    "rebox": rebox,
+    "block": block,
+    "call_often": call_often,
+}
+KEYED = ("once", "flaky", "call_often")
+ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
+    "get": _get,
+    "get_soon": _get_soon,
+    "wait": _wait,
+    "put": _put,
+    "put_box": _put_box,
+    "call": _call,
+    "make_actor": _make_actor,
+    "call_actor": _call_actor,
+    "kill": _kill,
+    "cancel": _cancel,
+    "drop": _drop,
+    "sleep": _sleep,
+}
