@@ -26,7 +26,10 @@ def raise_failure(failure: Failure) -> NoReturn:
     """Raise what a failure means, with all that it tells."""
     error = _RAISE[failure.kind](failure)
     cause = deserialize_exception(failure.error) if failure.error else None
-    raise error from cause
+    try:
+        raise error from cause
+    finally:
+        del error, cause  # a frame that holds what it raises is a cycle, and the callers' refs would wait for the collector
 
 
 def _text(failure: Failure, what: str) -> str:

@@ -129,8 +129,8 @@ class SimulatedCluster:
 
     def settle(self) -> None:
         """The driver holds nothing any more: let everything happen that is still planned."""
-        gc.collect()
         while True:
+            gc.collect()
             self._posted(self.driver)
             if self.timeline.next_time() is None:
                 return

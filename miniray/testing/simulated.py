@@ -87,10 +87,10 @@ class SimulatedProcess:
         """What the background thread does, called by the timeline."""
         if not self.alive:
             return
+        self._look_at = None
         if self.cluster.timeline.now < self._stands_until:
             self._plan_look(self._stands_until)
             return
-        self._look_at = None
         try:
             self.turns(())
         except CrashNow:

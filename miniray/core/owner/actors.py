@@ -22,6 +22,8 @@ from miniray.core.owner.tasks import Task, TaskState
 from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, Failed
 
+KILLED = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
+
 
 class Actors:
     def __init__(self, completion: Completion, holding: Holding, emit: Callable[[Effect], None]) -> None:
@@ -112,6 +114,13 @@ class Actors:
         if row.process is not None:
             self._emit(Send(row.process, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
+    def left(self, now: float, task: Task) -> None:
+        """An argument of this call has failed, and the call with it: those behind it may go (60850)."""
+        row = self._calls.rows.get(task.spec.actor or ObjectId(b""))
+        if row is not None and task in row.queue:
+            row.queue.remove(task)
+            self._pump(now, row, eager=True)
+
     # ---- the end of an actor ----
 
     def forget(self, actor: ObjectId) -> None:
@@ -121,11 +130,10 @@ class Actors:
 
     def kill(self, actor: ObjectId) -> None:
         """The owner has asked its node to end the process: what is queued fails at once."""
-        failure = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
-        self._mark_dead(actor, failure)
+        self._mark_dead(actor, KILLED)
         row = self._calls.rows.get(actor)
         if row is not None:
-            self._fail_all(row, failure, include_flight=False)
+            self._fail_all(row, KILLED, include_flight=False)
 
     def process_lost(self, now: float, process: ProcessId) -> None:
         for row in self._calls.at(process):

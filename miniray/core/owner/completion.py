@@ -2,7 +2,8 @@
 
 `dispatch.py` (leases) and `actors.py` (calls) both stand on this: it makes a task's row, waits for its
 arguments, and applies what comes back, in the order "merge first, drop second". What it finds out is left in
-three lists that the owner empties at the end of each step: `ready` objects, `runnable` tasks, and `retried` ones.
+lists that the owner empties at the end of each step: `ready` objects, `runnable` tasks, `retried` ones, and calls
+that have `left` their actor's queue, since an argument has failed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Completion:
         self.ready: list[ObjectId] = []
         self.runnable: list[Task] = []
         self.retried: list[Task] = []
+        self.left: list[Task] = []
 
     # ---- the beginning ----
 
@@ -68,9 +70,10 @@ class Completion:
 
     def _failed_argument(self, task: Task) -> bool:
         """A failed argument fails the task without running it; the failure is the argument's."""
-        for object_id in task.held:
+        spec = task.spec
+        for object_id in spec.slots if spec.actor is None else (*spec.slots, spec.actor):
             value = self._values.get(object_id)
-            if isinstance(value, Failed) and object_id not in task.spec.refs:
+            if isinstance(value, Failed):
                 self._stop_waiting(task)
                 self.fail(task, value.failure)
                 return True
@@ -89,6 +92,8 @@ class Completion:
                 continue
             task.unresolved -= 1
             if self._failed_argument(task):
+                if task.spec.actor is not None:
+                    self.left.append(task)
                 continue
             if task.unresolved == 0:
                 task.state = TaskState.QUEUED

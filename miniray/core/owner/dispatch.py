@@ -36,6 +36,7 @@ from miniray.core.task_spec import Failed, PushedTask, TaskResult
 
 CAUSE_SECONDS = 2.0  # how long the cause of a worker's death is waited for
 _LOOK_EVERY = 64  # a class without idle workers looks for room at every 64th submission
+CANCELLED = Failure(FailureKind.CANCELLED, "", "the task was cancelled")
 
 
 class Dispatch:
@@ -251,8 +252,9 @@ class Dispatch:
 
     # ---- cancel and kill ----
 
-    def cancel(self, task: Task, *, force: bool, recursive: bool, running: bool = True) -> None:
-        failure = Failure(FailureKind.CANCELLED, "", "the task was cancelled")
+    def cancel(
+        self, task: Task, *, force: bool, recursive: bool, running: bool = True, failure: Failure = CANCELLED
+    ) -> None:
         if task.state in (TaskState.WAITING, TaskState.QUEUED):
             self._unqueue(task)
             self._completion.stop(task, failure)

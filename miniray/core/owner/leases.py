@@ -112,7 +112,7 @@ class SchedulingClass(Row):
         """From whom an idle worker should have which unstarted tasks: the later half of the longest flight."""
         longest: Lease | None = None
         for lease in self.leases.values():
-            if _is_stuck(lease) and now - lease.pushed_at >= TAKE_BACK_AFTER_SECONDS:
+            if _is_stuck(lease) and lease.pushed_at + TAKE_BACK_AFTER_SECONDS <= now:
                 if longest is None or len(lease.flight) > len(longest.flight):
                     longest = lease
         if longest is None:

@@ -53,7 +53,7 @@ from miniray.core.messages import (
     ViewsOf,
     WhereIs,
 )
-from miniray.core.owner.actors import Actors
+from miniray.core.owner.actors import KILLED, Actors
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
@@ -178,7 +178,7 @@ class Owner:
 
     def _settle(self, now: float) -> None:
         completion, holding = self._completion, self._holding
-        while completion.runnable or completion.retried or holding.actors_freed:
+        while completion.runnable or completion.retried or completion.left or holding.actors_freed:
             runnable, completion.runnable = completion.runnable, []
             for task in runnable:
                 (self._actors.runnable if task.spec.actor is not None else self._dispatch.enqueue)(now, task)
@@ -188,6 +188,9 @@ class Owner:
                     self._actors.retry(now, task)
                 else:
                     self._dispatch.requeue(now, [task])
+            left, completion.left = completion.left, []
+            for task in left:
+                self._actors.left(now, task)
             freed, holding.actors_freed = holding.actors_freed, []
             for actor in freed:
                 self._actors.forget(actor)
@@ -283,7 +286,8 @@ class Owner:
             return
         creation = self._completion.tasks.rows.get(task_of(event.actor))
         if creation is not None:
-            self._dispatch.cancel(creation, force=creation.state is TaskState.PUSHED, recursive=True)
+            force = creation.state is TaskState.PUSHED
+            self._dispatch.cancel(creation, force=force, recursive=True, failure=KILLED)
         else:
             self._dispatch.kill_actor(event.actor)
             self._actors.kill(event.actor)

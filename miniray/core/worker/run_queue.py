@@ -81,7 +81,7 @@ class RunQueue:
         """Whether results have to leave before the next waiting task starts."""
         if not self.waiting or self.oldest is None:
             return True
-        if self._count >= BATCH_RESULTS or now - self.oldest >= RESULT_DELAY_SECONDS:
+        if self._count >= BATCH_RESULTS or self.oldest + RESULT_DELAY_SECONDS <= now:
             return True
         task = self.waiting[0].task
         expected = self._durations.get((task.function, task.method))
