@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from miniray._api.objects import cancel, get, kill, put, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, shutdown
+    from miniray.pool import Pool
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "ObjectRef",
+    "Pool",
     "RemoteFunction",
     "cancel",
     "errors",
@@ -48,6 +50,7 @@ _HOME = {
     "miniray._api.objects": ("cancel", "get", "kill", "put", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "shutdown"),
+    "miniray.pool": ("Pool",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 

@@ -52,6 +52,10 @@ class WorkerCrashedError(MinirayError):
     """The process that ran the task died (a signal, `os._exit`, a segfault), more often than `max_retries` allows."""
 
 
+class WorkerInitializerError(MinirayError):
+    """The initializer of a pool raised (then `__cause__` says what), or ended its process. The pool can run nothing."""
+
+
 class ActorError(MinirayError):
     """Something is wrong with the actor that was called."""
 

@@ -1,0 +1,93 @@
+"""The attendant: the one thread of a pool. It runs callbacks, and drives the pool while no thread of the user's does.
+
+It looks every two milliseconds while there is work, so that nobody has to wake it, and sleeps when all is idle. It
+holds the dispatcher, and not the pool: that one can be collected.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from miniray.pool.dispatch import Dispatcher
+
+LOOK_SECONDS = 0.002
+PARK_SECONDS = 0.05
+WAIT_SECONDS = 0.02  # then it looks whether there are callbacks to run
+
+
+class Attendant:
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._thread: threading.Thread | None = None
+        self._sleep = threading.Lock()
+        self._sleep.acquire()
+        self._parked = False
+        self._stopping = False
+
+    def rouse(self, *, now: bool = False) -> None:
+        """There is work; `now`: it does not wait for the next look."""
+        if self._thread is None:
+            if self._stopping:
+                return
+            self._thread = threading.Thread(target=self._serve, name="miniray-pool", daemon=True)
+            self._thread.start()
+        elif self._parked or now:
+            self._parked = False
+            try:
+                self._sleep.release()
+            except RuntimeError:
+                pass  # it is awake
+
+    def stop(self) -> None:
+        """From a finaliser, perhaps: the pool is to be terminated by this thread, which then ends."""
+        self._stopping = True
+        self.rouse(now=True)
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def is_this_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _serve(self) -> None:
+        dispatcher = self._dispatcher
+        busy = monotonic()
+        while not self._stopping:
+            self._sleep.acquire(timeout=LOOK_SECONDS)
+            self._run_callbacks()
+            if not dispatcher.is_idle:
+                busy = monotonic()
+                if not dispatcher.waiting:
+                    dispatcher.drive(self._is_wanted, None, WAIT_SECONDS)
+            elif dispatcher.state != "RUN" and dispatcher.has_finished:
+                return
+            elif monotonic() - busy > PARK_SECONDS:
+                self._parked = True
+                if dispatcher.is_idle and not self._stopping:
+                    self._sleep.acquire()
+                self._parked = False
+                busy = monotonic()
+        dispatcher.terminate()
+
+    def _is_wanted(self) -> bool:
+        """Whether it has something else to do than drive."""
+        dispatcher = self._dispatcher
+        return bool(dispatcher.waiting or dispatcher.callbacks or self._stopping or dispatcher.is_idle)
+
+    def _run_callbacks(self) -> None:
+        dispatcher = self._dispatcher
+        while dispatcher.callbacks:
+            result, callback = dispatcher.callbacks.popleft()
+            try:
+                callback(result._value)
+            except BaseException:
+                kind, error, trace = sys.exc_info()
+                assert kind is not None
+                threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+            dispatcher.show(result)
+            dispatcher.show_waiters()

@@ -1,0 +1,159 @@
+"""What a pool sends: a callee, sources of calls, and the groups that travel.
+
+- A `Callee` is a function as the pool knows it: how long its calls take decides how many of them form a group.
+- A `Source` gives calls on demand and takes their outcomes: the calls of `apply_async`, one `map`, one `imap`.
+  Tokens name its calls: a list or a range, which is cut as the group is.
+- A `Group` is some calls of one source on their way to one worker.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
+from typing import Any, Protocol
+
+from miniray.pool.worker import LIGHT, MAP, weigh
+
+GROUP_TARGET_SECONDS = 0.001
+GROWTH = 8  # a group is at most this many times as large as the last one that was measured
+MAX_GROUP_ITEMS = 20_000
+MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
+WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
+KNOWN_CALLEES = 64
+_SMOOTHING = 0.5
+_SENT_ONCE = (FunctionType, type, functools._lru_cache_wrapper)  # what cannot change unseen
+
+
+class Callee:
+    """A function, and what its calls have taken."""
+
+    __slots__ = ("__weakref__", "function", "is_sent_once", "seconds", "size")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.is_sent_once = isinstance(function, _SENT_ONCE)  # others travel with each group, as arguments
+        self.seconds: float | None = None  # one call's, smoothed
+        self.size = 1  # calls of the last group that was measured
+
+    def measured(self, calls: int, seconds: float) -> None:
+        one = seconds / calls
+        self.seconds = one if self.seconds is None else self.seconds + _SMOOTHING * (one - self.seconds)
+        self.size = calls
+
+    def group_size(self) -> int:
+        if self.seconds is None:
+            return 1
+        return max(1, min(int(GROUP_TARGET_SECONDS / (self.seconds + 1e-8)), self.size * GROWTH, MAX_GROUP_ITEMS))
+
+    def expected(self, calls: int) -> float:
+        return float("inf") if self.seconds is None else self.seconds * calls
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+class Callees:
+    """The callees seen last, by identity. Bound methods are made anew at each access, so these go by their parts."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Any, Callee] = OrderedDict()
+
+    def find(self, function: Callable[..., Any]) -> Callee:
+        key: Any = id(function)
+        if type(function) is MethodType:
+            key = id(function.__self__), id(function.__func__)
+        callee = self._known.get(key)
+        if callee is None:
+            callee = self._known[key] = Callee(function)
+            if len(self._known) > KNOWN_CALLEES:
+                self._known.popitem(last=False)
+        return callee
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+class Source(Protocol):
+    """Where calls come from, and where their outcomes go. All its methods run under the pool's lock."""
+
+    callee: Callee
+    mode: int
+    argument: Any  # what is sent in place of the function; None: itself
+    chunk: int  # so many calls are one task for `maxtasksperchild`
+    fails_as_one: bool
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """Up to `limit` calls: tokens and items; None: there is nothing now."""
+
+    def remaining(self) -> int | None:
+        """How many calls it still has to give, where that is known."""
+
+    def deliver(self, tokens: Sequence[Any], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """The outcomes of these calls; `errors` by position."""
+
+    def abandon(self, error: BaseException) -> None:
+        """Calls that were not taken yet fail with this."""
+
+
+class Remainder:
+    """Calls that come back unrun, to be run before others."""
+
+    def __init__(self, source: Source, tokens: Sequence[Any], items: Sequence[Any], limit: int | None = None) -> None:
+        self.source = source
+        self.tokens = tokens
+        self.items = items
+        self.limit = limit  # at most so many in a group
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        if self.limit is not None:
+            limit = min(limit, self.limit)
+        taken = self.tokens[:limit], self.items[:limit]
+        self.tokens, self.items = self.tokens[limit:], self.items[limit:]
+        return taken if taken[0] else None
+
+    def remaining(self) -> int | None:
+        return len(self.tokens)
+
+
+class Group:
+    """Calls on their way."""
+
+    __slots__ = (
+        "callee", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number", "ref", "source",
+        "tokens",
+    )  # fmt: skip
+
+    def __init__(self, source: Source, tokens: Sequence[Any], items: Sequence[Any], number: int) -> None:
+        self.source = source
+        self.callee = source.callee
+        self.tokens = tokens
+        self.items = items
+        self.number = number
+        self.kept = len(items)  # the worker has given back what is behind
+        self.expected = source.callee.expected(len(items))
+        self.is_claimed = False  # a thread collects it
+        self.is_recalled = False
+        self.ref: Any = None
+        self.member: Any = None  # the worker that has it
+
+    @property
+    def runs_whole(self) -> bool:
+        seconds = self.callee.seconds
+        return (
+            self.source.fails_as_one and len(self.items) > 1 and seconds is not None and seconds < WHOLE_BELOW_SECONDS
+        )
+
+
+def fitting(items: Sequence[Any], mode: int) -> int:
+    """How many of these, from the first on, weigh no more than a group may carry; at least one."""
+    if isinstance(items, range) or (mode == MAP and LIGHT.issuperset(map(type, items))):
+        return len(items)
+    weight = 0
+    for index, item in enumerate(items):
+        weight += weigh(item)
+        if weight > MAX_ARGUMENT_BYTES:
+            return max(1, index)
+    return len(items)

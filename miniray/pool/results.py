@@ -1,0 +1,323 @@
+"""What a pool gives back: `AsyncResult`, `MapResult`, and the iterators of `imap`.
+
+Each is also a source of calls (`groups.py`). State changes under the dispatcher's lock; whoever waits drives it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from multiprocessing import TimeoutError
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any
+
+from miniray.pool.feeding import Feed, may_block
+from miniray.pool.groups import Callee
+from miniray.pool.worker import APPLY, MAP
+
+if TYPE_CHECKING:
+    from miniray.pool.dispatch import Dispatcher
+
+Callback = Callable[[Any], object]
+_LOOK_AHEAD_GROUPS = 4  # a worker, of calls that were taken from the input and not yet asked for
+
+
+class ApplyResult:
+    """The result of `apply_async`: there at once, with a value later."""
+
+    __slots__ = ("__weakref__", "_callback", "_dispatcher", "_done", "_error_callback", "_pool", "_success", "_value")
+
+    def __init__(
+        self, pool: Any, dispatcher: Dispatcher, callback: Callback | None, error_callback: Callback | None
+    ) -> None:
+        self._pool = pool  # which lives until this is done
+        self._dispatcher = dispatcher
+        self._callback = callback
+        self._error_callback = error_callback
+        self._done = False
+        self._success = False
+        self._value: Any = None
+
+    def ready(self) -> bool:
+        """Whether the call has ended."""
+        return self._done
+
+    def successful(self) -> bool:
+        """Whether it ended without an exception.
+
+        Raises:
+            ValueError: it has not ended.
+        """
+        if not self._done:
+            raise ValueError(f"{self!r} not ready")
+        return self._success
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until it has ended, or `timeout` seconds have passed."""
+        if not self._done:
+            self._dispatcher.wait_until(self.ready, timeout)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The value; the exception of the call is raised as it is, with the worker's traceback as its `__cause__`.
+
+        Raises:
+            multiprocessing.TimeoutError: it has not ended after `timeout` seconds.
+            WorkerCrashedError: the process died while it ran this.
+            WorkerInitializerError: the pool's initializer has raised.
+        """
+        self.wait(timeout)
+        if not self._done:
+            raise TimeoutError
+        if self._success:
+            return self._value
+        raise self._value
+
+    def settle(self, success: bool, value: Any) -> None:
+        """The outcome. With a callback for it, it is shown only when that has run."""
+        self._success, self._value = success, value
+        callback = self._callback if success else self._error_callback
+        self._dispatcher.has_settled(self, callback)
+
+    def show(self) -> None:
+        self._pool = self._callback = self._error_callback = None
+        self._done = True
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+
+
+AsyncResult = ApplyResult
+
+
+class Calls:
+    """A source: calls of one function by `apply_async`, in a row."""
+
+    mode = APPLY
+    argument: Any = None
+    chunk = 1
+    fails_as_one = False
+
+    def __init__(self, callee: Callee) -> None:
+        self.callee = callee
+        self.results: deque[ApplyResult] = deque()
+        self.items: deque[tuple[Sequence[Any], dict[str, Any]]] = deque()
+
+    def append(self, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
+        self.results.append(result)
+        self.items.append((args, dict(kwds) if kwds else {}))
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        count = min(limit, len(self.items))
+        if not count:
+            return None
+        tokens = [self.results.popleft() for _ in range(count)]
+        return tokens, [self.items.popleft() for _ in range(count)]
+
+    def remaining(self) -> int | None:
+        return len(self.items)
+
+    def deliver(
+        self, tokens: Sequence[ApplyResult], results: Sequence[Any], errors: dict[int, BaseException]
+    ) -> None:
+        for index, result in enumerate(tokens):
+            error = errors.get(index)
+            if error is None:
+                result.settle(True, results[index])
+            else:
+                result.settle(False, error)
+
+    def abandon(self, error: BaseException) -> None:
+        self.items.clear()
+        while self.results:
+            self.results.popleft().settle(False, error)
+
+
+class MapResult(ApplyResult):
+    """The result of `map_async`: a list of values, or the first exception once all calls have ended."""
+
+    __slots__ = ("_items", "_left", "_next", "argument", "callee", "chunk", "fails_as_one", "mode")
+
+    def __init__(self, items: Sequence[Any], callee: Callee, mode: int, chunk: int, *given: Any) -> None:
+        super().__init__(*given)
+        self.callee = callee
+        self.mode = mode
+        self.chunk = chunk
+        self.argument: Any = None
+        self.fails_as_one = True
+        self._items = items
+        self._next = 0
+        self._left = len(items)
+        self._success = True
+        self._value = [None] * len(items)
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        first, items = self._next, self._items[self._next : self._next + limit]
+        if not items:
+            self._items = ()
+            return None
+        self._next += len(items)
+        return range(first, self._next), items
+
+    def remaining(self) -> int | None:
+        return len(self._value) - self._next if self._success else None
+
+    def deliver(self, tokens: Sequence[int], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        self._left -= len(tokens)
+        if errors and self._success:
+            self._success = False
+            self._value = errors[min(errors)]
+        elif self._success:
+            self._value[tokens[0] : tokens[-1] + 1] = results
+        if not self._left:
+            self.settle(self._success, self._value)
+
+    def abandon(self, error: BaseException) -> None:
+        self._items = ()
+        self._next = len(self._value) if self._success else self._next
+        if self._left:
+            self._left = 0
+            self.settle(False, error)
+
+
+class IMapIterator:
+    """The iterator of `imap`: results in the order of the input, which is read only so far ahead as is useful."""
+
+    mode = MAP
+    argument: Any = None
+    fails_as_one = False
+
+    def __init__(self, pool: Any, dispatcher: Dispatcher, callee: Callee, iterable: Any, chunk: int) -> None:
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self.callee = callee
+        self.chunk = chunk
+        self._input: Iterator[Any] = iter(iterable)
+        self._feed: Feed | None = Feed(self._input) if may_block(iterable) else None
+        self._items: deque[tuple[bool, Any]] = deque()
+        self._unsorted: dict[int, tuple[bool, Any]] = {}
+        self._taken = 0  # calls that were taken from the input
+        self._index = 0  # results that are in order
+        self._consumed = 0
+        self._length: int | None = None
+        self.is_stalled = False  # it has calls, and too many are under way or not asked for
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def next(self, timeout: float | None = None) -> Any:
+        """The next result; the exception of its call is raised, and the iterator goes on behind it.
+
+        Raises:
+            StopIteration: there are no more.
+            multiprocessing.TimeoutError: it has not ended after `timeout` seconds.
+        """
+        try:
+            success, value = self._items.popleft()
+        except IndexError:
+            self._dispatcher.wait_until(self._has_next, timeout)
+            try:
+                success, value = self._items.popleft()
+            except IndexError:
+                if self._has_next():
+                    self._pool = None
+                    raise StopIteration from None
+                raise TimeoutError from None
+        self._consumed += 1
+        if self.is_stalled and self.room() > 0:
+            self._dispatcher.resume(self)
+        if success:
+            return value
+        raise value
+
+    __next__ = next
+
+    def _has_next(self) -> bool:
+        return bool(self._items) or self._index == self._length
+
+    def __del__(self) -> None:
+        feed = getattr(self, "_feed", None)
+        if feed is not None:
+            feed.close()
+
+    # ---- a source ----
+
+    def room(self) -> int:
+        """How many more calls may be taken from the input."""
+        if self._dispatcher.reads_all:
+            return 1 << 30
+        workers = self._dispatcher.processes
+        ahead = _LOOK_AHEAD_GROUPS * workers * max(self.callee.group_size(), self.chunk)
+        return ahead - (self._taken - self._consumed)
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        room = self.room()
+        if self._length is not None:
+            return None
+        self.is_stalled = True
+        if room <= 0:
+            return None
+        if self._feed is None:
+            try:
+                items = list(islice(self._input, min(limit, room)))
+                ended, error = not items, None
+            except Exception as problem:
+                items, ended, error = [], True, problem
+        else:
+            items, ended, error = self._feed.take(min(limit, room), self)
+        if ended:
+            self._end(error)
+        if not items:
+            return None
+        self.is_stalled = False
+        first = self._taken
+        self._taken += len(items)
+        return range(first, self._taken), items
+
+    def _end(self, error: Exception | None) -> None:
+        """The input has no more; what it raised comes in its place."""
+        self.is_stalled = False
+        self._length = self._taken
+        if error is not None:
+            self._length = self._taken = self._taken + 1
+            self._arrive(self._taken - 1, (False, error))
+        self._dispatcher.iterator_changed(self)
+
+    def remaining(self) -> int | None:
+        return None
+
+    def deliver(self, tokens: Sequence[int], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        for position, index in enumerate(tokens):
+            error = errors.get(position)
+            self._arrive(index, (True, results[position]) if error is None else (False, error))
+        self._dispatcher.iterator_changed(self)
+
+    def _arrive(self, index: int, outcome: tuple[bool, Any]) -> None:
+        if index != self._index:
+            self._unsorted[index] = outcome
+            return
+        self._items.append(outcome)
+        self._index += 1
+        while self._index in self._unsorted:
+            self._items.append(self._unsorted.pop(self._index))
+            self._index += 1
+
+    def abandon(self, error: BaseException) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._length is None:
+            self._length = self._taken + 1
+            self._taken += 1
+            self._arrive(self._taken - 1, (False, error))
+            self._dispatcher.iterator_changed(self)
+
+    @property
+    def has_all(self) -> bool:
+        return self._index == self._length
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """The iterator of `imap_unordered`: results as they come."""
+
+    def _arrive(self, index: int, outcome: tuple[bool, Any]) -> None:
+        self._index += 1  # before the item is seen: whoever sees it may ask whether there is more
+        self._items.append(outcome)

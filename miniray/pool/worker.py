@@ -1,0 +1,226 @@
+"""The worker's side of a pool: an actor that runs groups of calls.
+
+A group is several calls of one function that travel together; it should last about a millisecond. What a slow call
+must not do is hide those behind it:
+
+- A group that has lasted longer than `GROUP_SECONDS` ends after the call at hand, and the rest is not run.
+- While one call runs long, the watching thread gives the rest of its group back, and says so on the board. A deque
+  decides: each call is popped once, by the main thread or by the watching one.
+
+Each call has its own result or error. Results travel in one pickle, which is fast; if it fails, or an exception is
+one that plain pickle cannot carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from itertools import starmap
+from time import perf_counter
+from typing import Any
+
+from miniray.pool.board import INDEX_BITS, Marks
+
+APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
+GROUP_SECONDS = 0.002  # a group that lasts longer ends after the call at hand
+SLOW_SECONDS = 0.002  # a call that lasts longer gives back what is behind it
+MAX_RESULT_BYTES = 1 << 20  # a group whose results weigh more ends
+KEPT_GROUPS = 8  # more than the pool has under way at one worker
+PARK_SECONDS = 0.05
+LIGHT = frozenset({int, float, bool, complex, type(None)})
+
+# number of results, results, errors by index, seconds
+Outcome = tuple[int, list[Any], dict[int, "Raised"], float]
+# text of the traceback, the pickled exception or None (it has to be picked), name of its class
+Raised = tuple[str, bytes | None, str]
+
+
+class _Run:
+    """The group at hand, as both threads see it."""
+
+    __slots__ = ("calls", "number", "rest", "since")
+
+    def __init__(self, number: int, items: Sequence[Any]) -> None:
+        self.number = number
+        self.calls = len(items)
+        self.rest = deque(items)
+        self.since = perf_counter()
+
+    def take_rest(self) -> int:
+        """Take all calls that have not begun; how many remain."""
+        taken = 0
+        try:
+            while True:
+                self.rest.pop()
+                taken += 1
+        except IndexError:
+            return self.calls - taken
+
+
+class PoolWorker:
+    """Runs in a process of its own; what `initializer` raises ends it."""
+
+    def __init__(self, path: str, slot: int, start: tuple[Callable[..., Any] | None, tuple[Any, ...]]) -> None:
+        self._marks = Marks(path, slot)
+        self._kept: OrderedDict[int, tuple[list[Any], dict[int, BaseException]]] = OrderedDict()
+        self._run: _Run | None = None
+        self._thread: threading.Thread | None = None
+        self._parked = False
+        self._sleep = threading.Lock()
+        self._sleep.acquire()
+        initializer, initargs = start
+        if initializer is not None:
+            initializer(*initargs)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def run(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
+        """Call by call. Ends early when it takes too long, or the results weigh too much."""
+        run = _Run(number, items)
+        if run.calls > 1:
+            self._watch(run)
+        results: list[Any] = []
+        raised: dict[int, BaseException] = {}
+        weight = 0
+        mark, words, take = (number << INDEX_BITS) + 1, self._marks.words, run.rest.popleft
+        now = start = run.since
+        while run.rest:
+            try:
+                item = take()
+            except IndexError:
+                break
+            words[0] = mark + len(results)
+            run.since = now
+            try:
+                if mode == MAP:
+                    result = function(item)
+                elif mode == STARMAP:
+                    result = function(*item)
+                else:
+                    result = function(*item[0], **item[1])
+            except BaseException as error:
+                raised[len(results)] = error
+                result = None
+            results.append(result)
+            now = perf_counter()
+            if type(result) not in LIGHT:
+                weight += weigh(result)
+            if now - start > GROUP_SECONDS or weight > MAX_RESULT_BYTES:
+                run.take_rest()
+        self._run = None
+        result = item = None
+        errors = {index: _describe(error) for index, error in raised.items()}
+        if run.calls > 1 or any(dumped is None for _, dumped, _ in errors.values()):
+            self._keep(number, results if run.calls > 1 else [None], raised)
+        return len(results), results, errors, now - start
+
+    def run_whole(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
+        """All or nothing, for calls of a `map` that last less than this loop's overhead does."""
+        self._marks.words[0] = (number << INDEX_BITS) + len(items)
+        start = perf_counter()
+        raised: dict[int, BaseException] = {}
+        results: list[Any] = []
+        try:
+            results = list(map(function, items)) if mode == MAP else list(starmap(function, items))
+        except BaseException as error:
+            raised[0] = error
+        errors = {index: _describe(error) for index, error in raised.items()}
+        self._keep(number, results, raised)
+        return len(items), results, errors, perf_counter() - start
+
+    def count_kept(self, number: int) -> int:
+        """How many calls of a group that has ended were run."""
+        return len(self._kept[number][0])
+
+    def pick(self, number: int, index: int) -> Any:
+        """One result of a group that has ended, by itself; raises what the call raised."""
+        results, raised = self._kept[number]
+        if index in raised:
+            raise raised[index]
+        return results[index]
+
+    def describe(self, number: int, index: int) -> str:
+        """How one result looks, if it can be shown at all."""
+        try:
+            return repr(self._kept[number][0][index])
+        except Exception as error:
+            return f"<its repr raised {error!r}>"
+
+    def _keep(self, number: int, results: list[Any], raised: dict[int, BaseException]) -> None:
+        self._kept[number] = results, raised
+        if len(self._kept) > KEPT_GROUPS:
+            self._kept.popitem(last=False)
+
+    # ---- the watching thread ----
+
+    def _watch(self, run: _Run) -> None:
+        self._run = run
+        if not self._marks.is_shared:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._give_back_slowly, name="miniray-pool-watch", daemon=True)
+            self._thread.start()
+        elif self._parked:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._parked = False
+        try:
+            self._sleep.release()
+        except RuntimeError:
+            pass  # it was awake by itself
+
+    def _give_back_slowly(self) -> None:
+        busy = perf_counter()
+        while True:
+            self._sleep.acquire(timeout=SLOW_SECONDS)
+            run, now = self._run, perf_counter()
+            if run is not None:
+                busy = now
+                if run.rest and now - run.since > SLOW_SECONDS:
+                    kept = run.take_rest()
+                    if kept < run.calls:
+                        self._marks.words[1] = (run.number << INDEX_BITS) + kept
+            elif now - busy > PARK_SECONDS:
+                self._parked = True
+                if self._run is None:
+                    self._sleep.acquire()
+                busy = perf_counter()
+
+
+def _describe(error: BaseException) -> Raised:
+    """Its traceback as text, without our own frame, and itself where plain pickle carries it whole."""
+    trace = error.__traceback__
+    error.__traceback__ = None if trace is None else trace.tb_next
+    text = "".join(traceback.format_exception(error))
+    error.__traceback__ = None
+    name = type(error).__qualname__
+    if not isinstance(error, Exception):
+        return text, b"", f"{name}: {error}"
+    try:
+        dumped = pickle.dumps(error)
+        again = pickle.loads(dumped)
+        whole = type(again) is type(error) and repr(again.args) == repr(error.args) and str(again) == str(error)
+    except Exception:
+        return text, None, name
+    return text, dumped if whole else None, name
+
+
+def weigh(value: Any, depth: int = 2) -> int:
+    """About how many bytes a value has, as far as that can be told at once."""
+    kind = type(value)
+    if kind in LIGHT:
+        return 0
+    size = getattr(value, "nbytes", None)
+    if type(size) is int:
+        return size
+    if kind is bytes or kind is str or kind is bytearray:
+        return len(value)
+    if depth and (kind is tuple or kind is list):
+        return sum([weigh(inner, depth - 1) for inner in value[:100]])
+    return 0
