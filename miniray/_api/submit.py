@@ -37,9 +37,10 @@ def call_site(depth: int) -> str:
 class FunctionHandle:
     """What one process knows of a function: under which id tasks name it there."""
 
-    __slots__ = ("_function_id", "_process")
+    __slots__ = ("_function_id", "_key", "_process")
 
     def __init__(self) -> None:
+        self._key = 0  # of the function, in the cache of definitions
         self._process: Process | None = None
         self._function_id: FunctionId | None = None
 
@@ -50,18 +51,18 @@ class FunctionHandle:
         except SerializationError as error:
             raise PublicSerializationError(str(error)) from error.cause
         if function_id != self._function_id or process is not self._process:
-            self._announce(process, function_id, definition)
+            self._announce(process, function_id, definition, id(function))
         return function_id
 
     @unbroken
-    def _announce(self, process: Process, function_id: FunctionId, definition: Serialized) -> None:
+    def _announce(self, process: Process, function_id: FunctionId, definition: Serialized, key: int) -> None:
         process.announce(function_id, definition)
         self._drop()
-        self._process, self._function_id = process, function_id
+        self._process, self._function_id, self._key = process, function_id, key
 
     def _drop(self) -> None:
         if self._process is not None:
-            self._process.functions_dropped.append(self._function_id)
+            self._process.functions_dropped.append((self._function_id, self._key))
 
     @unbroken
     def __del__(self) -> None:

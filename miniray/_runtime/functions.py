@@ -90,6 +90,10 @@ class FunctionExporter:
             return cached.function_id, cached.definition
         return self._export_anew(function)
 
+    def forget(self, key: int) -> None:
+        """The function with this `id` is remote no more: its definition, and what it has captured, need not live on."""
+        self._cache.pop(key, None)
+
     def _export_anew(self, function: Callable[..., Any]) -> tuple[FunctionId, Serialized]:
         from miniray._serialization.by_value import Dependencies
 

@@ -83,7 +83,7 @@ class Process:
         self.waiters = Waiters(owner.values)
         self.dropped: deque[ObjectId] = deque()
         self.views_dropped: deque[ObjectId] = deque()
-        self.functions_dropped: deque[Any] = deque()
+        self.functions_dropped: deque[tuple[Any, int]] = deque()  # with their keys in the exporter's cache
         self.ended: str | None = None  # why nothing can be done any more
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
@@ -113,7 +113,9 @@ class Process:
             left = self.views_dropped
             events.append(ViewsDropped([left.popleft() for _ in range(len(left))]))
         while self.functions_dropped:
-            events.append(FunctionDropped(self.functions_dropped.popleft()))
+            function_id, key = self.functions_dropped.popleft()
+            self.exporter.forget(key)  # else what the function has captured lives on, refs too
+            events.append(FunctionDropped(function_id))
         return events
 
     def left_behind(self) -> bool:
