@@ -84,6 +84,7 @@ class SimulatedCluster:
         self.trace: list[str] | None = [] if keep_trace else None
         self.awake: Fiber | None = None
         self.steps = 0
+        self._starts_failed = 0
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
@@ -249,7 +250,9 @@ class SimulatedCluster:
 
     def start_worker(self, me: ProcessId) -> None:
         """Effect of the node: a process begins a little later."""
-        if self.faults.one_failed_start_in and not self.choices.choose(self.faults.one_failed_start_in, "start fails"):
+        one_in = 0 if self._starts_failed else self.faults.one_failed_start_in  # a node gives up after five in a row
+        if one_in and not self.choices.choose(one_in, "start fails"):
+            self._starts_failed += 1
             self.timeline.after(self.draw_lag(), lambda: self._posted(self.node, WorkerFailed(me, "no memory")))
             return
         self.timeline.after(START_SECONDS + self.draw_lag(), lambda: self._begin_worker(me))

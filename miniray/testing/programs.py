@@ -218,8 +218,8 @@ def _get_soon(op: Op, slots: dict[int, Any]) -> None:
 
 
 def _wait(op: Op, slots: dict[int, Any]) -> None:
-    refs = [slots[slot] for slot in op.slots]
-    count, timeout = op.given
+    refs = list(dict.fromkeys(slots[slot] for slot in op.slots))  # two slots may have been given the same one
+    count, timeout = min(op.given[0], len(refs)), op.given[1]
     ready, rest = miniray.wait(refs, num_returns=count, timeout=timeout)
     assert len(ready) == count or (timeout is not None and len(ready) < count), f"{op}: {len(ready)} are ready"
     assert sorted([*ready, *rest], key=refs.index) == refs, f"{op}: some refs are missing"

@@ -7,7 +7,7 @@ other, and for the actor's creation, whose value is the address. A dead actor fa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
 from miniray.core.ids import ObjectId, ProcessId
@@ -26,9 +26,16 @@ KILLED = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
 
 
 class Actors:
-    def __init__(self, completion: Completion, holding: Holding, emit: Callable[[Effect], None]) -> None:
+    def __init__(
+        self,
+        completion: Completion,
+        holding: Holding,
+        deaths: Mapping[ProcessId, ProcessDied],
+        emit: Callable[[Effect], None],
+    ) -> None:
         self._completion = completion
         self._holding = holding
+        self._deaths = deaths
         self._emit = emit
         self._calls = ActorCalls()
         self.flush_at: float | None = None  # calls wait for company until then
@@ -68,6 +75,10 @@ class Actors:
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
         if row.process is None:
             row.process = self._completion.address(row.actor)
+            if row.process is not None and row.process in self._holding.lost:  # its link broke before the address was known here
+                self.process_lost(now, row.process)
+                if row.process in self._deaths:
+                    self.process_died(row.process, self._deaths[row.process])
         if row.process is None or row.lost_at is not None:
             return
         while row.queue and len(row.flight) < MAX_DEPTH_TASKS:

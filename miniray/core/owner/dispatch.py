@@ -126,10 +126,16 @@ class Dispatch:
         self._emit(Send(self._node, RequestLease(self._next_request, demand, for_actor)))
         return self._next_request
 
-    def granted(self, now: float, message: LeaseGranted) -> None:
+    def granted(self, now: float, message: LeaseGranted, *, lost: bool) -> None:
+        """`lost`: the link to that worker has broken already, and nothing will ever say so again."""
         wanted = self._requests.pop(message.request, None)
-        if wanted is None:  # cancelled meanwhile: the grant crossed the cancel (17369)
-            self._emit(Send(self._node, ReturnLease(message.lease)))
+        if wanted is None or lost:  # cancelled meanwhile: the grant crossed the cancel (17369)
+            self._emit(Send(self._node, ReturnLease(message.lease, spoilt=lost)))
+            if isinstance(wanted, Task):
+                self.enqueue(now, wanted)
+            elif wanted is not None:
+                del wanted.requests[message.request]
+                self._pump(now, wanted, eager=True)
             return
         if isinstance(wanted, Task):
             lease = Lease(message.lease, message.worker, wanted.spec.options.demand)
@@ -279,9 +285,10 @@ class Dispatch:
             found.queue.remove(task)
 
     def end_actor(self, actor: ObjectId) -> None:
-        """Nobody holds it: its worker ends once it has answered what it has."""
-        lease = self._actor_leases.pop(actor, None)
-        if lease is not None:
+        """Nobody holds it: its worker ends once it has answered what it has. Asked again when the creation is answered."""
+        lease = self._actor_leases.get(actor)
+        if lease is not None and not lease.flight:
+            del self._actor_leases[actor]
             self._leases.pop(lease.lease, None)
             self._emit(Send(self._node, ReturnLease(lease.lease, spoilt=True)))
 

@@ -99,8 +99,8 @@ class Owner:
         self._holding = Holding(me, node, emit)
         self._completion = Completion(self._holding, emit)
         self._dispatch = Dispatch(node, self._completion, emit)
-        self._actors = Actors(self._completion, self._holding, emit)
         self._deaths: dict[ProcessId, ProcessDied] = {}
+        self._actors = Actors(self._completion, self._holding, self._deaths, emit)
         self._draining: dict[ProcessId, float] = {}
         self._claims: list[ClaimPlaces] = []
         self._views_asked: dict[ProcessId, None] = {}
@@ -346,7 +346,7 @@ class Owner:
     # ---- from nodes ----
 
     def _on_lease_granted(self, now: float, message: LeaseGranted, peer: ProcessId) -> None:
-        self._dispatch.granted(now, message)
+        self._dispatch.granted(now, message, lost=message.worker in self._holding.lost)
 
     def _on_lease_refused(self, now: float, message: LeaseRefused, peer: ProcessId) -> None:
         self._dispatch.refused(message)
