@@ -34,6 +34,7 @@ def _serve() -> None:
             job()
         except BaseException:
             threading.excepthook(threading.ExceptHookArgs((*_info(), threading.current_thread())))
+        del job  # it holds a ref; the next may be long in coming
 
 
 def _info() -> Any:
