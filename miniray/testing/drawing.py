@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from miniray.core.record import Row
-from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, Op
+from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, FirstTime, Op
 from miniray.transport import Choices
 
 MAX_DEPTH = 3
@@ -20,8 +20,9 @@ class Slot(Row):
     kind: str  # "number", "box" (a list of refs), "actor"
     number: int = 0
     outcomes: int = VALUE
+    own: int = 0  # of a box: of the list itself, whatever becomes of what its refs name; 0: the same
     is_ref: bool = True
-    shared: bool = False  # an actor that others call, too: its total is not known
+    shared: bool = False  # an actor that others may call, too: its total is not known
     calls: int = 0  # of this actor from this program
     dead: bool = False
     kept: int = 0
@@ -116,7 +117,7 @@ class Drawing:
         used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
         if used:
             number, outcomes = self._sum(used)
-            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes)), tuple(used)))
+            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes, VALUE)), tuple(used)))
 
     def _op_call(self) -> None:
         self._call(self._some(("number",), 3))
@@ -135,7 +136,7 @@ class Drawing:
         elif kind == "once":
             first, options, outcomes = (self._key(), *first), {"max_retries": 0}, outcomes | FAULT
         elif kind == "flaky":
-            first, options = (self._key(), *first), {"retry_exceptions": True}
+            first, options = (self._key(), *first), {"retry_exceptions": [FirstTime]}
         elif kind == "two":
             options = {"num_returns": 2}
         boxed = self._pick(len(used) + 1) if kind != "flaky" and self._chance(2) else -1
@@ -157,7 +158,7 @@ class Drawing:
     def _op_make_box(self) -> None:
         """Refs that a worker owns, which may die."""
         numbers = tuple(self._pick(50) for _ in range(1 + self._pick(3)))
-        slot = self._new(Slot("box", sum(numbers), VALUE | FAULT))
+        slot = self._new(Slot("box", sum(numbers), VALUE | FAULT, VALUE))
         self.ops.append(Op("call", slot, (), ("box_of", (self._chance(3), *numbers), {}, -1)))
 
     def _op_rebox(self) -> None:
@@ -167,7 +168,7 @@ class Drawing:
             return
         number, outcomes = self._sum(used)
         # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
-        slot = self._new(Slot("box", number, outcomes | FAULT))
+        slot = self._new(Slot("box", number, outcomes | FAULT, VALUE))
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
 
     def _op_block(self) -> None:
@@ -175,16 +176,19 @@ class Drawing:
             return
         inner = Drawing(self._choices, self._depth + 1, self._budget, f"{self._name}{len(self.ops)}.")
         by_reference = self._some(("number", "box", "actor"), 2)
+        by_reference = [slot for slot in by_reference if self.slots[slot].kind != "actor" or self.slots[slot].shared]
         by_name = self._some(("number", "box"), 2)
         for slot in by_reference:
             row = self.slots[slot]
-            row.shared = True
-            inner._new(Slot(row.kind, row.number, row.outcomes, row.is_ref, shared=True, dead=row.dead))
+            inner._new(Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead))
         for slot in by_name:  # arrives as the value itself
             row = self.slots[slot]
-            inner._new(Slot(row.kind, row.number, row.outcomes, is_ref=False))
+            inner._new(Slot(row.kind, row.number, row.outcomes, row.own, is_ref=False))
         inner.draw(1, 5)
-        _, outcomes = self._sum([slot for slot in by_name])
+        outcomes = VALUE
+        for row in (self.slots[slot] for slot in by_name):
+            own = row.own or row.outcomes
+            outcomes = (outcomes & own & VALUE) | ((outcomes | own) & ~VALUE)
         others = (outcomes | inner.outcomes) & ~VALUE
         slot = self._new(Slot("number", inner.total, (outcomes & inner.outcomes & VALUE) | others))
         used = tuple([*by_reference, *by_name])
@@ -196,7 +200,7 @@ class Drawing:
         used = self._some(("number",), 1)
         number, outcomes = self._sum(used)
         given = () if used else (self._pick(50),)
-        row = Slot("actor", number if used else given[0], outcomes | FAULT)
+        row = Slot("actor", number if used else given[0], outcomes | FAULT, shared=self._chance(2))
         self.ops.append(Op("make_actor", self._new(row), tuple(used), given))
         for _ in range(self._pick(3)):
             self._op_call_actor()
@@ -215,8 +219,7 @@ class Drawing:
             self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
             return
         sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
-        if not sure:  # whether it is counted is not known
-            row.shared = True
+        if not sure:  # whether it is counted would not be known
             return
         row.number += amount if used else given[0]
         slot = self._new(Slot("number", row.number, VALUE | FAULT))
@@ -228,7 +231,7 @@ class Drawing:
         """Refs stay in an actor's state, and are read from there later, or come back."""
         actor = self._one("actor")
         used = [slot for slot in self._some(("number", "box"), 2) if self.slots[slot].is_ref]
-        if actor is None or self.slots[actor].shared or not used:
+        if actor is None or self.slots[actor].shared or self.slots[actor].dead or not used:
             return
         row = self.slots[actor]
         number, outcomes = self._sum(used)
@@ -242,7 +245,8 @@ class Drawing:
             read = self._new(Slot("number", row.kept, (value & row.has_kept) | others | (row.has_kept & ~VALUE)))
             self.ops.append(Op("call_actor", read, (actor,), ("kept", (), False)))
         if self._chance(2):
-            lent = self._new(Slot("box", number, (value & outcomes) | others | (outcomes & ~VALUE)))
+            whole = (value & outcomes) | others | (outcomes & ~VALUE)
+            lent = self._new(Slot("box", number, whole, value | others))
             self.ops.append(Op("call_actor", lent, (actor,), ("lend", (), False)))
 
     def _op_kill(self) -> None:

@@ -38,6 +38,10 @@ VALUE, USER, CANCEL, FAULT = 1, 2, 4, 8
 FAULTS = (ObjectLostError, ActorDiedError, WorkerCrashedError)
 
 
+class FirstTime(Exception):
+    """What a flaky task raises once; only this is retried."""
+
+
 class Op(Record, frozen=True):
     """`kind` names a row of `ACTIONS`; the rest is for that row."""
 
@@ -107,7 +111,7 @@ def once(key: str, seconds: float, *args: Any) -> int:
 
 def flaky(key: str, seconds: float, *args: Any) -> int:
     if running[-1].note(key) == 1:
-        raise ValueError("planned, the first time")
+        raise FirstTime
     return add(seconds, *args)
 
 
