@@ -29,14 +29,19 @@ class TaskError(MinirayError):
 
     @staticmethod
     def of(message: str, cause: BaseException) -> TaskError:
-        """An error that is also an instance of the class of `cause`, where that class allows it."""
-        kind = type(cause)
-        if isinstance(cause, TaskError) or not issubclass(kind, Exception):
+        """An error that is also an instance of the class of `cause`, where that class allows it.
+
+        Where a task met the error of a task that it had called, that is the class of what was raised first."""
+        root = cause
+        while isinstance(root, TaskError) and root.cause is not None:
+            root = root.cause
+        kind = type(root)
+        if isinstance(root, TaskError) or not issubclass(kind, Exception):
             return TaskError(message, cause)
         try:
             both: Any = type(f"TaskError({kind.__name__})", (TaskError, kind), {"__module__": "miniray.errors"})
             error: TaskError = both.__new__(both)
-            vars(error).update(vars(cause))
+            vars(error).update(vars(root))
             TaskError.__init__(error, message, cause)
             error.args = (message,)
         except Exception:  # a class that cannot be mixed (its own __new__, slots): the plain one still says it all

@@ -23,13 +23,11 @@ from miniray.core.ids import ObjectId, show
 class ActorClass:
     """A class made remote: `Class.remote(...)` starts a process with an instance, and returns an `ActorHandle`."""
 
-    def __init__(self, cls: type[Any], given: dict[str, Any]) -> None:
+    def __init__(self, cls: type[Any], given: dict[str, Any], methods: tuple[str, ...] | None = None) -> None:
         self._class = cls
         self._options = _options.check("actor", cls.__qualname__, _options.ACTOR_DEFAULTS, given)
         self._handle = FunctionHandle()
-        self._methods = tuple(
-            name for name, _ in inspect.getmembers(cls, callable) if not name.startswith("__") or name == "__call__"
-        )
+        self._methods = _methods_of(cls) if methods is None else methods
         functools.update_wrapper(self, cls, updated=())
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
@@ -45,7 +43,7 @@ class ActorClass:
 
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options, for actors made through what this returns."""
-        changed = ActorClass(self._class, {**self._options.given, **given})
+        changed = ActorClass(self._class, {**self._options.given, **given}, self._methods)
         changed._handle = self._handle
         return changed
 
@@ -54,10 +52,16 @@ class ActorClass:
         raise TypeError(f"{name} is an actor class: call {name}.remote(...), or {name}.__wrapped__(...) for here")
 
     def __reduce__(self) -> Any:
-        return ActorClass, (self._class, self._options.given)
+        """With its methods: a class that names itself is still empty when this is unpickled."""
+        return ActorClass, (self._class, self._options.given, self._methods)
 
     def __repr__(self) -> str:
         return f"ActorClass({self._class.__qualname__})"
+
+
+def _methods_of(cls: type[Any]) -> tuple[str, ...]:
+    members = inspect.getmembers(cls, callable)
+    return tuple(name for name, _ in members if not name.startswith("__") or name == "__call__")
 
 
 class ActorHandle:
@@ -128,7 +132,7 @@ class ActorMethod:
         """The same method with other options.
 
         Args:
-            num_returns, retry_exceptions, writable_arguments, name: as those of functions.
+            num_returns, retry_exceptions (with max_retries), writable_arguments, name: as those of functions.
             function: what the method gets as its first argument. Unlike an argument it is sent once to the actor's
                 process, as remote functions are, and again only when it or something that it names has changed.
         """

@@ -31,6 +31,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": 1,
+    "max_retries": 3,
     "retry_exceptions": False,
     "writable_arguments": False,
     "function": None,
@@ -62,6 +63,8 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     full = {**defaults, **given}
     num_returns = _whole(name, "num_returns", full.get("num_returns", 1), least=0)
     retries = _whole(name, "max_retries", full.get("max_retries", 0), least=-1)
+    if what == "method" and not full["retry_exceptions"]:
+        retries = 0  # a call that its actor did not answer is not made again
     shown = full["name"]
     if shown is not None and not isinstance(shown, str):
         raise TypeError(f"{name}: name must be a str, not {shown!r}")
