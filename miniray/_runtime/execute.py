@@ -46,6 +46,7 @@ class Executor:
         self._functions: dict[tuple[bytes, FunctionId], Callable[..., Any]] = {}
         self._instance: Any = None
         self._interrupted: bytes | None = None
+        self._retired = False  # the instance has been, or is about to be, let go
         self._exiting = False
         self._main = threading.get_ident()
         self.definitions: dict[tuple[bytes, FunctionId], Value] = {}
@@ -66,6 +67,10 @@ class Executor:
             self._interrupted = effect.task_id
             signal.pthread_kill(self._main, signal.SIGINT)
 
+    def forget_instance(self) -> None:
+        self._retired = True
+        self._waiter.notify()
+
     def exit(self) -> None:
         self._exiting = True
         self._waiter.notify()
@@ -85,8 +90,11 @@ class Executor:
         process = self._process
         while not self._exiting and process.ended is None:
             if not self._waiting:
+                if self._retired and self._instance is not None:
+                    self._instance = None  # here, since users' `__del__`s may run
+                    process.post()
                 waiter = self._waiter = Waiter()
-                if not self._waiting and not self._exiting:
+                if not (self._waiting or self._exiting or self._retired and self._instance is not None):
                     process.drives.wait(waiter)
                 continue
             effect = self._waiting.popleft()

@@ -34,7 +34,7 @@ from miniray.core.owner.events import (
 )
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Value
-from miniray.core.worker.events import DropFunction, ExitProcess, InstallFunction, InterruptTask, RunTask
+from miniray.core.worker.events import DropFunction, ExitProcess, ForgetInstance, InstallFunction, InterruptTask, RunTask
 
 if TYPE_CHECKING:
     from miniray._runtime.process import Process
@@ -49,6 +49,7 @@ class Runs(Protocol):
     def run(self, effect: RunTask) -> None: ...
     def drop(self, owner: ProcessId, function: FunctionId) -> None: ...
     def interrupt(self, effect: InterruptTask) -> None: ...
+    def forget_instance(self) -> None: ...
     def exit(self) -> None: ...
 
 
@@ -118,6 +119,10 @@ def interrupt_task(runs: Runs, effect: InterruptTask) -> None:
     runs.interrupt(effect)
 
 
+def forget_instance(runs: Runs, effect: ForgetInstance) -> None:
+    runs.forget_instance()
+
+
 def exit_process(runs: Runs, effect: ExitProcess) -> None:
     runs.exit()
 
@@ -169,6 +174,7 @@ PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     InstallFunction: ("runs", install_function),
     DropFunction: ("runs", drop_function),
     InterruptTask: ("runs", interrupt_task),
+    ForgetInstance: ("runs", forget_instance),
     ExitProcess: ("runs", exit_process),
     StartWorker: ("hosts", start_worker),
     KillProcess: ("hosts", kill_process),

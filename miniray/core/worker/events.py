@@ -43,5 +43,9 @@ class InterruptTask(Effect, frozen=True):
     task_id: TaskId
 
 
+class ForgetInstance(Effect, frozen=True):
+    """Nobody will call this process's actor any more: let its state go, and with it the refs that it keeps."""
+
+
 class ExitProcess(Effect, frozen=True):
     """Nobody needs this process any more."""

@@ -39,7 +39,15 @@ from miniray.core.messages import (
 )
 from miniray.core.record import Effect, Event, Message
 from miniray.core.task_spec import ActorAt, Failed, PushedTask, TaskResult, Value, contained
-from miniray.core.worker.events import DropFunction, ExitProcess, InstallFunction, InterruptTask, RunTask, TaskFinished
+from miniray.core.worker.events import (
+    DropFunction,
+    ExitProcess,
+    ForgetInstance,
+    InstallFunction,
+    InterruptTask,
+    RunTask,
+    TaskFinished,
+)
 from miniray.core.worker.run_queue import RESULT_DELAY_SECONDS, RunQueue, Waiting
 
 MAX_ENDED_LEASES = 1024
@@ -256,6 +264,9 @@ class Worker:
     def _maybe_exit(self) -> None:
         if self._exiting and self._queue.running is None and not self._queue.waiting:
             self._send_results()
+            if self._actor is not None:  # what it keeps may keep, at its owner, what this process is waited for
+                self._actor = None
+                self._emit(ForgetInstance())
             self._emit(Send(self._me, AskDrained()))
 
     def _on_drained(self, now: float, message: Drained, peer: ProcessId) -> None:
