@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 
 
+INTERRUPTED = 130  # as a shell tells it
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     parser = argparse.ArgumentParser(prog="miniray", description="Parallel Python with ownership.")
@@ -26,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error("--workers and --megabytes must be at least 1")
         from miniray.demo import run
 
-        return run(options.workers, options.megabytes)
+        try:
+            return run(options.workers, options.megabytes)
+        except KeyboardInterrupt:
+            return INTERRUPTED
     parser.print_help(sys.stderr)
     return 2

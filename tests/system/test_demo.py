@@ -1,0 +1,58 @@
+"""The command line as a user runs it: the demo ends with equal results, and bad commands with one clear line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import miniray
+
+DEMO_SECONDS = 90
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "miniray", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False)
+
+
+def test_demo_says_that_all_results_are_equal() -> None:
+    done = command("demo", "--megabytes", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all results are equal; 1 recovery" in done.stdout
+    assert "DIFFERS" not in done.stdout
+    ways = [line for line in done.stdout.splitlines() if line.endswith("equal")]
+    assert len(ways) == 7, done.stdout
+    assert not done.stderr, "no bar where nobody looks, and no warning"
+
+
+def test_a_wrong_result_is_told_and_is_the_exit_status() -> None:
+    code = (
+        "from miniray.demo import Demo, Step, run\n"
+        "Demo.with_a_death = lambda self, folder: self.steps.append(Step('words, wrong', right=False))\n"
+        "raise SystemExit(run(2, 1))"
+    )
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "RESULTS DIFFER" in done.stdout and "DIFFERS" in done.stdout
+
+
+def test_version() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, miniray.__version__)
+
+
+def test_without_a_command_help_is_shown() -> None:
+    done = command()
+    assert done.returncode == 2
+    assert "usage: miniray" in done.stderr and "demo" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("dance",), ("demo", "--workers", "0"), ("demo", "--megabytes", "much")])
+def test_a_bad_command_is_one_clear_error(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert arguments[-1] in done.stderr or "at least 1" in done.stderr
