@@ -79,10 +79,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "miniray.core",
         "miniray.transport",
         "miniray.errors",
-        "miniray._runtime.loop",
-        "miniray._runtime.wire",
-        "miniray._runtime.config",
-        "miniray._runtime.context",
+        "miniray._runtime",  # it runs the shipping process, executor and loop
+        "miniray._store",
         "miniray._api",
         "miniray",
     ),

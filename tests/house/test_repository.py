@@ -19,6 +19,7 @@ ENTRY_POINTS = (
     "miniray",
     "miniray.__main__",
     "miniray.cli",
+    "miniray._runtime.zygote",  # named in the command that `spawn.py` starts
     "miniray.errors",
     "miniray.transport",
     "miniray.pool",
