@@ -95,7 +95,13 @@ class Pool:
 
     def apply(self, func: Callable[..., Any], args: Sequence[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
         """`func(*args, **kwds)` in a worker; its exception is raised here."""
-        return self.apply_async(func, args, kwds).get()
+        dispatcher = self._dispatcher
+        dispatcher.check_running()
+        calls = Calls(self._callees.find(func))
+        result = ApplyResult(self, dispatcher, None, None)
+        calls.append(result, args, kwds)
+        dispatcher.run_alone(calls, result)
+        return result.get()
 
     def apply_async(
         self,
@@ -246,7 +252,7 @@ class Pool:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, RUN: str = RUN) -> None:
         if getattr(self, "_state", None) == RUN:
-            _warn(f"unclosed running miniray pool {self!r}", ResourceWarning, source=self, stacklevel=2)
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._dispatcher.attendant.stop()
 
     def __reduce__(self) -> Any:
@@ -255,6 +261,9 @@ class Pool:
     def __repr__(self) -> str:
         cls = type(self)
         return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+
+    def _repopulate_pool(self) -> None:
+        """Workers that have ended are replaced when that is seen; there is nothing left to do."""
 
     @property
     def _pool(self) -> list[CrewMember]:

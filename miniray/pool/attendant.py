@@ -62,7 +62,7 @@ class Attendant:
             self._run_callbacks()
             if not dispatcher.is_idle:
                 busy = monotonic()
-                if not dispatcher.waiting:
+                if dispatcher.needs_driving and not dispatcher.waiting:
                     dispatcher.drive(self._is_wanted, None, WAIT_SECONDS)
             elif dispatcher.state != "RUN" and dispatcher.has_finished:
                 return
@@ -77,7 +77,7 @@ class Attendant:
     def _is_wanted(self) -> bool:
         """Whether it has something else to do than drive."""
         dispatcher = self._dispatcher
-        return bool(dispatcher.waiting or dispatcher.callbacks or self._stopping or dispatcher.is_idle)
+        return bool(dispatcher.waiting or dispatcher.callbacks or self._stopping or not dispatcher.needs_driving)
 
     def _run_callbacks(self) -> None:
         dispatcher = self._dispatcher

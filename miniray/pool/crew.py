@@ -101,6 +101,9 @@ class CrewMember:
                 return None
         return self._pid
 
+    def is_alive(self) -> bool:
+        return not self.has_ended and self.pid is not None
+
     def release(self) -> None:
         """The process ends by itself once it has answered what it has."""
         self.has_ended = True

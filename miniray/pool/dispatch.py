@@ -33,7 +33,7 @@ from miniray.pool.board import Board
 from miniray.pool.crew import CrewMember
 from miniray.pool.groups import Group, Remainder, Source, fitting
 from miniray.pool.outcomes import NOT_SENT, read, unsent
-from miniray.pool.results import ApplyResult, Callback, IMapIterator
+from miniray.pool.results import ApplyResult, Callback, Calls, IMapIterator
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
@@ -81,6 +81,24 @@ class Dispatcher:
                 return
             self._queue.append(source)
             self.pump()
+        self.attendant.rouse()
+
+    def run_alone(self, calls: Calls, result: ApplyResult) -> None:
+        """One call, and the caller waits for it: when the pool has nothing else to do, without the detours."""
+        with self.lock:
+            alone = self.is_idle and self._broken is None and self._tasks_per_child is None
+            if not alone:
+                self.add(calls, result)
+                return
+            self.check_running()
+            self._unfinished += 1
+            self._numbers += 1
+            group = Group(calls, [result], [calls.items.popleft()], self._numbers)
+            group.is_claimed = True
+            calls.results.clear()
+            self._send(self.crew[0], group)
+        if group.ref is not None:
+            self._collect(group)
         self.attendant.rouse()
 
     def last_in_queue(self) -> Any:
@@ -331,7 +349,7 @@ class Dispatcher:
             started = min(self._board.started(member.slot, group.number, len(group.items)), group.kept)
             self._again(group, started)
             if started:
-                text = f"{group.callee.name} was lost: worker {member.pid} died while it ran it ({_reason(error)})"
+                text = f"{group.callee.name} was lost: {_reason(error)}"
                 lost: dict[int, BaseException] = {index: WorkerCrashedError(text) for index in range(started)}
                 group.source.deliver(group.tokens[:started], [None] * started, lost)
         if self.state != TERMINATE:
@@ -397,6 +415,11 @@ class Dispatcher:
             self._changed.notify_all()
 
     # ---- the end ----
+
+    @property
+    def needs_driving(self) -> bool:
+        """Whether there is an answer that no thread waits for, or will wait for when it comes."""
+        return bool(self._queue) or any(not group.is_claimed for member in self.crew for group in [*member.groups])
 
     @property
     def is_idle(self) -> bool:

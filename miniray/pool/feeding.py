@@ -38,15 +38,23 @@ class Feed:
         self._thread: threading.Thread | None = None
 
     def take(self, limit: int, reader: IMapIterator) -> tuple[list[Any], bool, Exception | None]:
-        """What is there: items, whether it was the last, what the input raised. More is read meanwhile."""
+        """What is there: items, whether it was the last, what the input raised. More is read meanwhile.
+
+        Whole chunks only, until the input has ended: one that raises takes its unfinished chunk with it.
+        """
+        chunk = reader.chunk
         ended = self._ended  # before the look at what was read
-        items = [self._read.popleft() for _ in range(min(limit, len(self._read)))]
+        count = len(self._read)
+        if not ended or self._error is not None:
+            limit, count = max(limit, chunk), count - count % chunk
+            limit -= limit % chunk
+        items = [self._read.popleft() for _ in range(min(limit, count))]
         if ended:
             return items, not items, None if items else self._error
-        self._wanted = max(2 * limit - len(self._read), 1)
+        self._wanted = max(2 * limit - len(self._read), chunk)
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(
-                target=_feed, args=(self, weakref.ref(reader)), name="miniray-pool-input", daemon=True
+                target=_feed, args=(self, weakref.ref(reader), chunk), name="miniray-pool-input", daemon=True
             )
             self._thread.start()
         self._ask()
@@ -64,14 +72,14 @@ class Feed:
             pass  # it knows already
 
 
-def _feed(feed: Feed, reader: weakref.ref[IMapIterator]) -> None:
+def _feed(feed: Feed, reader: weakref.ref[IMapIterator], chunk: int) -> None:
     while not feed._closed:
         feed._asked.acquire()
         try:
             while feed._wanted > 0 and not feed._closed:
                 feed._wanted -= 1
                 feed._read.append(next(feed._input))
-                if len(feed._read) == 1:
+                if len(feed._read) == chunk:
                     _tell(reader)
         except StopIteration:
             feed._ended = True

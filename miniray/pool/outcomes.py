@@ -80,7 +80,7 @@ def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> 
         return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
     except TaskError as error:
         cause = error.cause
-        if cause is not None and type(cause).__qualname__ == name:
+        if cause is not None and type(cause).__name__ == name:
             return _with_traceback(cause, text)
         return _with_traceback(MaybeEncodingError(cause, name), text)
     except MinirayError as error:

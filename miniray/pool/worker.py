@@ -199,7 +199,7 @@ def _describe(error: BaseException) -> Raised:
     error.__traceback__ = None if trace is None else trace.tb_next
     text = "".join(traceback.format_exception(error))
     error.__traceback__ = None
-    name = type(error).__qualname__
+    name = type(error).__name__
     if not isinstance(error, Exception):
         return text, b"", f"{name}: {error}"
     try:

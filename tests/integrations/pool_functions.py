@@ -1,0 +1,92 @@
+"""What the pool tests run in workers: an importable module, as the standard pool needs one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+shared: Any = None
+
+
+class TwoArgumentsError(Exception):
+    """Its default pickle fails to unpickle: the standard pool hangs on it."""
+
+    def __init__(self, first: str, second: int) -> None:
+        super().__init__(f"{first} {second}")
+        self.first, self.second = first, second
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("cannot be pickled")
+
+
+def square(x: Any) -> Any:
+    return x * x
+
+
+def fail_on_three(x: int) -> int:
+    if x == 3:
+        raise ValueError(f"bad {x}", x)
+    return x
+
+
+def keyword(x: int, *, plus: int = 0) -> int:
+    return x + plus
+
+
+def set_shared(value: Any) -> None:
+    global shared
+    shared = value
+
+
+def read_shared(x: int) -> Any:
+    return shared, x
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def pid(_: Any = None) -> int:
+    return os.getpid()
+
+
+def raise_two(_: Any) -> None:
+    raise TwoArgumentsError("two", 2)
+
+
+def unpicklable_on_three(x: int) -> Any:
+    return Unpicklable() if x == 3 else x
+
+
+def kill_on(x: int, victim: int) -> int:
+    if x == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def note_and_kill_on_five(x: int, folder: str) -> int:
+    """Leaves a file for each start, so that a test can count them."""
+    (Path(folder) / f"{x}-{time.time_ns()}-{os.getpid()}").touch()
+    if x == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def write_zero(array: Any) -> tuple[bool, Any]:
+    was_writable = bool(array.flags.writeable)
+    array[0] = -1.0
+    return was_writable, array
+
+
+def exit_now(*_: Any) -> None:
+    os._exit(3)
+
+
+def raise_exit(_: Any) -> None:
+    raise SystemExit(3)

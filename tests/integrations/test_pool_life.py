@@ -1,0 +1,218 @@
+"""How a pool ends, and what it survives: real kills, initializers that fail, exits of the interpreter."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import miniray
+from miniray.errors import TaskCancelledError, WorkerCrashedError, WorkerInitializerError
+from tests.integrations import pool_functions as functions
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    miniray.init(num_cpus=2)
+    yield
+    miniray.shutdown()
+
+
+def pids(pool: Any) -> list[int]:
+    return [worker.pid for worker in pool._pool]
+
+
+def wait_gone(numbers: list[int]) -> None:
+    deadline = time.monotonic() + 3
+    while any(psutil.pid_exists(pid) for pid in numbers):
+        assert time.monotonic() < deadline, f"still there: {numbers}"
+        time.sleep(0.01)
+
+
+def outcomes(results: Any) -> list[Any]:
+    found: list[Any] = []
+    while True:
+        try:
+            found.append(next(results))
+        except StopIteration:
+            return found
+        except WorkerCrashedError:
+            found.append("lost")
+
+
+def test_killed_in_mid_call() -> None:
+    with miniray.Pool(1, functions.set_shared, ("again",)) as pool:
+        before = pids(pool)
+        lost = pool.apply_async(functions.sleep, (30,))
+        waiting = [pool.apply_async(functions.square, (x,)) for x in range(20)]
+        time.sleep(0.2)
+        os.kill(before[0], signal.SIGKILL)
+        with pytest.raises(WorkerCrashedError, match=rf"sleep was lost: worker {before[0]} was ended by .*9"):
+            lost.get(timeout=10)
+        assert [result.get(timeout=10) for result in waiting] == [x * x for x in range(20)]
+        assert pids(pool) != before
+        assert pool.apply(functions.read_shared, (1,)) == ("again", 1)
+
+
+def test_killed_while_idle() -> None:
+    with miniray.Pool(2) as pool:
+        assert pool.map(functions.square, range(10)) == [x * x for x in range(10)]
+        for pid in pids(pool):
+            os.kill(pid, signal.SIGKILL)
+        assert pool.map(functions.square, range(10)) == [x * x for x in range(10)]
+
+
+def test_what_had_not_started_runs_once(tmp_path: Path) -> None:
+    with miniray.Pool(2) as pool:
+        pool.map(partial(functions.kill_on, victim=-1), range(100))
+        call = partial(functions.note_and_kill_on_five, folder=str(tmp_path))
+        found = outcomes(pool.imap(call, range(200)))
+    assert len(found) == 200 and found[5] == "lost"
+    assert all(value == "lost" or value == x for x, value in enumerate(found))
+    starts = collections.Counter(name.partition("-")[0] for name in os.listdir(tmp_path))
+    assert starts == {str(x): 1 for x in range(200)}
+
+
+def test_a_map_with_a_killed_worker_raises() -> None:
+    with miniray.Pool(2) as pool:
+        with pytest.raises(WorkerCrashedError):
+            pool.map(partial(functions.kill_on, victim=50), range(100))
+        assert pool.map(functions.square, [3]) == [9]
+
+
+def test_random_kills_lose_nothing() -> None:
+    with miniray.Pool(2) as pool:
+        results = pool.imap_unordered(functions.square, range(20_000))
+        found = [next(results) for _ in range(100)]
+        for _ in range(5):
+            with suppress(ProcessLookupError):  # the pool has not seen yet that the last one is gone
+                os.kill(pids(pool)[0], signal.SIGKILL)
+            found += [_next_or_lost(results) for _ in range(500)]
+        found += outcomes(results)
+    assert len(found) == 20_000
+    values = [value for value in found if value != "lost"]
+    assert len(set(values)) == len(values)
+
+
+def _next_or_lost(results: Any) -> Any:
+    try:
+        return next(results)
+    except WorkerCrashedError:
+        return "lost"
+
+
+def _raise(text: str) -> None:
+    raise LookupError(text)
+
+
+def test_initializer_that_raises() -> None:
+    with miniray.Pool(2, _raise, ("no licence",)) as pool:
+        with pytest.raises(WorkerInitializerError, match="LookupError: no licence") as caught:
+            pool.map(functions.square, range(4))
+        assert type(caught.value.__cause__) is LookupError
+        with pytest.raises(WorkerInitializerError):
+            pool.apply(functions.square, (1,))
+
+
+def test_initializer_that_exits() -> None:
+    with miniray.Pool(1, functions.exit_now) as pool:
+        with pytest.raises(WorkerInitializerError, match="before the initializer has ended"):
+            pool.apply(functions.square, (1,))
+
+
+def test_maxtasksperchild() -> None:
+    with miniray.Pool(1, maxtasksperchild=3) as pool:
+        used = [pool.apply(functions.pid) for _ in range(9)]
+        assert [used.count(pid) for pid in dict.fromkeys(used)] == [3, 3, 3]
+        used = pool.map(functions.pid, range(12), chunksize=2)
+        assert max(used.count(pid) for pid in used) <= 6
+
+
+def test_close_and_join() -> None:
+    pool = miniray.Pool(2)
+    numbers = pids(pool)
+    result = pool.map_async(functions.sleep, [0.1] * 4)
+    lazy = pool.imap(functions.square, (x for x in range(5000)))
+    pool.close()
+    for use in (pool.apply, pool.map, pool.imap, pool.apply_async):
+        with pytest.raises(ValueError, match="Pool not running"):
+            use(functions.square, [1])
+    pool.join()
+    assert result.ready() and result.get() == [0.1] * 4
+    assert list(lazy) == [x * x for x in range(5000)]
+    wait_gone(numbers)
+
+
+def test_terminate_with_long_calls() -> None:
+    pool = miniray.Pool(2)
+    numbers = pids(pool)
+    results = [pool.apply_async(functions.sleep, (60,)) for _ in range(6)]
+    time.sleep(0.1)
+    start = time.monotonic()
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - start < 1
+    wait_gone(numbers)
+    with pytest.raises(TaskCancelledError):
+        results[0].get(timeout=5)
+    with pytest.raises(ValueError, match="Pool not running"), pool:
+        pass
+
+
+def test_collected_without_close() -> None:
+    pool = miniray.Pool(2)
+    numbers = pids(pool)
+    pool.apply_async(functions.sleep, (0.01,)).get()
+    with pytest.warns(ResourceWarning, match="unclosed running"):
+        del pool
+        gc.collect()
+    wait_gone(numbers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"processes": 0}, ValueError),
+        ({"initializer": 5}, TypeError),
+        ({"maxtasksperchild": 0}, ValueError),
+        ({"maxtasksperchild": 1.5}, ValueError),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error) as standard:
+        multiprocessing.Pool(**{"processes": 1, **arguments})
+    with pytest.raises(error) as ours:
+        miniray.Pool(**{"processes": 1, **arguments})
+    assert str(ours.value) == str(standard.value)
+    with pytest.raises(TypeError, match="get_context"):
+        miniray.Pool(1, context="fork")
+    miniray.Pool(1, context=multiprocessing.get_context("spawn")).terminate()
+
+
+@pytest.mark.parametrize("ending", ["", "raise KeyError(1)", "sys.exit(4)", "pool.close()"])
+def test_exit_with_a_live_pool(ending: str) -> None:
+    program = (
+        "import sys, time, miniray\n"
+        "def nap(s): time.sleep(s); return s\n"
+        "pool = miniray.Pool(2)\n"
+        "running = pool.apply_async(nap, (60,))\n"
+        "print(pool.map(nap, [0.01]), *[w.pid for w in pool._pool], flush=True)\n"
+        f"{ending}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert done.returncode == {"": 0, "raise KeyError(1)": 1, "sys.exit(4)": 4, "pool.close()": 0}[ending], done.stderr
+    assert "Exception ignored" not in done.stderr and "Exception in thread" not in done.stderr
+    wait_gone([int(word) for word in done.stdout.split()[1:]])
