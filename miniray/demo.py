@@ -134,7 +134,7 @@ class Demo:
     def map_reduce(self) -> None:
         """Tables stay where they were made: refs go to the merging tasks, and only the last one comes here."""
         count, join = miniray.remote(count_words), miniray.remote(merge)
-        with self.timed("words, miniray tasks, tables by reference") as step:
+        with self.timed("words, miniray, tables by reference") as step:
             counted = tables = [count.remote(files) for files in self.pieces]
             while len(tables) > 1:
                 groups = [tables[at : at + _TABLES_A_MERGE] for at in range(0, len(tables), _TABLES_A_MERGE)]
@@ -153,7 +153,7 @@ class Demo:
 
     def statistics_by_reference(self) -> None:
         measure = miniray.remote(statistics)
-        with self.timed("statistics, miniray, one array by reference") as step:
+        with self.timed("statistics, miniray, array by reference") as step:
             shared = miniray.put(self.array)
             refs = [measure.remote(shared, start, stop) for start, stop in self.ranges]
             measured = [miniray.get(ref) for ref in self._bar(refs, step.what)]
@@ -172,7 +172,7 @@ class Demo:
     def _bar(self, items: Any, name: str, total: int = _PIECES) -> Any:
         length = len(items) if hasattr(items, "__len__") else total
         hidden = not sys.stderr.isatty()
-        return tqdm(items, desc=f"{name:44}", total=length, leave=False, disable=hidden, bar_format=_BAR)
+        return tqdm(items, desc=f"{name:40}", total=length, leave=False, disable=hidden, bar_format=_BAR)
 
     def report(self) -> None:
         width = max(len(step.what) for step in self.steps)
