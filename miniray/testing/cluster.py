@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -36,6 +37,7 @@ from miniray.core.worker.worker import Worker
 from miniray.testing import faults as _faults
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
 from miniray.testing.fibers import Fiber
+from miniray.testing.fixed import Fixed
 from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
 from miniray.transport import Choices, load
 
@@ -77,6 +79,7 @@ class SimulatedCluster:
         self.network = transport.network(lambda _, __: _faults.delay(choices, faults), choices)
         self.timeline = self.network.timeline
         self.session = choices.choose(1 << 32, "session").to_bytes(4, "big")
+        self._fixed = Fixed(self.session)
         self.arena = Arena.create(arena_bytes)
         self.processes: dict[ProcessId, SimulatedProcess] = {}
         self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
@@ -116,8 +119,7 @@ class SimulatedCluster:
         Raises:
             SimulationError: it waits for something that cannot happen, or a machine's assertion failed.
         """
-        gc.collect()
-        gc.disable()
+        self._fixed.begin()
         running.append(self)
         try:
             fiber = self.driver.start_fiber(program)
@@ -151,7 +153,7 @@ class SimulatedCluster:
         self.processes.clear()
         if self in running:
             running.remove(self)
-        gc.enable()
+        self._fixed.end()
 
     def _step(self) -> None:
         if not self.timeline.step():
@@ -291,8 +293,8 @@ class SimulatedCluster:
         self.disturbed = True
         home.end(crashed=True)
         self._report_end(home, status)
-        for fiber in list(home.fibers):
-            self.timeline.after(0.0, lambda fiber=fiber: self._unwind(home, fiber))  # type: ignore[misc]
+        for fiber in home.fibers:
+            self.timeline.after(0.0, partial(self._unwind, home, fiber))
 
     def _unwind(self, home: SimulatedProcess, fiber: Fiber) -> None:
         context.set_current(home.process)

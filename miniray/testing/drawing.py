@@ -199,7 +199,7 @@ class Drawing:
     def _op_make_actor(self) -> None:
         used = self._some(("number",), 1)
         number, outcomes = self._sum(used)
-        given = () if used else (self._pick(50),)
+        given: tuple[int, ...] = () if used else (self._pick(50),)
         row = Slot("actor", number if used else given[0], outcomes | FAULT, shared=self._chance(2))
         self.ops.append(Op("make_actor", self._new(row), tuple(used), given))
         for _ in range(self._pick(3)):
@@ -212,7 +212,7 @@ class Drawing:
         row = self.slots[actor]
         used = self._some(("number",), 1)
         amount, outcomes = self._sum(used)
-        given = () if used else (self._pick(9),)
+        given: tuple[int, ...] = () if used else (self._pick(9),)
         if row.shared or row.dead:  # others call it as well: only that it answers is known
             key = self._key()
             slot = self._new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)))

@@ -80,6 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "miniray.transport",
         "miniray.errors",
         "miniray._runtime",  # it runs the shipping process, executor and loop
+        "miniray._serialization.namespaces",  # and names what by-value functions come from
         "miniray._store",
         "miniray._api",
         "miniray",

@@ -75,7 +75,7 @@ class Actors:
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
         if row.process is None:
             row.process = self._completion.address(row.actor)
-            if row.process is not None and row.process in self._holding.lost:  # its link broke before the address was known here
+            if row.process is not None and row.process in self._holding.lost:  # before its address was known here
                 self.process_lost(now, row.process)
                 if row.process in self._deaths:
                     self.process_died(row.process, self._deaths[row.process])

@@ -285,7 +285,10 @@ class Dispatch:
             found.queue.remove(task)
 
     def end_actor(self, actor: ObjectId) -> None:
-        """Nobody holds it: its worker ends once it has answered what it has. Asked again when the creation is answered."""
+        """Nobody holds it: its worker ends once it has answered what it has.
+
+        While the creation is in flight nothing happens; this is asked again when that is answered.
+        """
         lease = self._actor_leases.get(actor)
         if lease is not None and not lease.flight:
             del self._actor_leases[actor]

@@ -1,0 +1,41 @@
+"""What would differ from run to run is fixed while a simulated run lasts.
+
+- The collector is off, so objects die when their last reference goes, or at the run's own calls of `gc.collect`.
+- `uuid.uuid4` is drawn from the session's name: classes that travel by value are named by it.
+- So is the name of this process as the origin of functions that travel by value.
+"""
+
+from __future__ import annotations
+
+import gc
+import uuid
+from random import Random
+
+from miniray._serialization import namespaces
+
+
+class Fixed:
+    """Between `begin` and `end`. Runs do not nest."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+        self._active = False
+
+    def begin(self) -> None:
+        draw = Random(self._name).getrandbits
+        self._uuid4, self._origin = uuid.uuid4, namespaces.versions.origin
+        self._origins = namespaces.process_table().origins
+        uuid.uuid4 = lambda: uuid.UUID(int=draw(128), version=4)
+        namespaces.versions.origin = self._name.hex()
+        namespaces.process_table().origins = {namespaces.versions.origin: None}
+        gc.collect()
+        gc.disable()
+        self._active = True
+
+    def end(self) -> None:
+        if self._active:
+            self._active = False
+            uuid.uuid4 = self._uuid4
+            namespaces.versions.origin = self._origin
+            namespaces.process_table().origins = self._origins
+            gc.enable()
