@@ -307,7 +307,7 @@ class Dispatch:
         lost = [lease for lease in self._leases.values() if lease.worker == worker]
         for lease in lost:
             lease.lost_at = now
-            self._look_at(now + CAUSE_SECONDS)
+            self._look_at(now + LINGER_SECONDS)  # no later, or leases that go idle meanwhile linger as long
             self._class_of(lease).idle.pop(lease.lease, None)
             for task in lease.flight.values():
                 task.state = TaskState.LOST
@@ -355,7 +355,7 @@ class Dispatch:
             if lease.lost_at + CAUSE_SECONDS <= now:
                 self.worker_died(now, lease.worker, None)
             else:
-                self._look_at(lease.lost_at + CAUSE_SECONDS)
+                self._look_at(min(lease.lost_at + CAUSE_SECONDS, now + LINGER_SECONDS))
         for demand in [demand for demand, found in self._classes.items() if _is_empty(found)]:
             del self._classes[demand]
 
