@@ -1,15 +1,18 @@
-"""The command line as a user runs it: the demo ends with equal results, and bad commands with one clear line."""
+"""What a stranger runs first: the demo, which ends with equal results; the command line; the README's lines of use."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import miniray
 
 DEMO_SECONDS = 90
+README = Path(__file__).parents[2] / "README.md"
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,3 +59,11 @@ def test_a_bad_command_is_one_clear_error(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert arguments[-1] in done.stderr or "at least 1" in done.stderr
+
+
+def test_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    line = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=DEMO_SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["10000000.0", "[0, 1, 4, 9, 16, 25, 36, 49, 64, 81]"]
