@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-GUARDED = ("api", "system")
+GUARDED = ("api", "integrations", "system")
 GRACE_SECONDS = 2.0  # the promise: two seconds after the driver's death nothing is left
 MARK = f"MINIRAY_TEST_RUN={os.getpid()}"
 STANDARD_LIBRARY = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # these outlive their users

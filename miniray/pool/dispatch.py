@@ -31,7 +31,7 @@ from miniray.errors import (
 from miniray.pool.attendant import Attendant
 from miniray.pool.board import Board
 from miniray.pool.crew import CrewMember
-from miniray.pool.groups import Group, Remainder, Source, fitting
+from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting
 from miniray.pool.outcomes import NOT_SENT, read, unsent
 from miniray.pool.results import ApplyResult, Callback, Calls, IMapIterator
 
@@ -158,7 +158,7 @@ class Dispatcher:
             return source.chunk if source.chunk > 1 else min(member.quota, source.callee.group_size())
         size = source.callee.group_size()
         if remaining is not None:  # towards the end, groups of which every worker gets some
-            size = min(size, -(-remaining // self.processes))
+            size = min(size, max(-(-remaining // self.processes), size // LAST_GROUPS))
         return max(1, size)
 
     def _send(self, member: CrewMember, group: Group) -> None:

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from miniray.pool.worker import LIGHT, MAP, weigh
 
 GROUP_TARGET_SECONDS = 0.001
-GROWTH = 8  # a group is at most this many times as large as the last one that was measured
-MAX_GROUP_ITEMS = 20_000
+GROWTH = 32  # a group is at most this many times as large as the largest that was measured
+MAX_GROUP_ITEMS = 25_000
+LAST_GROUPS = 4  # towards the end of a `map` groups become smaller, down to this part of their size
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
@@ -35,12 +36,12 @@ class Callee:
         self.function = function
         self.is_sent_once = isinstance(function, _SENT_ONCE)  # others travel with each group, as arguments
         self.seconds: float | None = None  # one call's, smoothed
-        self.size = 1  # calls of the last group that was measured
+        self.size = 1  # calls of the largest group that was measured
 
     def measured(self, calls: int, seconds: float) -> None:
         one = seconds / calls
         self.seconds = one if self.seconds is None else self.seconds + _SMOOTHING * (one - self.seconds)
-        self.size = calls
+        self.size = max(self.size, calls)
 
     def group_size(self) -> int:
         if self.seconds is None:
