@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, show, task_of
+from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, show, task_of
 from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
@@ -202,7 +202,8 @@ class Owner:
             self._drained_asked = False
             self._emit(Send(self._me, Drained()))
         if self._views_asked:
-            for owner in [one for one in self._views_asked if not holding.has_views_of(one)]:
+            # Answered when the link to it has ended, too: else a push of the dead owner could still be read.
+            for owner in [one for one in self._views_asked if one in holding.lost and not holding.has_views_of(one)]:
                 del self._views_asked[owner]
                 self._emit(Send(self._node, NoViewsOf(owner)))
 
@@ -307,6 +308,8 @@ class Owner:
         inner = [one for value in result.values for one in contained(value) if one[:8] != submitter]
         if submitter in self._holding.lost:
             inner = []
+            for index, value in enumerate(result.values):
+                self._holding.discard(return_id(result.task_id, index), value)
         for object_id in inner:
             self._holding.references.row(object_id).arguments += 1
         if inner:

@@ -68,6 +68,7 @@ class Worker:
         self._early: dict[LeaseId, list[tuple[ProcessId, PushTasks]]] = {}
         self._actor: ObjectId | None = None
         self._actor_lease = ACTOR_LEASE
+        self._unwanted = False  # the running task's submitter is gone
         self._waits = 0  # threads of the running task that are blocked
         self._exiting = False
         self._one_task = False
@@ -164,7 +165,10 @@ class Worker:
             self._emit(Send(self._node, Unblocked(item.lease or self._actor_lease)))
         queue = self._queue
         queue.measured(task, event.duration_microseconds)
-        if task.refs or (contained(values[0]) if len(values) == 1 else any([contained(value) for value in values])):
+        if self._unwanted:  # its owner is dead: the owner role frees what it made
+            self._unwanted = False
+            self._emit(Send(self._me, ExecutionEnded(item.submitter, result)))
+        elif task.refs or (contained(values[0]) if len(values) == 1 else any([contained(value) for value in values])):
             self._send_results()
             self._emit(Send(self._me, ExecutionEnded(item.submitter, result)))
         elif not queue.waiting and not queue.has_results:
@@ -228,6 +232,7 @@ class Worker:
         self._queue.remove_submitter(event.peer)
         running = self._queue.running
         if running is not None and running.submitter == event.peer:
+            self._unwanted = True
             self._emit(Send(self._me, CancelChildren(running.task.task_id)))
             self._emit(InterruptTask(running.task.task_id))
         for lease in [lease for lease, pushes in self._early.items() if pushes[0][0] == event.peer]:
