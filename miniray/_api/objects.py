@@ -184,7 +184,7 @@ def _check_refs(word: str, refs: Sequence[Any]) -> None:
 
 
 def _check_timeout(timeout: Any) -> None:
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0):
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
         raise ValueError(f"timeout must be a number of seconds, zero or more, or None, not {timeout!r}")
 
 
