@@ -42,8 +42,7 @@ class TaskError(MinirayError):
             both: Any = type(f"TaskError({kind.__name__})", (TaskError, kind), {"__module__": "miniray.errors"})
             error: TaskError = both.__new__(both)
             vars(error).update(vars(root))
-            TaskError.__init__(error, message, cause)
-            error.args = (message,)
+            error.message, error.cause, error.args = message, cause, (message,)  # no __init__: `kind` has its own
         except Exception:  # a class that cannot be mixed (its own __new__, slots): the plain one still says it all
             return TaskError(message, cause)
         return error
