@@ -94,7 +94,15 @@ class LeaseStarted(Message, frozen=True):
 
 
 class LeaseEnded(Message, frozen=True):
-    """Node to worker; a push of this lease is refused from now on."""
+    """Node to worker; a push of this lease is refused from now on. `orphaned`: its owner is dead, and `LeaseStopped`
+    is owed when nothing of it runs any more."""
+
+    lease: LeaseId
+    orphaned: bool = False
+
+
+class LeaseStopped(Message, frozen=True):
+    """Worker to node: it can serve others; what a dead owner had started here has ended."""
 
     lease: LeaseId
 

@@ -10,7 +10,7 @@ from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, FirstTime, Op
 from miniray.transport import Choices
 
 MAX_DEPTH = 3
-MAX_OPS = 60  # of one program, nested ones included
+MAX_OPS = 80  # of one program, nested ones included
 SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
 
 
@@ -307,5 +307,5 @@ class Drawing:
 
 def draw_program(choices: Choices) -> tuple[Op, ...]:
     drawing = Drawing(choices)
-    drawing.draw(3, 14)
+    drawing.draw(*((2, 6), (4, 14), (10, 30))[choices.choose(3, "size of the program")])
     return tuple(drawing.ops)

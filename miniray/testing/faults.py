@@ -45,11 +45,11 @@ NO_FAULTS = Faults()
 
 
 def draw(choices: Choices) -> Faults:
-    """A third of the runs have only delays, the others one to three crashes."""
-    count = max(0, choices.choose(6, "crashes") - 2)
+    """A third of the runs have only delays, the others one to four crashes."""
+    count = (0, 0, 1, 2, 3, 4)[choices.choose(6, "crashes")]
     crashes = []
     for _ in range(count):
-        after = choices.choose(4 << choices.choose(5, "how far"), "steps to the next crash")
+        after = choices.choose(4 << choices.choose(6, "how far"), "steps to the next crash")
         mode = CrashMode.AT_STEP if choices.choose(2, "kind of crash") else CrashMode.AT_SEND
         crashes.append(Crash(after, mode))
     return Faults(

@@ -25,6 +25,7 @@ from miniray.core.messages import (
     LeaseGranted,
     LeaseRefused,
     LeaseStarted,
+    LeaseStopped,
     NoViewsOf,
     PlacesClaimed,
     ProcessDied,
@@ -77,6 +78,7 @@ class NodeManager:
             CancelRequest: self._on_cancel_request,
             ReturnLease: self._on_return_lease,
             KillWorker: self._on_kill_worker,
+            LeaseStopped: self._on_lease_stopped,
             Blocked: self._on_blocked,
             Unblocked: self._on_unblocked,
             RequestExtent: self._on_request_extent,
@@ -176,7 +178,7 @@ class NodeManager:
             if row.for_actor:
                 self._emit(KillProcess(row.worker))
             elif worker is not None:
-                self._end_lease(now, worker)
+                self._end_lease(now, worker, orphaned=True)
 
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
         """The link to a process of this host broke: it is dead, or as good as dead (its reaper tells)."""
@@ -235,11 +237,20 @@ class NodeManager:
             self._end_lease(now, worker)
         self._schedule(now)
 
-    def _end_lease(self, now: float, worker: Worker) -> None:
+    def _end_lease(self, now: float, worker: Worker, *, orphaned: bool = False) -> None:
+        """A worker that may still run something of a dead owner serves nobody: what would wait behind that may be what
+        it waits for."""
         assert worker.lease is not None
         self._leases.release(worker.lease.lease)
-        self._emit(Send(worker.process, LeaseEnded(worker.lease.lease)))
-        worker.state, worker.lease, worker.idle_since = WorkerState.IDLE, None, now
+        self._emit(Send(worker.process, LeaseEnded(worker.lease.lease, orphaned)))
+        worker.state = WorkerState.STOPPING if orphaned else WorkerState.IDLE
+        worker.lease, worker.idle_since = None, now
+
+    def _on_lease_stopped(self, now: float, message: LeaseStopped, peer: ProcessId) -> None:
+        worker = self._pool.rows.get(peer)
+        if worker is not None and worker.state is WorkerState.STOPPING:
+            worker.state, worker.idle_since = WorkerState.IDLE, now
+            self._schedule(now)
 
     def _dismiss(self, worker: Worker) -> None:
         self._pool.leave(worker)

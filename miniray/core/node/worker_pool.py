@@ -5,6 +5,7 @@
 | STARTING | forked, not registered yet |
 | IDLE | registered, without a lease |
 | LEASED | serves one owner's lease, or is an actor |
+| STOPPING | its lease's owner is dead, and something of it may still run |
 | EXITING | left the pool; told to end when nobody needs it |
 
 The driver is in the table of processes, not in the pool. Process numbers are never given twice.
@@ -23,7 +24,8 @@ class WorkerState(Enum):
     STARTING = 0
     IDLE = 1
     LEASED = 2
-    EXITING = 3
+    STOPPING = 3
+    EXITING = 4
 
 
 class Worker(Row):

@@ -31,6 +31,7 @@ from miniray.core.messages import (
     ForgetFunction,
     LeaseEnded,
     LeaseStarted,
+    LeaseStopped,
     PushTasks,
     TakeBack,
     TakenBack,
@@ -68,6 +69,7 @@ class Worker:
         self._early: dict[LeaseId, list[tuple[ProcessId, PushTasks]]] = {}
         self._actor: ObjectId | None = None
         self._actor_lease = ACTOR_LEASE
+        self._stopping = ACTOR_LEASE  # an orphaned lease whose last task still runs
         self._unwanted = False  # the running task's submitter is gone
         self._waits = 0  # threads of the running task that are blocked
         self._exiting = False
@@ -177,6 +179,9 @@ class Worker:
             queue.add_result(now, item.submitter, result)
             if queue.must_send(now):
                 self._send_results()
+        if item.lease == self._stopping and self._stopping:
+            self._emit(Send(self._node, LeaseStopped(self._stopping)))
+            self._stopping = ACTOR_LEASE
         self._start_next()
 
     def _send_results(self) -> None:
@@ -261,6 +266,12 @@ class Worker:
         back = self._queue.remove_lease(message.lease)
         if owner is not None and back:
             self._give_back(owner, message.lease, back, blocked=False)
+        if message.orphaned:
+            running = self._queue.running
+            if running is not None and running.lease == message.lease:
+                self._stopping = message.lease
+            else:
+                self._emit(Send(self._node, LeaseStopped(message.lease)))
 
     def _on_exit_worker(self, now: float, message: ExitWorker, peer: ProcessId) -> None:
         self._exiting = True
