@@ -7,6 +7,7 @@ grace is killed by pidfd.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from time import monotonic
@@ -76,7 +77,8 @@ class Driver:
         self._transport.watch(self._session.node_pidfd, "node")
         self._driving.signals.install()
         self._driving.start()
-        os.register_at_fork(after_in_child=self._after_fork)
+        gc.callbacks.append(self.process.while_collecting)
+        _running[:] = [self]
 
     def _on_readable(self, token: Any) -> Event | None:
         self._end_process()
@@ -93,11 +95,10 @@ class Driver:
         )
         self._driving.wake_all()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """In a forked child: the links and the arena are the parent's."""
-        if self.process.pid != os.getpid():
-            self._transport.forget()
-            self.process.ended = "this process was forked from the driver"  # `raise_ended` says more
+        self._transport.forget()
+        self.process.ended = "this process was forked from the driver"  # `raise_ended` says more
 
     def stop(self) -> None:
         """End the session: no process and no file of it is left. Idempotent."""
@@ -107,3 +108,19 @@ class Driver:
         self.process.post(SessionEnding())
         self._session.stop(config.SHUTDOWN_GRACE_SECONDS)
         self._transport.close()
+        if self.process.while_collecting in gc.callbacks:
+            gc.callbacks.remove(self.process.while_collecting)
+        if self in _running:
+            _running.remove(self)
+
+
+_running: list[Driver] = []  # at most one; what is given to `register_at_fork` stays for good
+
+
+def _after_fork() -> None:
+    for driver in _running:
+        driver.after_fork()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -84,6 +84,8 @@ class Process:
         self.dropped: deque[ObjectId] = deque()
         self.views_dropped: deque[ObjectId] = deque()
         self.functions_dropped: deque[tuple[Any, int]] = deque()  # with their keys in the exporter's cache
+        self._left: tuple[deque[Any], ...] = (self.dropped, self.views_dropped, self.functions_dropped)
+        self._aside: tuple[deque[Any], ...] = (deque(), deque(), deque())  # in their place while the collector runs
         self.ended: str | None = None  # why nothing can be done any more
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
@@ -106,20 +108,36 @@ class Process:
     def collect(self) -> list[Event]:
         """What finalisers have left behind, as events."""
         events: list[Event] = []
-        if self.dropped:
-            left = self.dropped
-            events.append(RefsDropped([left.popleft() for _ in range(len(left))]))
-        if self.views_dropped:
-            left = self.views_dropped
-            events.append(ViewsDropped([left.popleft() for _ in range(len(left))]))
-        while self.functions_dropped:
-            function_id, key = self.functions_dropped.popleft()
+        refs, views, functions = self._left
+        if refs:
+            events.append(RefsDropped([refs.popleft() for _ in range(len(refs))]))
+        if views:
+            events.append(ViewsDropped([views.popleft() for _ in range(len(views))]))
+        while functions:
+            function_id, key = functions.popleft()
             self.exporter.forget(key)  # else what the function has captured lives on, refs too
             events.append(FunctionDropped(function_id))
         return events
 
     def left_behind(self) -> bool:
-        return bool(self.dropped or self.views_dropped or self.functions_dropped)
+        refs, views, functions = self._left
+        return bool(refs or views or functions)
+
+    @unbroken
+    def while_collecting(self, phase: str, _: Any) -> None:
+        """For `gc.callbacks`: what the collector's finalisers leave behind is not looked at before they are all done.
+
+        It calls the `__del__` of a ref before that of an object in the same cycle which still uses it.
+        """
+        if phase == "start":
+            self.dropped, self.views_dropped, self.functions_dropped = self._aside
+            return
+        self.dropped, self.views_dropped, self.functions_dropped = self._left  # first: others may be appending
+        for aside, left in zip(self._aside, self._left, strict=True):
+            while aside:
+                left.append(aside.popleft())
+        if self.drives.asleep and self.left_behind():
+            self.drives.rouse()
 
     # ---- the end ----
 

@@ -31,7 +31,7 @@ unbroken_code: dict[CodeType, None] = {}
 
 def unbroken(function: _F) -> _F:
     """Nothing is raised by a signal's handler while this function runs, or what it calls. Costs nothing until then."""
-    unbroken_code[function.__code__] = None  # type: ignore[attr-defined]
+    unbroken_code[function.__code__] = None
     return function
 
 

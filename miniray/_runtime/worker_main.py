@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -66,6 +67,7 @@ def main(endowment: Endowment) -> None:
     driving.signals.install()
     transport.watch(endowment.node_pidfd, _NODE_ENDED)
     driving.start()
+    gc.callbacks.append(process.while_collecting)
     process.post(ProcessStarted(os.getpid(), False))
     executor.serve()
     driving.stop()
