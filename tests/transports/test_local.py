@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -83,6 +84,7 @@ class LocalWorld:
 
 @pytest.fixture
 def world() -> Iterator[LocalWorld]:
+    gc.collect()  # else what earlier tests have left closes its descriptors in the middle
     before = os.listdir("/proc/self/fd")
     made = LocalWorld()
     yield made
