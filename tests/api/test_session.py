@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -47,12 +50,20 @@ def in_child(body: Callable[[], object]) -> str:
 
 
 def test_it_begins_by_itself():
-    assert not miniray.is_initialized()
-    assert miniray.get(double.remote(4)) == 8
-    assert miniray.is_initialized()
-    miniray.shutdown()
-    assert not miniray.is_initialized()
-    miniray.shutdown()
+    """In a process that never had a session; after a shutdown it says so instead (see below)."""
+    source = """
+        import miniray
+        assert not miniray.is_initialized()
+        assert miniray.get(miniray.remote(lambda x: 2 * x).remote(4)) == 8
+        assert miniray.is_initialized()
+        miniray.shutdown()
+        assert not miniray.is_initialized()
+        miniray.shutdown()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_a_second_init_says_so():
