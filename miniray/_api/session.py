@@ -103,4 +103,12 @@ def _start_implicitly() -> Process:
 
 
 context.set_implicit_start(_start_implicitly)
-atexit.register(shutdown)
+
+
+def _at_exit() -> None:
+    if _driver is not None:
+        _driver.process.exiting = True
+    shutdown()
+
+
+atexit.register(_at_exit)

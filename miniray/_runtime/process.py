@@ -87,6 +87,7 @@ class Process:
         self._left: tuple[deque[Any], ...] = (self.dropped, self.views_dropped, self.functions_dropped)
         self._aside: tuple[deque[Any], ...] = (deque(), deque(), deque())  # in their place while the collector runs
         self.ended: str | None = None  # why nothing can be done any more
+        self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
         self._counter = itertools.count(1)
@@ -153,6 +154,8 @@ class Process:
                 f"process {os.getpid()} was forked from process {self.pid}, whose miniray session it cannot use; "
                 "call miniray.init() here for a session of its own"
             )
+        if self.exiting and threading.current_thread().daemon:
+            threading.Event().wait()  # it dies with the interpreter, in a moment: no traceback of it
         if self.ended is not None:
             raise (NodeDiedError if "died" in self.ended else SessionError)(self.ended)
 

@@ -1,0 +1,314 @@
+"""SIGKILL in mid-task: of a worker, the driver, the node process, the zygote; and every ordinary end of a driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+
+import numpy as np
+import psutil
+import pytest
+from quiescence import assert_quiet, await_end, eventually, is_alive
+
+import miniray
+from miniray._runtime.context import get_current
+from miniray.errors import NodeDiedError, WorkerCrashedError
+
+GONE_SECONDS = 2.0  # the promise, after the driver's death
+
+
+@pytest.fixture
+def session():
+    miniray.init(num_cpus=2)
+    yield
+    miniray.shutdown()
+
+
+@miniray.remote
+def wait_for(path, started):
+    with open(started, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not path.exists():
+        time.sleep(0.002)
+    return "done"
+
+
+@miniray.remote
+def total(array):
+    return int(array.sum())
+
+
+def started_pids(path):
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def processes_of_session():
+    """(zygote, node) pids: the zygote is the driver's child, the node its first."""
+    zygote = psutil.Process().children()[0]
+    return zygote.pid, min(zygote.children(), key=lambda process: process.create_time()).pid
+
+
+def files_outside():
+    """What a session could leave behind in the places for temporary things."""
+    folders = ["/dev/shm", tempfile.gettempdir()]
+    return {os.path.join(folder, name) for folder in folders for name in os.listdir(folder) if "miniray" in name}
+
+
+def test_a_killed_worker_is_replaced_and_its_task_retried(session, tmp_path):
+    array = np.arange(500_000)
+    kept = miniray.put(array)
+    ref = wait_for.remote(tmp_path / "go", tmp_path / "started")
+    others = [total.remote(kept) for _ in range(20)]
+    (pid,) = eventually(lambda: started_pids(tmp_path / "started"), "a start")
+    (tmp_path / "go").touch()
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert miniray.get(ref, timeout=20) == "done"
+    took = time.monotonic() - killed
+    print(f"retried after {took * 1000:.1f} ms")
+    assert took < 1.0  # about 20 ms where nothing else runs
+    assert miniray.get(others) == [int(array.sum())] * 20
+    assert len(started_pids(tmp_path / "started")) in (1, 2)  # it may have been done already
+    del ref, others, kept
+    assert_quiet()
+
+
+def test_with_no_retries_the_error_names_task_pid_and_signal(session, tmp_path):
+    ref = wait_for.options(max_retries=0).remote(tmp_path / "never", tmp_path / "started")
+    (pid,) = eventually(lambda: started_pids(tmp_path / "started"), "a start")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerCrashedError) as caught:
+        miniray.get(ref, timeout=5)
+    text = str(caught.value)
+    assert "wait_for" in text and str(pid) in text and "signal 9" in text and "max_retries=0" in text
+    assert "test_kills.py:" in text
+    assert started_pids(tmp_path / "started") == [pid]
+
+
+def test_only_what_had_started_spends_a_retry(session, tmp_path):
+    """One killer, many queued behind it, all with one retry: the killer fails, the others do not."""
+
+    @miniray.remote(max_retries=1)
+    def work(i):
+        if i == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    refs = [work.remote(i) for i in range(100)]
+    with pytest.raises(WorkerCrashedError, match="attempt 2 of 2"):
+        miniray.get(refs[0], timeout=20)
+    assert miniray.get(refs[1:], timeout=20) == list(range(1, 100))
+
+
+def test_idle_workers_killed_again_and_again(session):
+    pid_of = miniray.remote(os.getpid)
+    for _ in range(20):
+        pid = miniray.get(pid_of.remote(), timeout=20)
+        os.kill(pid, signal.SIGKILL)
+    assert miniray.get([total.remote(np.ones(10)) for _ in range(20)], timeout=20) == [10] * 20
+    assert_quiet()
+
+
+def test_an_owner_dies_with_its_objects(session):
+    @miniray.remote(max_retries=0)
+    def make():
+        return [miniray.put(np.ones(500_000)), miniray.put("small")], os.getpid()
+
+    refs, pid = miniray.get(make.remote())
+    assert miniray.get(refs[0])[0] == 1
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
+    small = refs[1]
+    with pytest.raises(miniray.errors.OwnerDiedError, match="process that owns"):
+        eventually(lambda: miniray.get(small) and False, "the news")
+    refs.clear()
+    small = None
+    assert_quiet()
+
+
+def test_a_grandchild_ends_with_its_worker(session, tmp_path):
+    @miniray.remote(max_retries=0)
+    def leave_one(path):
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "999"], start_new_session=True)
+        path.write_text(str(child.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerCrashedError):
+        miniray.get(leave_one.remote(tmp_path / "pid"), timeout=10)
+    await_end(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize("which", ["node", "zygote"])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_the_node_process_or_the_zygote_dies(which, busy, tmp_path):
+    miniray.init(num_cpus=2)
+    zygote, node = processes_of_session()
+    kept = miniray.put(np.arange(300_000))
+    view = miniray.get(kept)
+    ref = wait_for.remote(tmp_path / "never", tmp_path / "started") if busy else None
+    workers = [process.pid for process in psutil.Process().children(recursive=True)]
+    if busy:
+        eventually(lambda: started_pids(tmp_path / "started"), "a start")
+    os.kill(node if which == "node" else zygote, signal.SIGKILL)
+    killed = time.monotonic()
+    with pytest.raises(NodeDiedError, match=r"miniray.shutdown\(\), then miniray.init\(\)"):
+        if ref is not None:
+            miniray.get(ref, timeout=10)
+        eventually(lambda: miniray.get(total.remote(kept), timeout=10) and False, "the news")
+    assert time.monotonic() - killed < 2.0
+    for use in (lambda: miniray.put(1), lambda: miniray.get(kept), lambda: total.remote(1)):
+        with pytest.raises(NodeDiedError):
+            use()
+    assert not miniray.is_initialized()
+    miniray.shutdown()
+    for pid in workers:
+        await_end(pid, GONE_SECONDS)
+    assert view[5] == 5
+    miniray.init(num_cpus=1)
+    assert miniray.get(total.remote(np.ones(3)), timeout=20) == 3
+    miniray.shutdown()
+
+
+def test_init_after_the_node_died_needs_no_shutdown():
+    miniray.init(num_cpus=1)
+    os.kill(processes_of_session()[1], signal.SIGKILL)
+    eventually(lambda: not miniray.is_initialized(), "the news")
+    miniray.init(num_cpus=1)
+    assert miniray.get(total.remote(np.ones(3)), timeout=20) == 3
+    miniray.shutdown()
+
+
+DRIVER = """
+    import os, subprocess, sys, time
+    import numpy as np
+    import miniray
+
+    @miniray.remote
+    def work(path):
+        child = subprocess.Popen(["sleep", "999"], start_new_session=True)
+        print(os.getpid(), child.pid, flush=True)
+        time.sleep(60)
+
+    @miniray.remote
+    class Actor:
+        def pid(self):
+            return os.getpid()
+
+    miniray.init(num_cpus=2)
+    large = miniray.put(np.ones(1_000_000))
+    actor = Actor.remote()
+    print(miniray.get(actor.pid.remote()), flush=True)
+    ref = work.remote(large)
+    miniray.get(ref)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_left_of_a_killed_driver(script, number):
+    before = files_outside()
+    driver = script(DRIVER)
+    pids = [int(driver.line()), *map(int, driver.line().split())]
+    pids += [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
+    assert all(map(is_alive, pids)) and len(set(pids)) >= 5
+    driver.send(number)
+    driver.process.wait()
+    deadline = time.monotonic() + GONE_SECONDS
+    for pid in pids:
+        await_end(pid, max(0.01, deadline - time.monotonic()))
+    assert files_outside() <= before
+
+
+def test_nothing_is_left_when_all_of_a_session_is_killed_at_once(script):
+    driver = script(DRIVER)
+    pids = [int(driver.line()), *map(int, driver.line().split())]
+    everyone = psutil.Process(driver.pid).children(recursive=True)
+    for victim in (driver.pid, *[process.pid for process in everyone if "sleep" not in process.name()]):
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    for pid in pids[:-1]:
+        await_end(pid, GONE_SECONDS)
+    os.kill(pids[-1], signal.SIGKILL)  # the grandchild: nobody was left who could have known of it
+
+
+ENDS = {
+    "end of the script": "pass",
+    "with work under way": "refs = [slow.remote() for _ in range(10)]",
+    "sys.exit": "sys.exit(0)",
+    "in a daemon thread": "threading.Thread(target=lambda: miniray.get(slow.remote()), daemon=True).start()",
+    "with futures and callbacks": "slow.remote().future().add_done_callback(print); f.remote(1).future().result()",
+    "with an actor": "actor = Actor.remote(); miniray.get(actor.f.remote())",
+    "with views": "kept = miniray.get([miniray.put(np.ones(100_000)) for _ in range(10)])",
+    "with a cycle of refs": "cycle = [f.remote(1)]; cycle.append(cycle)",
+    "with a global that submits at its end": "keep = Finalised()",
+    "after a shutdown": "miniray.shutdown()",
+    "os._exit": "os._exit(0)",
+    "from atexit": "import atexit; atexit.register(lambda: f.remote(1))",
+}
+
+ORDINARY = """
+    import os, sys, threading, time
+    import numpy as np
+    import miniray
+
+    @miniray.remote
+    def f(x):
+        return x
+
+    @miniray.remote
+    def slow():
+        time.sleep(60)
+
+    @miniray.remote
+    class Actor:
+        def f(self):
+            return 1
+
+    class Finalised:
+        def __del__(self):
+            try:
+                f.remote(1)
+            except Exception:
+                pass
+
+    assert miniray.get([f.remote(i) for i in range(10)]) == list(range(10))
+    print("ready", flush=True)
+    exec(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_interpreters_end_in_every_ordinary_way(script, how):
+    driver = script(ORDINARY, ENDS[how])
+    assert driver.line() == "ready"
+    pids = [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
+    driver.end(10)
+    for pid in pids:
+        await_end(pid, GONE_SECONDS)
+
+
+def test_the_store_of_a_dead_worker_is_used_again(session):
+    """Places of results that live are kept, the rest of its extents is free again."""
+
+    @miniray.remote
+    def make(fill):
+        return np.full(1_000_000, fill), os.getpid()
+
+    @miniray.remote(max_retries=0)
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    array, pid = miniray.get(make.remote(7))
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
+    for i in range(20):
+        other, pid = miniray.get(make.remote(i), timeout=20)
+        assert other[-1] == i and array[0] == 7 and array[-1] == 7
+        if i % 5 == 0:
+            os.kill(pid, signal.SIGKILL)
+    assert get_current() is not None
