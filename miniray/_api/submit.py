@@ -39,6 +39,7 @@ class FunctionHandle:
 
     __slots__ = ("_function_id", "_key", "_process")
 
+    @unbroken
     def __init__(self) -> None:
         self._key = 0  # of the function, in the cache of definitions
         self._process: Process | None = None
