@@ -19,9 +19,10 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from hashlib import blake2b
 from types import FunctionType
 from typing import Any
+
+from _blake2 import blake2b  # hashlib's own, without OpenSSL (3 MB a session)
 
 from miniray._serialization.values import Serialized, deserialize, serialize_by_value
 from miniray.core.ids import FunctionId
