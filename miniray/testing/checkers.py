@@ -34,6 +34,22 @@ def _figures(home: SimulatedProcess) -> dict[str, int]:
     return figures
 
 
+def what_is_held_lives(cluster: SimulatedCluster) -> None:
+    """Invariant 1: a ref that some process holds is known to its living owner, also while it is handed over.
+
+    When somebody has died, a hand-off may have broken with it; then `get` tells (the programs' oracle checks that).
+    """
+    if cluster.disturbed:
+        return
+    owners = {me: home.process.owner for me, home in cluster.processes.items() if home.process is not None}
+    for home in cluster.processes.values():
+        if home.alive and home.process is not None:
+            for object_id in home.process.owner.held_of_others():
+                owner = owners.get(owner_of(object_id))
+                known = owner is None or owner.knows(object_id)
+                assert known, f"{home.name} holds {show(object_id)}, which its owner has freed"
+
+
 def places_are_what_they_were(cluster: SimulatedCluster) -> None:
     """Invariant 10: what a living process may read still lies where its owner said, and nothing else does."""
     for home in cluster.processes.values():

@@ -76,7 +76,8 @@ class SimulatedCluster:
         self.choices = choices
         self.faults = faults
         transport: Any = load("simulated")
-        self.network = transport.network(lambda _, __: _faults.delay(choices, faults), choices)
+        self.network = transport.network(self._delay, choices)
+        self._slowness: dict[tuple[ProcessId, ProcessId], float] = {}
         self.timeline = self.network.timeline
         self.session = choices.choose(1 << 32, "session").to_bytes(4, "big")
         self._fixed = Fixed(self.session)
@@ -208,6 +209,12 @@ class SimulatedCluster:
         return count
 
     # ---- choices ----
+
+    def _delay(self, source: ProcessId, target: ProcessId) -> float:
+        slow = self._slowness.get((source, target))
+        if slow is None:
+            slow = self._slowness[source, target] = _faults.slowness(self.choices, self.faults)
+        return slow + _faults.delay(self.choices, self.faults)
 
     def draw_lag(self) -> float:
         return _faults.delay(self.choices, self.faults)

@@ -14,6 +14,14 @@ MAX_OPS = 80  # of one program, nested ones included
 SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
 
 
+class Keep(Row):
+    """Refs that an actor has in its state, under this key."""
+
+    key: str
+    number: int
+    outcomes: int
+
+
 class Slot(Row):
     """What is known of one slot."""
 
@@ -25,9 +33,8 @@ class Slot(Row):
     shared: bool = False  # an actor that others may call, too: its total is not known
     calls: int = 0  # of this actor from this program
     dead: bool = False
-    kept: int = 0
-    has_kept: int = VALUE
-    boxes: int = 0
+    keeps: list[Keep] = []  # of this actor: what it was given to keep
+    given: int = -1  # of a block's slot: which of the surrounding program it is
 
 
 class Drawing:
@@ -172,29 +179,58 @@ class Drawing:
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
 
     def _op_block(self) -> None:
+        """A nested program. Its result is the sum of what it gets, or a box of refs: given ones, and its own."""
         if self._depth >= MAX_DEPTH:
             return
         inner = Drawing(self._choices, self._depth + 1, self._budget, f"{self._name}{len(self.ops)}.")
-        by_reference = self._some(("number", "box", "actor"), 2)
+        by_reference = self._some(("number", "box", "actor"), 3)
         by_reference = [slot for slot in by_reference if self.slots[slot].kind != "actor" or self.slots[slot].shared]
         by_name = self._some(("number", "box"), 2)
+        outcomes = VALUE  # of what must be there before it starts
         for slot in by_reference:
             row = self.slots[slot]
-            inner._new(Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead))
+            known = [Keep(keep.key, keep.number, keep.outcomes) for keep in row.keeps] if self._chance(2) else []
+            given = Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead)
+            given.keeps, given.given = known, slot
+            inner._new(given)
         for slot in by_name:  # arrives as the value itself
             row = self.slots[slot]
             inner._new(Slot(row.kind, row.number, row.outcomes, row.own, is_ref=False))
-        inner.draw(1, 5)
-        outcomes = VALUE
-        for row in (self.slots[slot] for slot in by_name):
             own = row.own or row.outcomes
             outcomes = (outcomes & own & VALUE) | ((outcomes | own) & ~VALUE)
-        others = (outcomes | inner.outcomes) & ~VALUE
-        slot = self._new(Slot("number", inner.total, (outcomes & inner.outcomes & VALUE) | others))
+        inner.draw(1, 5)
+        whole = (outcomes & inner.outcomes & VALUE) | ((outcomes | inner.outcomes) & ~VALUE)
         used = tuple([*by_reference, *by_name])
-        self.ops.append(Op("call", slot, used, ("block", (tuple(inner.ops),), {}, len(by_reference))))
-        if self._chance(8):
+        returned = [slot for slot in inner._some(("number", "box"), 3) if inner.slots[slot].is_ref]
+        if returned and self._chance(2):
+            number, of_refs = inner._sum(returned)
+            # An own ref dies with its worker; a given one may lose its hold with whoever hands it on.
+            all_of = (whole & of_refs & VALUE) | ((whole | of_refs) & ~VALUE) | FAULT
+            slot = self._new(Slot("box", number, all_of, whole))
+            how: tuple[Any, ...] = ("block_box", (tuple(inner.ops), tuple(returned)), {}, len(by_reference))
+        else:
+            slot = self._new(Slot("number", inner.total, whole))
+            how = ("block", (tuple(inner.ops),), {}, len(by_reference))
+        self.ops.append(Op("call", slot, used, how))
+        cancelled = self._chance(8)
+        if cancelled:
             self._cancel_later(slot, self.slots[slot].outcomes)
+        self._learn_keeps(inner, slot, whole, cancelled)
+
+    def _learn_keeps(self, inner: Drawing, block: int, whole: int, cancelled: bool) -> None:
+        """What a block has given to actors of this program can be asked for when the block has ended."""
+        new = []
+        for row in inner.slots.values():
+            if row.given >= 0 and row.kind == "actor":
+                mine = self.slots[row.given]
+                had = [keep.key for keep in mine.keeps]
+                new += [(mine, keep) for keep in row.keeps if keep.key not in had]
+        if not new or cancelled or self._chance(2):
+            return
+        self.ops.append(Op("wait", slots=(block,), given=(1, None)))
+        missing = USER if whole != VALUE else 0  # it may have ended before
+        for mine, keep in new:
+            mine.keeps.append(Keep(keep.key, keep.number, keep.outcomes | FAULT | missing))
 
     def _op_make_actor(self) -> None:
         used = self._some(("number",), 1)
@@ -228,26 +264,41 @@ class Drawing:
         self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (*first, *given), False)))
 
     def _op_keep(self) -> None:
-        """Refs stay in an actor's state, and are read from there later, or come back."""
+        """Refs stay in an actor's state."""
         actor = self._one("actor")
         used = [slot for slot in self._some(("number", "box"), 2) if self.slots[slot].is_ref]
-        if actor is None or self.slots[actor].shared or self.slots[actor].dead or not used:
+        if actor is None or self.slots[actor].dead or not used:
             return
         row = self.slots[actor]
         number, outcomes = self._sum(used)
-        row.kept += number
-        row.has_kept = (row.has_kept & outcomes & VALUE) | ((row.has_kept | outcomes) & ~VALUE)
-        others = row.outcomes & ~VALUE | FAULT
+        key = f"keep {self._key()}"
+        done = self._new(Slot("number", 0, row.outcomes | FAULT))
+        self.ops.append(Op("call_actor", done, (actor, *used), ("keep", (key,), True)))
+        if self._depth > 0:  # another caller may ask for it: only when it is known to be there
+            self._get(done)
+        row.keeps.append(Keep(key, number, outcomes))
+
+    def _op_kept(self) -> None:
+        """What an actor keeps is read there, comes back, or is given up."""
+        actor = self._one("actor")
+        if actor is None or not self.slots[actor].keeps or self.slots[actor].dead:
+            return
+        row = self.slots[actor]
+        keep = row.keeps[self._pick(len(row.keeps))]
+        others = (row.outcomes | keep.outcomes) & ~VALUE | FAULT
         value = row.outcomes & VALUE
-        kept = self._new(Slot("number", 0, value | others))
-        self.ops.append(Op("call_actor", kept, (actor, *used), ("keep", (), True)))
-        if self._chance(2):
-            read = self._new(Slot("number", row.kept, (value & row.has_kept) | others | (row.has_kept & ~VALUE)))
-            self.ops.append(Op("call_actor", read, (actor,), ("kept", (), False)))
-        if self._chance(2):
-            whole = (value & outcomes) | others | (outcomes & ~VALUE)
-            lent = self._new(Slot("box", number, whole, value | others))
-            self.ops.append(Op("call_actor", lent, (actor,), ("lend", (), False)))
+        what = ("kept", "lend", "lend", "give_up")[self._pick(4)]
+        if what == "kept":
+            slot = self._new(Slot("number", keep.number, (value & keep.outcomes) | others))
+        elif what == "lend":
+            slot = self._new(Slot("box", keep.number, (value & keep.outcomes) | others, value | others))
+        elif row.given >= 0 or row.shared:
+            return  # others may still ask for it
+        else:
+            row.keeps.remove(keep)
+            slot = self._new(Slot("number", 0, VALUE | others))
+            self.slots.pop(slot)  # its result, a count, is not looked at
+        self.ops.append(Op("call_actor", slot, (actor,), (what, (keep.key,), False)))
 
     def _op_kill(self) -> None:
         actor = self._one("actor")
@@ -296,6 +347,9 @@ class Drawing:
         _op_make_actor,
         _op_call_actor,
         _op_keep,
+        _op_keep,
+        _op_kept,
+        _op_kept,
         _op_kill,
         _op_get,
         _op_get_soon,

@@ -32,11 +32,13 @@ class Crash(Record, frozen=True):
 class Faults(Record, frozen=True):
     """What may happen in one run.
 
-    `one_long_in` and `one_pause_in`: one delay in so many is long, one turn in so many is followed by a pause; 0: none.
+    `one_long_in` and the like: one delay in so many is long, one direction of a link in so many is slow, one turn in so
+    many is followed by a pause, one start of a worker in so many fails; 0: none.
     """
 
     crashes: tuple[Crash, ...] = ()
     one_long_in: int = 0
+    one_slow_link_in: int = 0
     one_pause_in: int = 0
     one_failed_start_in: int = 0
 
@@ -55,6 +57,7 @@ def draw(choices: Choices) -> Faults:
     return Faults(
         tuple(crashes),
         (0, 100, 20, 5)[choices.choose(4, "long delays")],
+        (0, 0, 8, 3)[choices.choose(4, "slow links")],
         (0, 0, 200, 50)[choices.choose(4, "pauses")],
         (0, 0, 0, 8)[choices.choose(4, "failed starts")],
     )
@@ -65,6 +68,13 @@ def delay(choices: Choices, faults: Faults) -> float:
     if faults.one_long_in and not choices.choose(faults.one_long_in, "a long delay"):
         return LONG_SECONDS[choices.choose(len(LONG_SECONDS), "how long")]
     return SHORT_SECONDS[choices.choose(len(SHORT_SECONDS), "delay")]
+
+
+def slowness(choices: Choices, faults: Faults) -> float:
+    """Seconds that every frame of one direction of one link takes longer."""
+    if faults.one_slow_link_in and not choices.choose(faults.one_slow_link_in, "a slow link"):
+        return LONG_SECONDS[choices.choose(len(LONG_SECONDS), "how slow")]
+    return 0.0
 
 
 def pause(choices: Choices, faults: Faults) -> float:

@@ -128,6 +128,14 @@ def block(ops: tuple[Op, ...], box: list[Any], *args: Any) -> int:
     return run(ops, [*box, *args])
 
 
+def block_box(ops: tuple[Op, ...], returned: tuple[int, ...], box: list[Any], *args: Any) -> list[Any]:
+    """A block whose result is refs: those that it was given, and its own."""
+    slots: dict[int, Any] = dict(enumerate([*box, *args]))
+    for op in ops:
+        ACTIONS[op.kind](op, slots)
+    return [slots[slot] for slot in returned]
+
+
 def call_often(key: str, count: int, actor: Any) -> int:
     caller = f"{key}, run {running[-1].note(key)}"
     for ref in [actor.add.remote(caller, index, 1) for index in range(count)]:
@@ -141,7 +149,7 @@ class Counter:
     def __init__(self, start: Any) -> None:
         self._total = number_of(start)
         self._last: dict[str, int] = {}
-        self._kept: list[Any] = []
+        self._kept: dict[str, list[Any]] = {}
 
     def add(self, caller: str, number: int, amount: Any) -> int:
         assert number > self._last.get(caller, -1), f"call {number} of {caller} came after {self._last[caller]}"
@@ -149,16 +157,24 @@ class Counter:
         self._total += number_of(amount)
         return self._total
 
-    def keep(self, box: list[Any]) -> int:
-        self._kept.append(box)
+    def keep(self, key: str, box: list[Any]) -> int:
+        self._kept[key] = box
         return 0
 
-    def kept(self) -> int:
-        return number_of(self._kept)
+    def kept(self, key: str) -> int:
+        return number_of(self._find(key))
 
-    def lend(self) -> list[Any]:
-        """What it was given to keep, or something of its own."""
-        return self._kept[-1] if self._kept else [miniray.put(5)]
+    def lend(self, key: str) -> list[Any]:
+        """What it was given to keep; the refs in it are its owner's, and go on through this process."""
+        return self._find(key)
+
+    def give_up(self, key: str) -> int:
+        return len(self._kept.pop(key, []))
+
+    def _find(self, key: str) -> list[Any]:
+        if key not in self._kept:
+            raise ValueError("planned: it was not given that, since something before it has failed")
+        return self._kept[key]
 
 
 # ---- the interpreter ------------------------------------------------------------------------------------
@@ -257,7 +273,7 @@ def _make_actor(op: Op, slots: dict[int, Any]) -> None:
 def _call_actor(op: Op, slots: dict[int, Any]) -> None:
     method, first, boxed = op.given
     values = [slots[slot] for slot in op.slots[1:]]
-    args = [values] if boxed else values
+    args = [values] if boxed else values  # the key comes first
     slots[op.slot] = getattr(slots[op.slots[0]], method).remote(*first, *args)
 
 
@@ -292,6 +308,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "box_of": box_of,
     "rebox": rebox,
     "block": block,
+    "block_box": block_box,
     "call_often": call_often,
 }
 KEYED = ("once", "flaky", "call_often")

@@ -12,14 +12,14 @@ from typing import Any
 
 from miniray.core.record import Record
 from miniray.testing import faults as _faults
-from miniray.testing.checkers import assert_quiet, places_are_what_they_were
+from miniray.testing.checkers import assert_quiet, places_are_what_they_were, what_is_held_lives
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
 from miniray.testing.programs import Op, run
 
-_CHECK_EVERY = 50  # steps
+_CHECK_EVERY = 10  # steps
 
 
 class Told(Record, frozen=True):
@@ -70,11 +70,16 @@ def run_seed(seed: int, *, keep_trace: Callable[[list[str]], None] | None = None
 
 def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> None:
     """Run it in the driver, let everything settle, and check."""
-    cluster.on_every(_CHECK_EVERY, lambda: places_are_what_they_were(cluster))
+    cluster.on_every(_CHECK_EVERY, lambda: _check(cluster))
     cluster.run(lambda: _run(ops))
     cluster.settle()
-    places_are_what_they_were(cluster)
+    _check(cluster)
     assert_quiet(cluster)
+
+
+def _check(cluster: SimulatedCluster) -> None:
+    what_is_held_lives(cluster)
+    places_are_what_they_were(cluster)
 
 
 def _run(ops: tuple[Op, ...]) -> None:

@@ -55,6 +55,7 @@ from miniray.core.messages import (
 )
 from miniray.core.owner.actors import KILLED, Actors
 from miniray.core.owner.completion import Completion
+from miniray.core.owner.deaths import Deaths
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
     AddExtent,
@@ -85,9 +86,6 @@ from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
 from miniray.core.task_spec import Stored, Value, contained
 
-DRAIN_SECONDS = 0.2  # how long the link of a process known to be dead may still bring what it had sent
-MAX_DEATHS_REMEMBERED = 4096
-
 Handler = Callable[[float, Any, ProcessId], None]
 
 
@@ -99,11 +97,8 @@ class Owner:
         self._holding = Holding(me, node, emit)
         self._completion = Completion(self._holding, emit)
         self._dispatch = Dispatch(node, self._completion, emit)
-        self._deaths: dict[ProcessId, ProcessDied] = {}
-        self._actors = Actors(self._completion, self._holding, self._deaths, emit)
-        self._draining: dict[ProcessId, float] = {}
-        self._claims: list[ClaimPlaces] = []
-        self._views_asked: dict[ProcessId, None] = {}
+        self._deaths = Deaths()
+        self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
@@ -165,9 +160,10 @@ class Owner:
             completion.ready
             or completion.runnable
             or completion.retried
+            or completion.left
             or holding.actors_freed
             or self._drained_asked
-            or self._views_asked
+            or self._deaths.views_asked
         ):
             self._settle(now)
         if not self._effects:
@@ -201,11 +197,10 @@ class Owner:
         if self._drained_asked and not holding.handoffs.pins and not holding.references.held_by_others():
             self._drained_asked = False
             self._emit(Send(self._me, Drained()))
-        if self._views_asked:
-            # Answered when the link to it has ended, too: else a push of the dead owner could still be read.
-            for owner in [one for one in self._views_asked if one in holding.lost and not holding.has_views_of(one)]:
-                del self._views_asked[owner]
-                self._emit(Send(self._node, NoViewsOf(owner)))
+        asked = self._deaths.views_asked
+        for owner in [one for one in asked if one in holding.lost and not holding.has_views_of(one)]:
+            del asked[owner]
+            self._emit(Send(self._node, NoViewsOf(owner)))
 
     # ---- from this process: calls, refs, views, waits ----
 
@@ -360,28 +355,23 @@ class Owner:
     def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
         """The link to it is first drained to its end; only then does the death count (PROTOCOL.md section 2)."""
         died = message.process
-        if len(self._deaths) >= MAX_DEATHS_REMEMBERED:
-            del self._deaths[next(iter(self._deaths))]
-        self._deaths[died] = message
-        if died in self._holding.lost:
+        link_has_ended = died in self._holding.lost
+        self._deaths.told(now, message, link_has_ended=link_has_ended)
+        if link_has_ended:
             self._dispatch.worker_died(now, died, message)
             self._actors.process_died(died, message)
-        else:
-            self._draining[died] = now + DRAIN_SECONDS
 
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
         lost = event.peer
-        self._draining.pop(lost, None)
         self._apply(self._holding.peer_lost(lost))
         self._completion.functions.worker_lost(lost)
         self._dispatch.worker_lost(now, lost)
         self._actors.process_lost(now, lost)
-        death = self._deaths.get(lost)
+        death = self._deaths.link_ended(lost)
         if death is not None:
             self._dispatch.worker_died(now, lost, death)
             self._actors.process_died(lost, death)
-        claims, self._claims = self._claims, []
-        for claim in claims:
+        for claim in self._deaths.take_claims():
             self._on_claim_places(now, claim, self._node)
 
     def _on_extent_needed(self, now: float, event: ExtentNeeded, peer: ProcessId) -> None:
@@ -402,7 +392,7 @@ class Owner:
     def _on_claim_places(self, now: float, message: ClaimPlaces, peer: ProcessId) -> None:
         """Answered when no result can come from the dead holders any more (54904)."""
         if any(place.holder not in self._holding.lost for _, place in message.objects):
-            self._claims.append(message)
+            self._deaths.claims.append(message)
             return
         dead = []
         for object_id, place in message.objects:
@@ -412,7 +402,7 @@ class Owner:
         self._emit(Send(self._node, PlacesClaimed(dead)))
 
     def _on_views_of(self, now: float, message: ViewsOf, peer: ProcessId) -> None:
-        self._views_asked[message.owner] = None
+        self._deaths.views_asked[message.owner] = None
 
     def _on_owner_buried(self, now: float, message: OwnerBuried, peer: ProcessId) -> None:
         self._emit(FreeStoredOf(message.owner))
@@ -456,8 +446,7 @@ class Owner:
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
         self._dispatch.tick(now)
         self._actors.tick(now)
-        for died in [one for one, at in self._draining.items() if at <= now]:
-            del self._draining[died]
+        for died in self._deaths.drained(now):
             self._emit(Disconnect(died))
 
     def deadline(self) -> float | None:
@@ -466,8 +455,8 @@ class Owner:
         for other in (dispatch.sweep_at, actors.flush_at, actors.sweep_at):
             if other is not None and (first is None or other < first):
                 first = other
-        if self._draining:
-            drained = min(self._draining.values())
+        if self._deaths.draining:
+            drained = min(self._deaths.draining.values())
             first = drained if first is None or drained < first else first
         return first
 
@@ -486,11 +475,19 @@ class Owner:
         for task_id, task in self._completion.tasks.rows.items():
             assert task_id == task.spec.task_id, f"{show(task_id)} is filed under another name"
 
+    def held_of_others(self) -> list[ObjectId]:
+        """The refs of living owners that something here holds."""
+        return self._holding.references.held_of_others()
+
+    def knows(self, object_id: ObjectId) -> bool:
+        """Whether it is owned here, and not freed."""
+        return object_id in self._holding.references.rows
+
     def statistics(self) -> dict[str, int]:
         return {
             "tasks": len(self._completion.tasks.rows),
             "functions": len(self._completion.functions.rows),
-            "claims": len(self._claims),
+            **self._deaths.statistics(),
             **self._holding.statistics(),
             **self._dispatch.statistics(),
             **self._actors.statistics(),

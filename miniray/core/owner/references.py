@@ -124,6 +124,10 @@ class References:
     def borrowed_from(self, owner: ProcessId) -> list[ObjectId]:
         return [object_id for object_id in self.rows if object_id[:8] == owner]
 
+    def held_of_others(self) -> list[ObjectId]:
+        rows = self.rows.items()
+        return [one for one, row in rows if isinstance(row, Borrowed) and row.keeps_value and not row.orphaned]
+
     def held_by_others(self) -> bool:
         return any(isinstance(row, Owned) and row.holders for row in self.rows.values())
 
