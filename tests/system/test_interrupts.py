@@ -63,7 +63,7 @@ PRELUDE = """
         refs = [f.remote(j) for j in range(5)]
         ready, rest = miniray.wait(refs, num_returns=3)
         assert len(ready) == 3 and len(rest) == 2
-        assert f.remote(i).future().result() == i
+        f.remote(i).future()  # without `result()`: the standard library's Condition is not safe against interrupts
 
     def finish():
         global actor
