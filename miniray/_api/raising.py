@@ -29,7 +29,8 @@ def raise_failure(failure: Failure) -> NoReturn:
     try:
         raise error from cause
     finally:
-        del error, cause  # a frame that holds what it raises is a cycle, and the callers' refs would wait for the collector
+        # A frame that holds what it raises is a cycle, and the callers' refs would wait for the collector.
+        del error, cause
 
 
 def _text(failure: Failure, what: str) -> str:

@@ -34,7 +34,14 @@ from miniray.core.owner.events import (
 )
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Value
-from miniray.core.worker.events import DropFunction, ExitProcess, ForgetInstance, InstallFunction, InterruptTask, RunTask
+from miniray.core.worker.events import (
+    DropFunction,
+    ExitProcess,
+    ForgetInstance,
+    InstallFunction,
+    InterruptTask,
+    RunTask,
+)
 
 if TYPE_CHECKING:
     from miniray._runtime.process import Process
