@@ -45,9 +45,11 @@ def started_pids(path):
 
 
 def processes_of_session():
-    """(zygote, node) pids: the zygote is the driver's child, the node its first."""
-    zygote = psutil.Process().children()[0]
-    return zygote.pid, min(zygote.children(), key=lambda process: process.create_time()).pid
+    """(zygote, node, all workers): the zygote is the driver's child, the node its first. Other tests leave children
+    of their own here (the resource tracker of `multiprocessing`)."""
+    (zygote,) = [child for child in psutil.Process().children() if any("miniray" in word for word in child.cmdline())]
+    below = sorted(zygote.children(recursive=True), key=lambda process: process.create_time())
+    return zygote.pid, below[0].pid, [process.pid for process in below]
 
 
 def files_outside():
@@ -146,13 +148,12 @@ def test_a_grandchild_ends_with_its_worker(session, tmp_path):
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 def test_the_node_process_or_the_zygote_dies(which, busy, tmp_path):
     miniray.init(num_cpus=2)
-    zygote, node = processes_of_session()
     kept = miniray.put(np.arange(300_000))
     view = miniray.get(kept)
     ref = wait_for.remote(tmp_path / "never", tmp_path / "started") if busy else None
-    workers = [process.pid for process in psutil.Process().children(recursive=True)]
     if busy:
         eventually(lambda: started_pids(tmp_path / "started"), "a start")
+    zygote, node, workers = processes_of_session()
     os.kill(node if which == "node" else zygote, signal.SIGKILL)
     killed = time.monotonic()
     with pytest.raises(NodeDiedError, match=r"miniray.shutdown\(\), then miniray.init\(\)"):
