@@ -270,6 +270,9 @@ class Drawing:
         if actor is None or self.slots[actor].dead or not used:
             return
         row = self.slots[actor]
+        if row.shared:  # they may come of tasks that call this very actor: pending, it would wait for itself
+            for slot in used:
+                self._get(slot)
         number, outcomes = self._sum(used)
         key = f"keep {self._key()}"
         done = self._new(Slot("number", 0, row.outcomes | FAULT))
