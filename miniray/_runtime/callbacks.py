@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from miniray._runtime.process import Process
+from miniray._runtime.signals import unbroken
 from miniray.core.ids import ObjectId
 from miniray.core.machine import Awaited, AwaitEnded
 
@@ -43,17 +44,23 @@ def _info() -> Any:
     return sys.exc_info()
 
 
+@unbroken
 def fulfil(process: Process, object_id: ObjectId, get: Callable[[], Any], future: Future[Any]) -> None:
-    """Set the future to what `get` gives or raises, when the object is ready."""
+    """Set the future to what `get` gives or raises, when the object is ready.
+
+    Until then the running task counts as one that waits: somebody awaits the future, and were its CPU not lent
+    meanwhile, tasks that await their children could take all there are. (They did, and hung.)
+    """
+    task, told = process.running, object_id not in process.values
+    if told:
+        process.post(Awaited([object_id]))
 
     def when_ready(_: Any) -> None:
+        if told and process.tells_waits and process.running == task:  # else its end has ended its waits
+            process.post(AwaitEnded())
         run(lambda: _set(get, future))
 
     process.drives.locked(lambda: process.waiters.call(object_id, when_ready))
-    if object_id not in process.values:
-        process.post(Awaited([object_id]))
-        if process.tells_waits:
-            process.post(AwaitEnded())
 
 
 def _set(get: Callable[[], Any], future: Future[Any]) -> None:

@@ -180,6 +180,7 @@ class Process:
 
     def _wait(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout: float | None) -> bool:
         told: list[None] = []
+        task = self.running
         try:
             if self._must_tell(object_ids):
                 self._tell_wait(object_ids, told)
@@ -187,7 +188,7 @@ class Process:
                 return self.drives.wait(waiter, timeout)
             return waiter.is_ready
         finally:
-            if told and self.tells_waits:
+            if told and self.tells_waits and self.running == task:  # else the end of its task has ended its waits
                 self._tell_wait_ended()
 
     @unbroken

@@ -1,6 +1,6 @@
 """Many small tasks through one driver, refs dropped as they finish: empty tables, and memory as at the beginning.
 
-100,000 here; MINIRAY_TEST_TASKS asks for another number (a million takes a quarter of a minute).
+100,000 here; MINIRAY_TEST_TASKS asks for another number (a million takes half a minute).
 """
 
 from __future__ import annotations
