@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from miniray.core.record import Row
@@ -33,6 +33,7 @@ class Slot(Row):
     shared: bool = False  # an actor that others may call, too: its total is not known
     calls: int = 0  # of this actor from this program
     dead: bool = False
+    busy: bool = False  # it comes of an actor's call: an actor that waits for it may wait for itself
     keeps: list[Keep] = []  # of this actor: what it was given to keep
     given: int = -1  # of a block's slot: which of the surrounding program it is
 
@@ -70,7 +71,9 @@ class Drawing:
     def _seconds(self) -> float:
         return SECONDS[self._pick(len(SECONDS))]
 
-    def _new(self, row: Slot) -> int:
+    def _new(self, row: Slot, needs: Iterable[int] = ()) -> int:
+        """`needs`: what it is made from."""
+        row.busy = row.busy or any(self.slots[one].busy or self.slots[one].kind == "actor" for one in needs)
         slot = self._next
         self._next += 1
         self.slots[slot] = row
@@ -124,7 +127,7 @@ class Drawing:
         used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
         if used:
             number, outcomes = self._sum(used)
-            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes, VALUE)), tuple(used)))
+            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes, VALUE), used), tuple(used)))
 
     def _op_call(self) -> None:
         self._call(self._some(("number",), 3))
@@ -147,16 +150,17 @@ class Drawing:
         elif kind == "two":
             options = {"num_returns": 2}
         boxed = self._pick(len(used) + 1) if kind != "flaky" and self._chance(2) else -1
-        slot = self._new(Slot("number", number, outcomes))
+        slot = self._new(Slot("number", number, outcomes), used)
         if kind == "two":
-            self._new(Slot("number", number + 1, outcomes))
+            self._new(Slot("number", number + 1, outcomes), used)
         self.ops.append(Op("call", slot, tuple(used), (kind, first, options, boxed)))
         if kind not in ("two", "flaky") and self._chance(6):
             self._cancel_later(slot, outcomes)
 
     def _cancel_later(self, slot: int, outcomes: int) -> None:
         """Soon, and before anything else can need it."""
-        self.slots[slot].outcomes = outcomes | CANCEL
+        row = self.slots[slot]
+        row.outcomes, row.own = outcomes | CANCEL, row.own | CANCEL if row.own else 0
         if self._chance(2):
             self._op_sleep()
         force = self._chance(3)
@@ -175,7 +179,7 @@ class Drawing:
             return
         number, outcomes = self._sum(used)
         # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
-        slot = self._new(Slot("box", number, outcomes | FAULT, VALUE))
+        slot = self._new(Slot("box", number, outcomes | FAULT, VALUE), used)
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
 
     def _op_block(self) -> None:
@@ -191,7 +195,7 @@ class Drawing:
             row = self.slots[slot]
             known = [Keep(keep.key, keep.number, keep.outcomes) for keep in row.keeps] if self._chance(2) else []
             given = Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead)
-            given.keeps, given.given = known, slot
+            given.keeps, given.given, given.busy = known, slot, row.busy
             inner._new(given)
         for slot in by_name:  # arrives as the value itself
             row = self.slots[slot]
@@ -201,15 +205,16 @@ class Drawing:
         inner.draw(1, 5)
         whole = (outcomes & inner.outcomes & VALUE) | ((outcomes | inner.outcomes) & ~VALUE)
         used = tuple([*by_reference, *by_name])
+        busy = any(op.kind in ("call_actor", "make_actor") for op in inner.ops)
         returned = [slot for slot in inner._some(("number", "box"), 3) if inner.slots[slot].is_ref]
         if returned and self._chance(2):
             number, of_refs = inner._sum(returned)
             # An own ref dies with its worker; a given one may lose its hold with whoever hands it on.
             all_of = (whole & of_refs & VALUE) | ((whole | of_refs) & ~VALUE) | FAULT
-            slot = self._new(Slot("box", number, all_of, whole))
+            slot = self._new(Slot("box", number, all_of, whole, busy=busy), used)
             how: tuple[Any, ...] = ("block_box", (tuple(inner.ops), tuple(returned)), {}, len(by_reference))
         else:
-            slot = self._new(Slot("number", inner.total, whole))
+            slot = self._new(Slot("number", inner.total, whole, busy=busy), used)
             how = ("block", (tuple(inner.ops),), {}, len(by_reference))
         self.ops.append(Op("call", slot, used, how))
         cancelled = self._chance(8)
@@ -251,14 +256,14 @@ class Drawing:
         given: tuple[int, ...] = () if used else (self._pick(9),)
         if row.shared or row.dead:  # others call it as well: only that it answers is known
             key = self._key()
-            slot = self._new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)))
+            slot = self._new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)), (actor,))
             self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
             return
         sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
         if not sure:  # whether it is counted would not be known
             return
         row.number += amount if used else given[0]
-        slot = self._new(Slot("number", row.number, VALUE | FAULT))
+        slot = self._new(Slot("number", row.number, VALUE | FAULT), (actor,))
         first = (self._name or "driver", row.calls)
         row.calls += 1
         self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (*first, *given), False)))
@@ -266,7 +271,8 @@ class Drawing:
     def _op_keep(self) -> None:
         """Refs stay in an actor's state."""
         actor = self._one("actor")
-        used = [slot for slot in self._some(("number", "box"), 2) if self.slots[slot].is_ref]
+        used = self._some(("number", "box"), 2)
+        used = [slot for slot in used if self.slots[slot].is_ref and not self.slots[slot].busy]
         if actor is None or self.slots[actor].dead or not used:
             return
         row = self.slots[actor]
@@ -275,7 +281,7 @@ class Drawing:
                 self._get(slot)
         number, outcomes = self._sum(used)
         key = f"keep {self._key()}"
-        done = self._new(Slot("number", 0, row.outcomes | FAULT))
+        done = self._new(Slot("number", 0, row.outcomes | FAULT), (actor,))
         self.ops.append(Op("call_actor", done, (actor, *used), ("keep", (key,), True)))
         if self._depth > 0:  # another caller may ask for it: only when it is known to be there
             self._get(done)
@@ -292,14 +298,14 @@ class Drawing:
         value = row.outcomes & VALUE
         what = ("kept", "lend", "lend", "give_up")[self._pick(4)]
         if what == "kept":
-            slot = self._new(Slot("number", keep.number, (value & keep.outcomes) | others))
+            slot = self._new(Slot("number", keep.number, (value & keep.outcomes) | others), (actor,))
         elif what == "lend":
-            slot = self._new(Slot("box", keep.number, (value & keep.outcomes) | others, value | others))
+            slot = self._new(Slot("box", keep.number, (value & keep.outcomes) | others, value | others), (actor,))
         elif row.given >= 0 or row.shared:
             return  # others may still ask for it
         else:
             row.keeps.remove(keep)
-            slot = self._new(Slot("number", 0, VALUE | others))
+            slot = self._new(Slot("number", 0, VALUE | others), (actor,))
             self.slots.pop(slot)  # its result, a count, is not looked at
         self.ops.append(Op("call_actor", slot, (actor,), (what, (keep.key,), False)))
 
