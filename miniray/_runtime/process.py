@@ -146,7 +146,12 @@ class Process:
         """The session is over for this process: every wait ends, and every further word raises."""
         if self.ended is None:
             self.ended = reason
-            self.drives.locked(self.waiters.end_all)
+            self.drives.locked(self._end_waits)
+
+    def _end_waits(self) -> None:
+        self.waiters.end_all()
+        if self._extent_waiter is not None:
+            self._extent_waiter.notify()
 
     def raise_ended(self) -> None:
         if self.pid != os.getpid():
@@ -252,7 +257,9 @@ class Process:
                 self._extent_waiter = None
                 if self.ended is not None:
                     self.raise_ended()
-                if answered and self._extent_denied is None:
+                if not answered:
+                    raise NodeDiedError(f"the node process has not answered for {EXTENT_WAIT_SECONDS:g} seconds")
+                if self._extent_denied is None:
                     return
                 if attempt == 0:
                     gc.collect()  # cycles may hold refs and views

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -180,6 +181,20 @@ def test_init_after_the_node_died_needs_no_shutdown():
     eventually(lambda: not miniray.is_initialized(), "the news")
     miniray.init(num_cpus=1)
     assert miniray.get(total.remote(np.ones(3)), timeout=20) == 3
+    miniray.shutdown()
+
+
+def test_a_put_that_waits_for_the_node_ends_with_it():
+    miniray.init(num_cpus=1)
+    node = processes_of_session()[1]
+    os.kill(node, signal.SIGSTOP)
+    timer = threading.Timer(0.3, os.kill, (node, signal.SIGKILL))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(NodeDiedError):
+        miniray.put(np.ones(1_000_000))
+    assert time.monotonic() - started < 2.0
+    timer.join()
     miniray.shutdown()
 
 
