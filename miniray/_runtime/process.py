@@ -168,17 +168,13 @@ class Process:
 
     def await_ready(self, object_ids: Sequence[ObjectId], needed: int, timeout: float | None) -> bool:
         """Block until `needed` of these (distinct) objects have a value; False when `timeout` seconds have passed."""
-        waiter: Waiter
         if len(object_ids) == 1:
-            waiter = OneWaiter(self.waiters, object_ids[0])
+            one = OneWaiter(self.waiters, object_ids[0])
+            done = one.is_ready or self._wait(one, object_ids, timeout)
         else:
             waiter = Waiter(object_ids, needed)
-            self.drives.locked(lambda: self.waiters.add(waiter, object_ids))
-        try:
-            done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
-        finally:
-            if len(object_ids) > 1:
-                self._forget_waiter(waiter)
+            with _Registered(self, waiter, object_ids):
+                done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
         if self.ended is not None:
             self.raise_ended()
         return done
@@ -204,10 +200,6 @@ class Process:
     @unbroken
     def _tell_wait_ended(self) -> None:
         self.post(AwaitEnded())
-
-    @unbroken
-    def _forget_waiter(self, waiter: Waiter) -> None:
-        self.drives.locked(lambda: self.waiters.remove(waiter))
 
     def _must_tell(self, object_ids: Sequence[ObjectId]) -> bool:
         """A wait is news when something is held back, when another owner must be asked, or when a CPU is lent."""
@@ -337,6 +329,25 @@ class Process:
         else:
             object_id = return_id(self.next_task_id())
             self.post(FunctionExported(function_id, self.store_value(definition, object_id), object_id))
+
+
+class _Registered:
+    """A waiter is in the table. Not `try`: a signal may strike between `finally` and what is called there."""
+
+    def __init__(self, process: Process, waiter: Waiter, object_ids: Sequence[ObjectId]) -> None:
+        self._process = process
+        self._waiter = waiter
+        self._object_ids = object_ids
+
+    @unbroken
+    def __enter__(self) -> None:
+        process = self._process
+        process.drives.locked(lambda: process.waiters.add(self._waiter, self._object_ids))
+
+    @unbroken
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        process.drives.locked(lambda: process.waiters.remove(self._waiter))
 
 
 class _Unpickling:

@@ -1,0 +1,194 @@
+"""Ctrl-C at every place of the runtime and the API where Python can run a handler, one a run.
+
+These places are after a call, at the start of a function and at the end of a loop's body; all of them with `CI=true`,
+otherwise one in `STRIDE`.
+Afterwards no lock, token or stretch is held, the interrupt was raised exactly once, the session works, and when the
+refs are gone the tables are empty: nothing that was decided was lost. `tests/system/test_interrupts.py` does the same
+with real signals, at random.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import miniray
+from miniray._runtime.signals import Signals, Wrapper
+from tests.runtime.scripted_cluster import ScriptedCluster
+
+STRIDE = 1 if os.environ.get("CI") == "true" else 3
+PACKAGE = str(Path(miniray.__file__).parent)
+WATCHED = (os.path.join(PACKAGE, "_runtime", ""), os.path.join(PACKAGE, "_api", ""))
+
+
+@pytest.fixture
+def cluster() -> Iterator[ScriptedCluster]:
+    made = ScriptedCluster()
+    gc.disable()  # its finalisers are places too, but not at the same count in each run
+    yield made
+    gc.enable()
+    made.close()
+
+
+class Places:
+    """Counts the places that a program passes in watched files, and strikes at one of them."""
+
+    def __init__(self, strike_at: int, strike: Callable[[FrameType], None]) -> None:
+        self.count = 0
+        self.struck = ""
+        self._last: dict[
+            int, int
+        ] = {}  # of each frame, by its id (it must not outlive its end): the instruction before
+        self._strike_at, self._strike = strike_at, strike
+
+    def trace(self, frame: FrameType, kind: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(WATCHED):
+            return None
+        frame.f_trace_opcodes = True
+        if kind == "call":
+            self._last[id(frame)] = 0
+        if kind == "opcode":
+            last = self._last.get(id(frame), 0)
+            self._last[id(frame)] = frame.f_code.co_code[frame.f_lasti]
+            if not dis.opname[last].startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
+                return self.trace
+            self.count += 1
+            if self.count == self._strike_at:
+                self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                self._strike(frame)
+        return self.trace
+
+    def run(self, program: Callable[[], None]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            program()
+        finally:
+            sys.settrace(before)
+
+
+def submits_and_gets(f: Any) -> None:
+    refs = [f.remote(number) for number in range(2)]
+    assert miniray.get(refs) == [0, 1]
+    assert miniray.get(f.remote("x")) == "x"
+
+
+def waits(f: Any) -> None:
+    refs = [f.remote(number) for number in range(3)]
+    ready, rest = miniray.wait(refs, num_returns=2, timeout=60)
+    assert len(ready) == 2 and len(rest) == 1
+    miniray.wait(refs, num_returns=3, timeout=0.5)
+
+
+def puts_and_passes_on(f: Any) -> None:
+    ref = miniray.put([1])
+    assert miniray.get(ref) == [1]
+    miniray.cancel(f.remote(f.remote(2)))
+    del ref
+    miniray.get(f.remote(3))
+
+
+def makes_functions(f: Any) -> None:
+    assert miniray.get(miniray.remote(lambda x: x).remote(4)) == 4
+
+
+PROGRAMS = (submits_and_gets, waits, puts_and_passes_on, makes_functions)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_ctrl_c_at_every_place(
+    cluster: ScriptedCluster, program: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    f = miniray.remote(lambda x: x)
+    miniray.get(f.remote(0))
+    for strike_at in itertools.count(1, STRIDE):
+        places = Places(strike_at, cluster.interrupt)
+        interrupts = 0
+        try:
+            places.run(lambda: program(f))
+        except KeyboardInterrupt as error:
+            error.__traceback__ = None  # it holds refs
+            interrupts += 1
+        if not places.struck:
+            break
+        try:
+            interrupts += len(cluster.resent)
+            cluster.resent.clear()
+            cluster.check_released()
+            assert interrupts == 1, f"raised {interrupts} times"
+            assert miniray.get(f.remote(5)) == 5
+            cluster.check_quiet()
+        except BaseException as error:
+            error.add_note(f"interrupted at place {strike_at}: {places.struck}")
+            raise
+    with capsys.disabled():
+        print(f" [{strike_at - 1:,} places]", end="")
+
+
+# ---- handlers
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGUSR1)}
+    yield Signals(lambda: None, lambda number: None)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_handler_may_call_the_one_before_it(signals: Signals) -> None:
+    """The commonest way to add a handler; one wrapper for all would call itself without end."""
+    calls: list[str] = []
+    signal.signal(signal.SIGALRM, lambda number, frame: calls.append("first"))
+    signals.install()
+    before: Any = signal.getsignal(signal.SIGALRM)
+
+    def second(number: int, frame: FrameType | None) -> None:
+        calls.append("second")
+        before(number, frame)
+
+    signal.signal(signal.SIGALRM, second)
+    signals.look_again()
+    assert isinstance(signal.getsignal(signal.SIGALRM), Wrapper)
+    signal.raise_signal(signal.SIGALRM)
+    assert calls == ["second", "first"]
+    for _ in range(3):  # wrapped already: no chain of wrappers
+        signal.signal(signal.SIGALRM, before)
+        signals.look_again()
+    assert signal.getsignal(signal.SIGALRM) is before
+    signals.uninstall()
+    signal.raise_signal(signal.SIGALRM)
+    assert calls == ["second", "first", "first"]
+
+
+def test_every_signal_that_was_noted_is_handled_though_the_first_raises(signals: Signals) -> None:
+    calls: list[int] = []
+
+    def raises(number: int, frame: FrameType | None) -> None:
+        calls.append(number)
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, raises)
+    signal.signal(signal.SIGUSR1, lambda number, frame: calls.append(number))
+    signals.install()
+    assert signals.enter(threading.get_ident())
+    for _ in range(2):
+        signal.raise_signal(signal.SIGALRM)
+        signal.raise_signal(signal.SIGUSR1)
+    assert not calls
+    with pytest.raises(TimeoutError):
+        signals.leave()
+    assert sorted(calls) == sorted([signal.SIGALRM, signal.SIGUSR1])
+    assert not signals.noted and not signals.depth
+    signals.uninstall()
