@@ -29,6 +29,8 @@ from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, LeaseId, ProcessId, pro
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import ProcessEnded, WorkerFailed
 from miniray.core.node.node_manager import NodeManager
+from miniray.core.machine import Received
+from miniray.core.messages import RefGone
 from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Effect, Event, make_encoder
@@ -326,6 +328,8 @@ class SimulatedCluster:
 
     def observe(self, home: SimulatedProcess, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
+        if type(event) is Received and type(event.message) is RefGone and event.message.number and not self.disturbed:
+            self.fail(AssertionError(f"{home.name} came too late for {_show(event.message)}, and nobody has died"))
         told = (home.me, number, now, type(event).__name__, event, [(type(one).__name__, one) for one in effects])
         self._digest.update(_encode(told))
         if self.trace is not None:

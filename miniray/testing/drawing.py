@@ -128,6 +128,24 @@ class Drawing:
         if used:
             number, outcomes = self._sum(used)
             self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes, VALUE), used), tuple(used)))
+            self._let_go(used)
+
+    def _let_go(self, used: Iterable[int]) -> None:
+        """Whoever was given these may be the last to hold them."""
+        for slot in dict.fromkeys(used):
+            if self._chance(3):
+                self.slots.pop(slot)
+                self.ops.append(Op("drop", slots=(slot,)))
+
+    def _op_open_here(self) -> None:
+        box = self._one("box")
+        if box is None or not self.slots[box].is_ref or self.slots[box].own != VALUE:
+            return
+        row = self.slots[box]
+        slot = self._new(Slot("box", row.number, row.outcomes, VALUE, is_ref=False), (box,))
+        self.ops.append(Op("open", slot, (box,)))
+        if not self._chance(3):
+            self._let_go([box])
 
     def _op_call(self) -> None:
         self._call(self._some(("number",), 3))
@@ -181,6 +199,7 @@ class Drawing:
         # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
         slot = self._new(Slot("box", number, outcomes | FAULT, VALUE), used)
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
+        self._let_go(used)
 
     def _op_block(self) -> None:
         """A nested program. Its result is the sum of what it gets, or a box of refs: given ones, and its own."""
@@ -221,6 +240,7 @@ class Drawing:
         if cancelled:
             self._cancel_later(slot, self.slots[slot].outcomes)
         self._learn_keeps(inner, slot, whole, cancelled)
+        self._let_go(by_reference)
 
     def _learn_keeps(self, inner: Drawing, block: int, whole: int, cancelled: bool) -> None:
         """What a block has given to actors of this program can be asked for when the block has ended."""
@@ -286,6 +306,7 @@ class Drawing:
         if self._depth > 0:  # another caller may ask for it: only when it is known to be there
             self._get(done)
         row.keeps.append(Keep(key, number, outcomes))
+        self._let_go(used)
 
     def _op_kept(self) -> None:
         """What an actor keeps is read there, comes back, or is given up."""
@@ -349,6 +370,8 @@ class Drawing:
         _op_call,
         _op_call,
         _op_open,
+        _op_open_here,
+        _op_open_here,
         _op_make_box,
         _op_rebox,
         _op_block,

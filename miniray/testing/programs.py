@@ -254,6 +254,11 @@ def _put_box(op: Op, slots: dict[int, Any]) -> None:
     slots[op.slot] = miniray.put([slots[slot] for slot in op.slots])
 
 
+def _open(op: Op, slots: dict[int, Any]) -> None:
+    """The refs of a box come into this process, and are not read yet."""
+    slots[op.slot] = miniray.get(slots[op.slots[0]])
+
+
 def _call(op: Op, slots: dict[int, Any]) -> None:
     """given: name of the function, its first arguments, options, how many slots go by reference (in one list)."""
     name, first, options, boxed = op.given
@@ -318,6 +323,7 @@ ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "wait": _wait,
     "put": _put,
     "put_box": _put_box,
+    "open": _open,
     "call": _call,
     "make_actor": _make_actor,
     "call_actor": _call_actor,
