@@ -38,7 +38,7 @@ from miniray.core.resources import demand
 from miniray.core.worker.worker import Worker
 from miniray.testing import faults as _faults
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
-from miniray.testing.fibers import Fiber
+from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.testing.fixed import Fixed
 from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
 from miniray.transport import Choices, load
@@ -204,6 +204,12 @@ class SimulatedCluster:
         home = next(one for one in self.processes.values() if self.awake in one.fibers)
         assert self.awake is not None
         home.sleep(self.awake, seconds)
+
+    def die(self, status: int = -9) -> None:
+        """Called by simulated code: its process ends here, as by a signal or `os._exit`."""
+        home = next(one for one in self.processes.values() if self.awake in one.fibers)
+        self.crash(home, status)
+        raise FiberKilled
 
     def note(self, key: str) -> int:
         """How often simulated code has said this by now: what a real program would write to a file."""

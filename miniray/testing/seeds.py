@@ -94,7 +94,7 @@ def simulate(program: Callable[[], Any], seed: int, *, num_cpus: int = 2, faults
     """
     cluster = SimulatedCluster(SeededChoices(seed), num_cpus=num_cpus, faults=faults)
     try:
-        cluster.run(lambda: None if program() is None else None)
+        cluster.run(lambda: None if program() is None else None)  # what it returns is dropped at once
         cluster.settle()
         assert_quiet(cluster)
         return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))

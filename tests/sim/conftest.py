@@ -11,18 +11,21 @@ import pytest
 
 from miniray.testing.seeds import prepare
 
-SEEDS = 2000
+SEEDS = 1500  # half a minute
 CHUNK = 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=int(os.environ.get("MINIRAY_SEEDS", SEEDS)))
-    parser.addoption("--first-seed", type=int, default=int(os.environ.get("MINIRAY_FIRST_SEED", 0)))
+    """Known only when this folder is named on the command line; the environment works always."""
+    parser.addoption("--seeds", type=int)
+    parser.addoption("--first-seed", type=int)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seeds" in metafunc.fixturenames:
-        count, first = metafunc.config.getoption("--seeds"), metafunc.config.getoption("--first-seed")
+        given = metafunc.config.getoption
+        count = given("--seeds", None) or int(os.environ.get("MINIRAY_SEEDS", SEEDS))
+        first = given("--first-seed", None) or int(os.environ.get("MINIRAY_FIRST_SEED", 0))
         chunks = [range(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
         metafunc.parametrize("seeds", chunks, ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
 

@@ -1,0 +1,90 @@
+"""The owner's machine alone: orders of events that the simulator meets too rarely to be relied on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from miniray.core.failures import DeathCause, FailureKind
+from miniray.core.ids import FunctionId, LeaseId, ProcessId, process_id, return_id, task_id
+from miniray.core.machine import Awaited, PeerLost, Received, Send
+from miniray.core.messages import (
+    AddHolder,
+    DropHolders,
+    HolderAdded,
+    LeaseGranted,
+    ProcessDied,
+    PushTasks,
+    RequestLease,
+    ReturnLease,
+    ValueIs,
+    WhereIs,
+)
+from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Effect, Event, Message
+from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskSpec
+
+NODE, ME, WORKER, OTHER, THIRD = (process_id(b"test", number) for number in range(5))
+FUNCTION = FunctionId(b"f" * 16)
+OPTIONS = TaskOptions("f", (("CPU", 10_000),))
+
+
+class Talk:
+    """One owner, and what it says."""
+
+    def __init__(self) -> None:
+        self.owner = Owner(ME, NODE)
+        self.now = 0.0
+        self.does(FunctionExported(FUNCTION, Inline(b"")))
+
+    def does(self, event: Event) -> list[Effect]:
+        self.now += 0.001
+        effects = self.owner.step(self.now, event)
+        self.owner.check()
+        return effects
+
+    def hears(self, message: Message, peer: ProcessId) -> list[Effect]:
+        return self.does(Received(peer, message))
+
+
+def said(effects: list[Effect], kind: type[Message]) -> list[Any]:
+    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
+
+
+def test_a_grant_on_a_lost_worker_is_given_back_and_asked_again() -> None:
+    """Pushed there, the task would never be answered: the loss has been told already."""
+    talk = Talk()
+    asked = said(talk.does(Submitted(TaskSpec(task_id(ME, 1), FUNCTION, b"", OPTIONS))), RequestLease)
+    talk.does(PeerLost(WORKER, "it broke"))
+    effects = talk.hears(LeaseGranted(asked[0].request, LeaseId(5), WORKER), NODE)
+    assert said(effects, ReturnLease) == [ReturnLease(LeaseId(5), spoilt=True)]
+    assert not said(effects, PushTasks)
+    again = said(effects, RequestLease)
+    assert len(again) == 1 and again[0].request != asked[0].request
+
+
+def test_an_actor_whose_address_is_learnt_after_its_death_fails_its_calls() -> None:
+    talk = Talk()
+    actor = return_id(task_id(OTHER, 1))
+    talk.does(RefsHeld([actor]))
+    call = TaskSpec(task_id(ME, 2), FunctionId(b""), b"", OPTIONS, actor=actor, method="m")
+    assert said(talk.does(Submitted(call)), WhereIs)
+    talk.does(PeerLost(WORKER, "it broke"))
+    talk.hears(ProcessDied(WORKER, DeathCause(1, -9), LeaseId(0), 0), NODE)
+    talk.hears(ValueIs(actor, ActorAt(WORKER, 1)), OTHER)
+    value = talk.owner.values[return_id(task_id(ME, 2))]
+    assert isinstance(value, Failed) and value.failure.kind is FailureKind.ACTOR_DIED
+
+
+def test_a_reader_holds_the_outer_ref_until_the_inner_one_is_registered() -> None:
+    """PROTOCOL.md section 4: it registers each inner ref before it lets go of the outer one."""
+    talk = Talk()
+    outer, inner = return_id(task_id(OTHER, 1)), return_id(task_id(THIRD, 1))
+    talk.does(RefsHeld([outer]))
+    assert said(talk.does(Awaited([outer])), WhereIs)
+    asked = said(talk.hears(ValueIs(outer, Inline(b"", (inner,))), OTHER), AddHolder)
+    assert [one.object_id for one in asked] == [inner]
+    talk.does(RefsHeld([inner]))
+    assert not said(talk.does(RefsDropped([outer])), DropHolders)
+    assert not said(talk.hears(HolderAdded(inner, asked[0].number - 1), THIRD), DropHolders), "of an earlier receipt"
+    assert said(talk.hears(HolderAdded(inner, asked[0].number), THIRD), DropHolders) == [DropHolders([outer])]
