@@ -74,6 +74,10 @@ class Driver:
         except StartError as error:
             self._transport.close()
             raise SessionError(f"miniray could not start its processes: {error}") from error
+        except BaseException:  # Ctrl-C: nobody else could end what has been started
+            self._session.stop(0)
+            self._transport.close()
+            raise
         self._transport.watch(self._session.node_pidfd, "node")
         self._driving.signals.install()
         self._driving.start()

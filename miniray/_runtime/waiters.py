@@ -116,6 +116,9 @@ class Waiters:
 
     def call(self, object_id: ObjectId, callback: Callable[[ObjectId], None]) -> None:
         """Call once when it is ready (at once, if it is); the callback only hands over, it runs under the lock."""
+        if self.ended:
+            callback(object_id)
+            return
         self._waiting.setdefault(object_id, []).append(callback)
         if object_id in self.values:
             self.ready([object_id])
