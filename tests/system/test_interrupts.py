@@ -65,6 +65,9 @@ PRELUDE = """
         assert len(ready) == 3 and len(rest) == 2
         f.remote(i).future()  # without `result()`: the standard library's Condition is not safe against interrupts
 
+    for work in (submit_and_get, large, boxes, calls, closures, waits):
+        work(0)  # what they import is there: the standard library's import leaves files open when interrupted
+
     def finish():
         global actor
         del actor
