@@ -99,10 +99,9 @@ class Executor:
                 continue
             effect = self._waiting.popleft()
             event, keep = self.execute(effect)
-            if process.left_behind():  # drops first: what a task retains is counted when it ends
-                process.post(*process.collect(), event)
-            else:
-                process.post(event)
+            if process.left_behind():
+                process.post()  # drops first: what a task retains is counted when it ends
+            process.post(event)
             del keep  # refs in the result live until the machine has pinned them
 
     def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:

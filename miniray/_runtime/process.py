@@ -107,7 +107,7 @@ class Process:
         self.post = drives.post
 
     def collect(self) -> list[Event]:
-        """What finalisers have left behind, as events."""
+        """What finalisers have left behind, as events. Under the lock: two that collect take from each other."""
         events: list[Event] = []
         refs, views, functions = self._left
         if refs:
