@@ -55,7 +55,9 @@ def _our_processes() -> dict[tuple[int, float], str]:
 
 
 def _shared_memory() -> dict[str, None]:
-    return dict.fromkeys(sorted(os.listdir("/dev/shm"))) if os.path.isdir("/dev/shm") else {}
+    """Without the semaphores of `multiprocessing`: we make none, and they may be anybody's on this machine."""
+    names = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
+    return {name: None for name in names if not name.startswith("sem.mp-")}
 
 
 def _session_is_alive() -> bool:
