@@ -84,6 +84,11 @@ class ActorHandle:
         self.__dict__[name] = method
         return method
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(f"{name!r} cannot be set: an actor's state is changed by its methods only")
+        super().__setattr__(name, value)
+
     def __eq__(self, other: object) -> bool:
         return self._creation == other._creation if isinstance(other, ActorHandle) else NotImplemented
 

@@ -39,6 +39,8 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
             there is no value, and why.
     """
     process = current()
+    if timeout is not None:
+        _check_timeout(timeout)
     if type(refs) is ObjectRef:
         value = process.values.get(refs._id)
         if value is None:
@@ -63,8 +65,6 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
 def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
     for ref in refs:
         ref.check_session(process)
-    if timeout is not None:
-        _check_timeout(timeout)
     ids = [refs[0]._id] if len(refs) == 1 else list(dict.fromkeys([ref._id for ref in refs]))
     if not process.await_ready(ids, len(ids), timeout):
         pending = [ref for ref in refs if ref._id not in process.values]

@@ -96,8 +96,10 @@ def demand_of(name: str, full: Mapping[str, Any]) -> Demand:
 def _amount(name: str, option: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: {option} must be a number, not {value!r}")
-    if not 0 <= value < 2**40:
+    if not value >= 0:
         raise ValueError(f"{name}: {option} must be zero or more, not {value!r}")
+    if value >= 2**40:
+        raise ValueError(f"{name}: {option} must be below 2**40, not {value!r}")
     return float(value)
 
 

@@ -44,6 +44,8 @@ def init(
         if is_initialized():
             if ignore_reinit_error:
                 return
+            if _driver is None:
+                raise SessionError("miniray.init() was called inside of a task: a task is in its driver's session")
             raise SessionError("miniray.init() was called twice: call miniray.shutdown() first, or init once only")
         _begin(num_cpus, num_gpus, object_store_memory, resources)
 

@@ -1,4 +1,4 @@
-"""Every number that someone may tune, with its unit. Core gets them as constructor arguments."""
+"""What the driver tells every process of its session, and the runtime's own numbers, with their units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from miniray.core.resources import Demand
 INLINE_BYTES = 100_000  # values of this size and more lie in the arena
 SWITCH_SECONDS = 0.0005  # the interpreter's switch interval in workers: their background thread must get the GIL
 MAX_WORKERS = 4000  # below the number of status words; each is a process
-EXTENT_WAIT_SECONDS = 10.0  # a node that does not answer by then is taken for lost
 SHUTDOWN_GRACE_SECONDS = 0.25  # then processes are killed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,18 +12,14 @@ if TYPE_CHECKING:
 
 class _Context:
     process: Process | None = None
-    pid: int = 0  # of the process that set it: a fork of it is another one
     start: Callable[[], Process] | None = None  # the implicit `init`
-    ended: str = ""  # why there is none any more
 
 
 _context = _Context()
 
 
-def set_current(process: Process | None, *, ended: str = "") -> None:
+def set_current(process: Process | None) -> None:
     _context.process = process
-    _context.pid = os.getpid()
-    _context.ended = ended
 
 
 def set_implicit_start(start: Callable[[], Process]) -> None:
@@ -32,13 +27,8 @@ def set_implicit_start(start: Callable[[], Process]) -> None:
 
 
 def get_current() -> Process | None:
-    """The session's process, or None. A fork of a driver has none of its own."""
+    """The session's process, or None. In a fork of a driver: the parent's, which has `ended` for it."""
     return _context.process
-
-
-def is_forked() -> bool:
-    """Whether this is a fork of a process with a session."""
-    return _context.process is not None and _context.pid != os.getpid()
 
 
 def current() -> Process:

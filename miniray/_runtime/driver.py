@@ -1,6 +1,6 @@
 """The driver's side of a session: everything is started here, and ends here.
 
-Order of `start`: arena, zygote (before any thread or link of ours exists), then the transport, the loop and its
+Order of the beginning: arena, zygote (before any thread or link of ours exists), then the transport, the loop and its
 background thread. `stop` tells the node to end, which takes the zygote and all workers along; what is left after a
 grace is killed by pidfd.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -47,7 +48,6 @@ class Driver:
         self._transport: Any = load("local")(me, node, self._session.link)
         owner = Owner(me, node)
         self.process = Process(me, owner, StoreClient(arena, me))
-        self.resources = dict(resources)
         loop = Loop(
             me,
             (owner,),
@@ -107,7 +107,16 @@ class Driver:
     def stop(self) -> None:
         """End the session: no process and no file of it is left. Idempotent."""
         self.process.end("the miniray session was ended by shutdown(); call miniray.init() for a new one")
-        self._driving.signals.uninstall()
+        signals = self._driving.signals
+        guarded = signals.enter(get_ident())  # Ctrl-C waits until nothing is left that it could leave behind
+        try:
+            self._stop_guarded()
+        finally:
+            signals.uninstall()
+            if guarded:
+                signals.leave()
+
+    def _stop_guarded(self) -> None:
         self._driving.stop()
         self.process.post(SessionEnding())
         self._session.stop(config.SHUTDOWN_GRACE_SECONDS)

@@ -66,7 +66,6 @@ class _Host:
         self._transport = transport
         self._pidfds: dict[ProcessId, tuple[int, int]] = {}  # of living workers: pid, pidfd
         self._doomed: dict[ProcessId, None] = {}  # to be killed as soon as they exist
-        self._killed: dict[ProcessId, None] = {}
 
     # ---- effects ----
 

@@ -13,9 +13,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
-from miniray._runtime.config import EXTENT_WAIT_SECONDS, INLINE_BYTES
+from miniray._runtime.config import INLINE_BYTES
+from miniray._runtime.driving import ReentrantWaitError
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
 from miniray._runtime.signals import unbroken
@@ -93,6 +95,7 @@ class Process:
         self._counter = itertools.count(1)
         self._unpickled = threading.local()
         self._extent_lock = threading.Lock()
+        self._extent_asker = 0  # the thread that holds it
         self._extent_waiter: Waiter | None = None
         self._extent_denied: tuple[int, int, int] | None = None
 
@@ -220,11 +223,9 @@ class Process:
         size = serialized.stored_size_bytes
         store = self.store
         place = self.drives.locked(lambda: store.create(object_id, size))
-        tries = 0
         while place is None:
-            self._get_extent(store.extent_size_for(size), last=tries > 0)
+            self._get_extent(store.extent_size_for(size))
             place = self.drives.locked(lambda: store.create(object_id, size))
-            tries += 1
         at = 0
         parts: list[tuple[int, Any]] = []
         for piece in serialized.pieces():
@@ -234,34 +235,44 @@ class Process:
         self.drives.locked(lambda: store.seal(object_id, place))
         return Stored(place, serialized.refs)
 
-    def _get_extent(self, size_bytes: int, *, last: bool) -> None:
-        """Ask the node for a piece of the arena, and wait for it.
+    def _get_extent(self, size_bytes: int) -> None:
+        """Ask the node for a piece of the arena, and wait for it: until it answers, or is dead (`end` wakes the wait).
 
         Raises:
             ObjectStoreFullError: there is none, also after garbage was collected once.
+            ReentrantWaitError: a finaliser that ran meanwhile, in this very thread, puts a large value itself.
         """
+        if self._extent_asker == get_ident():
+            raise ReentrantWaitError
         with self._extent_lock:
-            for attempt in range(2):
-                self._extent_denied = None
-                waiter = self._extent_waiter = Waiter()
-                self.post(ExtentNeeded(size_bytes))
-                answered = self.drives.wait(waiter, EXTENT_WAIT_SECONDS)
-                self._extent_waiter = None
-                if self.ended is not None:
-                    self.raise_ended()
-                if not answered:
-                    raise NodeDiedError(f"the node process has not answered for {EXTENT_WAIT_SECONDS:g} seconds")
-                if self._extent_denied is None:
-                    return
-                if attempt == 0:
-                    gc.collect()  # cycles may hold refs and views
-                    self.post()
+            self._extent_asker = get_ident()
+            try:
+                for attempt in range(2):
+                    if self._ask_for_extent(size_bytes):
+                        return
+                    if attempt == 0:
+                        gc.collect()  # cycles may hold refs and views
+                        self.post()
+            finally:
+                self._extent_asker = 0
         wanted, free, capacity = self._extent_denied or (size_bytes, 0, 0)
         raise ObjectStoreFullError(
             f"the object store has no room for {wanted:,} bytes in one piece: {free:,} of {capacity:,} bytes are free, "
             "perhaps scattered. Drop refs and views that are no longer needed (Out[n] and tracebacks of a notebook "
             "hold some), or begin with miniray.init(object_store_memory=...)"
         )
+
+    def _ask_for_extent(self, size_bytes: int) -> bool:
+        self._extent_denied = None
+        waiter = self._extent_waiter = Waiter()
+        self.post(ExtentNeeded(size_bytes))
+        try:
+            self.drives.wait(waiter)
+        finally:
+            self._extent_waiter = None
+        if self.ended is not None:
+            self.raise_ended()
+        return self._extent_denied is None
 
     def extent_answered(self, denied: tuple[int, int, int] | None) -> None:
         self._extent_denied = denied

@@ -37,11 +37,6 @@ def process_number(process: ProcessId) -> int:
     return int.from_bytes(process[4:], "big")
 
 
-def node_of(process: ProcessId) -> ProcessId:
-    """The node process of the session that `process` belongs to."""
-    return process_id(process[:4], NODE_NUMBER)
-
-
 def task_id(owner: ProcessId, counter: int) -> TaskId:
     return TaskId(owner + counter.to_bytes(6, "big"))
 

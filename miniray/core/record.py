@@ -33,8 +33,8 @@ class Message(Record, frozen=True, tag=True):
     """What one role says to another; its wire tag is its class name, so that a dump of a frame can be read."""
 
 
-class Row(msgspec.Struct, gc=False):
-    """One mutable line of a table."""
+class Row(msgspec.Struct, gc=False, eq=False):
+    """One mutable line of a table; compared by identity, so that looking for one in a queue stays cheap."""
 
 
 def make_encoder() -> Callable[[Any], bytes]:

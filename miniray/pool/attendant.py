@@ -51,9 +51,6 @@ class Attendant:
     def is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def is_this_thread(self) -> bool:
-        return threading.current_thread() is self._thread
-
     def _serve(self) -> None:
         dispatcher = self._dispatcher
         busy = monotonic()

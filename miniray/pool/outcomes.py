@@ -61,7 +61,8 @@ def unsent(error: SerializationError) -> BaseException:
     if cause is None:
         return error
     cause.add_note(str(error))
-    return cause
+    cause.__cause__ = cause.__context__ = None  # their frames hold the worker's handle: it would not end
+    return cause.with_traceback(None)
 
 
 def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> BaseException:

@@ -128,3 +128,43 @@ def test_interpreters_end_in_every_ordinary_way(script, how):
     driver.end(10)
     for pid in pids:
         await_end(pid, GONE_SECONDS)
+
+
+INTERRUPTED = """
+    import random, os, signal, sys, threading, time
+    import psutil
+    import miniray
+
+    dice = random.Random(int(sys.argv[1]))
+
+    def send(delay):
+        time.sleep(delay)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def interrupted(word, most):
+        thread = threading.Thread(target=send, args=(dice.random() * most,))
+        thread.start()
+        try:
+            word()
+            thread.join()
+        except KeyboardInterrupt:
+            pass
+        thread.join()
+
+    miniray.init(num_cpus=1)
+    miniray.shutdown()
+    for _ in range(5):
+        interrupted(lambda: miniray.init(num_cpus=1), 0.2)
+        miniray.shutdown()
+        assert not psutil.Process().children(), "init"
+        miniray.init(num_cpus=1)
+        interrupted(miniray.shutdown, 0.02)
+        miniray.shutdown()
+        assert not psutil.Process().children(), "shutdown"
+    print("nothing left")
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ctrl_c_in_init_and_in_shutdown_leaves_nothing(script, seed):
+    assert script(INTERRUPTED, seed).end(60) == "nothing left\n"

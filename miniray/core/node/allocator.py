@@ -145,15 +145,6 @@ class Allocator:
                     freed.append(released)
         return freed
 
-    def kept_of(self, owner: ProcessId) -> list[tuple[ObjectId, Place]]:
-        """The places in orphans that hold objects of `owner`."""
-        return [
-            (object_id, extent.places[offset])
-            for extent in self._extents.values()
-            for offset, object_id in extent.kept.items()
-            if owner_of(object_id) == owner
-        ]
-
     # ---- figures ------------------------------------------------------------------------------------
 
     @property
