@@ -11,6 +11,7 @@ from miniray._api.options import demand_of
 from miniray._runtime import context
 from miniray._runtime.driver import Driver
 from miniray._runtime.process import Process
+from miniray._runtime.signals import held
 from miniray.core.resources import UNIT
 from miniray.errors import SessionError
 
@@ -65,29 +66,25 @@ def _begin(
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = {"num_cpus": cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
     total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
-    _forget_dead()
-    driver = Driver(total, object_store_memory, ("miniray._api",))
-    driver.begin()
-    _driver = driver
-    context.set_current(driver.process)
+    shutdown()  # of one that has ended by itself (its node died), or of the process that we were forked from
+    with held():  # from the first process on there is somebody who can end it
+        driver = _driver = Driver(total, object_store_memory, ("miniray._api",))
+    try:
+        driver.begin()
+        context.set_current(driver.process)
+    except BaseException:  # Ctrl-C among them
+        shutdown()
+        raise
     return driver.process
-
-
-def _forget_dead() -> None:
-    """A session that ended by itself (its node died), or that belongs to the process we were forked from."""
-    global _driver
-    if _driver is not None and _driver.process.pid == os.getpid():
-        _driver.stop()
-    _driver = None
 
 
 def shutdown() -> None:
     """End the session and all its processes; refs of it are worth nothing then, views stay valid. Idempotent."""
     global _driver
     with _lock:
-        driver, _driver = _driver, None
-        if driver is not None and driver.process.pid == os.getpid():
-            driver.stop()
+        if _driver is not None and _driver.process.pid == os.getpid():
+            _driver.stop()  # while it is still known: an interrupted end can be ended again
+        _driver = None
 
 
 def is_initialized() -> bool:

@@ -65,19 +65,16 @@ class Driver:
         self.process.run_by(self._driving, loop)
 
     def begin(self) -> None:
-        """Raises:
-        SessionError: the processes could not be started.
+        """Wait for its processes; whoever made it stops it if this raises.
+
+        Raises:
+            SessionError: the processes could not be started.
         """
         try:
             self.process.post(ProcessStarted(os.getpid(), True))
             self._session.wait_until_started()
         except StartError as error:
-            self._transport.close()
             raise SessionError(f"miniray could not start its processes: {error}") from error
-        except BaseException:  # Ctrl-C: nobody else could end what has been started
-            self._session.stop(0)
-            self._transport.close()
-            raise
         self._transport.watch(self._session.node_pidfd, "node")
         self._driving.signals.install()
         self._driving.start()

@@ -15,7 +15,8 @@ import _signal  # type: ignore[import-not-found]
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
@@ -131,6 +132,20 @@ class Signals:
         finally:
             if self.noted:
                 self.raise_noted()
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals of the main thread wait until the end of this stretch, where no session has its own guard yet."""
+    signals = Signals(lambda: None, lambda number: None)
+    signals.install()
+    guarded = signals.enter(threading.get_ident())
+    try:
+        yield
+    finally:
+        signals.uninstall()
+        if guarded:
+            signals.leave()
 
 
 def _is_unbroken(frame: FrameType | None) -> bool:
