@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-from bench.measure import Goal, Row, interleave_processes
+from bench.measure import MINIRAY, Goal, MeasurementError, Row, in_process, interleave_processes
 from bench.versus import ADAPTERS, WORKERS, load
 
 SETTLE_SECONDS = 0.5
@@ -77,4 +78,43 @@ def idle(count: int) -> list[Row]:
     ]
 
 
-ROWS = {"lifecycle": start_and_stop, "idle": idle}
+def killed_tasks(count: int) -> list[float]:
+    """Milliseconds from a task's SIGKILL of its own worker until it runs again in another one, in this process."""
+    import miniray
+
+    def killed_once(path: str) -> float:
+        import os
+        import signal
+        import time
+
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return time.monotonic() * 1e3
+        os.write(descriptor, repr(time.monotonic() * 1e3).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0
+
+    miniray.init(num_cpus=WORKERS)
+    task = miniray.remote(killed_once)
+    found = []
+    with TemporaryDirectory(prefix="miniray-bench-") as folder:
+        for number in range(count):
+            path = Path(folder, str(number))
+            again = miniray.get(task.remote(str(path)))
+            found.append(again - float(path.read_text()))
+    miniray.shutdown()
+    return found
+
+
+def recovery(count: int) -> list[Row]:
+    found: list[float] = []
+    notes = []
+    try:
+        found = in_process("bench.rows_lifecycle:killed_tasks", 6 * count)
+    except MeasurementError as error:
+        notes.append(f"{MINIRAY}: {error}")
+    return [Row("a killed worker's task runs again after", "ms", {MINIRAY: found}, [Goal(at_most=100)], notes)]
+
+
+ROWS = {"lifecycle": start_and_stop, "idle": idle, "recovery": recovery}
