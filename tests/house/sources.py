@@ -116,7 +116,10 @@ def subclasses(of: str, room: str = "miniray") -> dict[str, Path]:
 
 
 def table(file: Path, name: str) -> dict[str, ast.expr]:
-    """The literal dict bound to `name` (also `self.name`): key as text -> value. Several are merged."""
+    """The literal dict bound to `name` (also `self.name`): key as text -> value. Several are merged.
+
+    It may take in the table `on` of a part, which is a literal in that part's own file.
+    """
     found: dict[str, ast.expr] = {}
     for node in ast.walk(tree(file)):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
@@ -124,7 +127,10 @@ def table(file: Path, name: str) -> dict[str, ast.expr]:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if any(ast.unparse(target).split(".")[-1] == name for target in targets):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
-                assert key is not None, f"{show(file, node.lineno)}: {name} is no literal table (it unpacks another)"
+                if key is None:
+                    literal = ast.unparse(value).endswith(".on")
+                    assert literal, f"{show(file, node.lineno)}: {name} is no literal table (it unpacks another)"
+                    continue
                 found[ast.unparse(key)] = value
     return found
 

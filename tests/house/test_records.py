@@ -19,11 +19,11 @@ MESSAGES = [name for name, file in subclasses("Message", "miniray.core").items()
 
 
 def handlers() -> dict[str, dict[str, str]]:
-    """Record -> role -> the method that its `_on` table names."""
+    """Record -> role -> the method that its `_on` table, or the `on` of a part, names."""
     found: dict[str, dict[str, str]] = {}
     for role in ROLES:
         for file in in_room(f"miniray.core.{role}").values():
-            for key, value in table(file, "_on").items():
+            for key, value in {**table(file, "_on"), **table(file, "on")}.items():
                 found.setdefault(key.split(".")[-1], {})[role] = ast.unparse(value)
     return found
 

@@ -1,11 +1,12 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins four parts, each with its own tables:
+Every driver and worker has one. It joins five parts, each with its own tables:
 
 - `holding.py`: refs, values, hand-offs;
 - `completion.py`: a task from submission to outcome;
 - `dispatch.py`: tasks to leased workers;
-- `actors.py`: calls to actors.
+- `actors.py`: calls to actors;
+- `places.py`: its share of the arena.
 
 This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
 with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
@@ -23,34 +24,23 @@ from miniray.core.messages import (
     ArgumentsArrived,
     AskDrained,
     CancelChildren,
-    ClaimPlaces,
     Drained,
     DropHolders,
     EndSession,
     ExecutionEnded,
-    ExtentGranted,
-    ExtentRefused,
-    ExtentsReturned,
-    FreePlaces,
     HandoffDone,
     HolderAdded,
     LeaseGranted,
     LeaseRefused,
-    NoViewsOf,
-    OwnerBuried,
-    PlacesClaimed,
     ProcessDied,
-    ReclaimExtents,
     RefGone,
     Register,
     RequestCancel,
-    RequestExtent,
     RequestKill,
     RevokeLease,
     TakenBack,
     TasksDone,
     ValueIs,
-    ViewsOf,
     WhereIs,
 )
 from miniray.core.owner.actors import KILLED, Actors
@@ -58,17 +48,10 @@ from miniray.core.owner.completion import Completion
 from miniray.core.owner.deaths import Deaths
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
-    AddExtent,
     CancelRequested,
-    DenyExtent,
     Disconnect,
-    ExtentNeeded,
-    ExtentsGivenBack,
-    FreeStored,
-    FreeStoredOf,
     FunctionDropped,
     FunctionExported,
-    GiveBackExtents,
     KillRequested,
     ProcessStarted,
     Ready,
@@ -81,10 +64,11 @@ from miniray.core.owner.events import (
     ViewsDropped,
 )
 from miniray.core.owner.holding import Holding
+from miniray.core.owner.places import Places
 from miniray.core.owner.references import Owned
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
-from miniray.core.task_spec import Stored, Value, contained
+from miniray.core.task_spec import Value, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
 
@@ -99,6 +83,7 @@ class Owner:
         self._dispatch = Dispatch(node, self._completion, emit)
         self._deaths = Deaths()
         self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
+        self._places = Places(node, self._holding, self._deaths, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
@@ -115,8 +100,6 @@ class Owner:
             Awaited: self._on_awaited,
             CancelRequested: self._on_cancel_requested,
             KillRequested: self._on_kill_requested,
-            ExtentNeeded: self._on_extent_needed,
-            ExtentsGivenBack: self._on_extents_given_back,
             Tick: self._on_tick,
             PeerLost: self._on_peer_lost,
             ArgumentsArrived: self._on_arguments_arrived,
@@ -129,12 +112,6 @@ class Owner:
             LeaseRefused: self._on_lease_refused,
             RevokeLease: self._on_revoke_lease,
             ProcessDied: self._on_process_died,
-            ExtentGranted: self._on_extent_granted,
-            ExtentRefused: self._on_extent_refused,
-            ReclaimExtents: self._on_reclaim_extents,
-            ClaimPlaces: self._on_claim_places,
-            ViewsOf: self._on_views_of,
-            OwnerBuried: self._on_owner_buried,
             AddHolder: self._on_add_holder,
             HolderAdded: self._on_holder_added,
             DropHolders: self._on_drop_holders,
@@ -142,9 +119,9 @@ class Owner:
             WhereIs: self._on_where_is,
             ValueIs: self._on_value_is,
             HandoffDone: self._on_handoff_done,
-            FreePlaces: self._on_free_places,
             RequestCancel: self._on_request_cancel,
             RequestKill: self._on_request_kill,
+            **self._places.on,
         }
 
     def handles(self) -> tuple[type[Event] | type[Message], ...]:
@@ -197,10 +174,8 @@ class Owner:
         if self._drained_asked and not holding.handoffs.pins and not holding.references.held_by_others():
             self._drained_asked = False
             self._emit(Send(self._me, Drained()))
-        asked = self._deaths.views_asked
-        for owner in [one for one in asked if one in holding.lost and not holding.has_views_of(one)]:
-            del asked[owner]
-            self._emit(Send(self._node, NoViewsOf(owner)))
+        if self._deaths.views_asked:
+            self._places.answer_views_asked()
 
     # ---- from this process: calls, refs, views, waits ----
 
@@ -371,41 +346,7 @@ class Owner:
         if death is not None:
             self._dispatch.worker_died(now, lost, death)
             self._actors.process_died(lost, death)
-        for claim in self._deaths.take_claims():
-            self._on_claim_places(now, claim, self._node)
-
-    def _on_extent_needed(self, now: float, event: ExtentNeeded, peer: ProcessId) -> None:
-        self._emit(Send(self._node, RequestExtent(event.size_bytes)))
-
-    def _on_extent_granted(self, now: float, message: ExtentGranted, peer: ProcessId) -> None:
-        self._emit(AddExtent(message.offset, message.size_bytes))
-
-    def _on_extent_refused(self, now: float, message: ExtentRefused, peer: ProcessId) -> None:
-        self._emit(DenyExtent(message.wanted_bytes, message.free_bytes, message.capacity_bytes))
-
-    def _on_reclaim_extents(self, now: float, message: ReclaimExtents, peer: ProcessId) -> None:
-        self._emit(GiveBackExtents())
-
-    def _on_extents_given_back(self, now: float, event: ExtentsGivenBack, peer: ProcessId) -> None:
-        self._emit(Send(self._node, ExtentsReturned(event.offsets)))
-
-    def _on_claim_places(self, now: float, message: ClaimPlaces, peer: ProcessId) -> None:
-        """Answered when no result can come from the dead holders any more (54904)."""
-        if any(place.holder not in self._holding.lost for _, place in message.objects):
-            self._deaths.claims.append(message)
-            return
-        dead = []
-        for object_id, place in message.objects:
-            value = self.values.get(object_id)
-            if not (isinstance(value, Stored) and value.place == place):
-                dead.append((object_id, place))
-        self._emit(Send(self._node, PlacesClaimed(dead)))
-
-    def _on_views_of(self, now: float, message: ViewsOf, peer: ProcessId) -> None:
-        self._deaths.views_asked[message.owner] = None
-
-    def _on_owner_buried(self, now: float, message: OwnerBuried, peer: ProcessId) -> None:
-        self._emit(FreeStoredOf(message.owner))
+        self._places.link_ended(now)
 
     # ---- from holders and owners ----
 
@@ -437,9 +378,6 @@ class Owner:
 
     def _on_handoff_done(self, now: float, message: HandoffDone, peer: ProcessId) -> None:
         self._holding.release_arguments(self._holding.handoffs.unpin((peer, message.task, message.attempt)))
-
-    def _on_free_places(self, now: float, message: FreePlaces, peer: ProcessId) -> None:
-        self._emit(FreeStored(message.objects))
 
     # ---- time ----
 
