@@ -18,7 +18,7 @@ from typing import Any
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Process
 from miniray._runtime.waiters import Waiter
-from miniray._serialization.exceptions import serialize_exception
+from miniray._serialization.exceptions import CHAIN_LIMIT, serialize_exception
 from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize, serialize_plain
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import PROCESS_ID_BYTES, FunctionId, ProcessId, return_id
@@ -114,9 +114,9 @@ class Executor:
             result = self._call(task)
             values = self._pack(task, result)
         except BaseException as error:
-            result = None
             failure, retry = self._failure(task, error)
             values = (Failed(failure),) * task.num_returns
+            result = _without_frames(error) if failure.contains else None
         microseconds = int((self._clock() - start) * 1e6)
         return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
 
@@ -202,9 +202,11 @@ class Executor:
             return Failure(FailureKind.UNSERIALIZABLE, "", f"the result cannot be sent back: {error}"), False
         if isinstance(error, ObjectStoreFullError):
             return Failure(FailureKind.STORE_FULL, "", str(error)), False
-        data, text = serialize_exception(_without_own_frames(error))
+        data, text, refs = serialize_exception(_without_own_frames(error))
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return Failure(FailureKind.TASK_ERROR, "", message, data, text, process=self._process.me), _matches(task, error)
+        me = self._process.me
+        failure = Failure(FailureKind.TASK_ERROR, "", message, data, text, process=me, contains=refs)
+        return failure, _matches(task, error)
 
 
 class _ResultError(Exception):
@@ -218,6 +220,17 @@ def _without_own_frames(error: BaseException) -> BaseException:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(here) and trace.tb_next is not None:
         trace = trace.tb_next
     return error.with_traceback(trace)
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """The error keeps the refs that it holds, and no frame with whatever else."""
+    chain: BaseException | None = error
+    for _ in range(CHAIN_LIMIT):
+        if chain is None:
+            break
+        chain.__traceback__ = None
+        chain = chain.__cause__ or chain.__context__
+    return error
 
 
 def _matches(task: PushedTask, error: BaseException) -> bool:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import sys
 import weakref
@@ -304,10 +303,3 @@ def _set_class_state(cls: type[Any], state: Any) -> type[Any]:
         class_versions[cls] = (origin, version)
     cp._class_setstate(cls, own)
     return cls
-
-
-def dumps_uncollected(value: Any, namespace: str = "") -> bytes:
-    """By value, outside of any collecting of refs."""
-    file = io.BytesIO()
-    ByValuePickler(file, namespace).dump(value)
-    return file.getvalue()

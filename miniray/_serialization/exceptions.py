@@ -6,7 +6,7 @@
   attributes, put together without calling `__init__`; if either gives the same type and text, it travels so.
 - Otherwise a `SubstituteError` arrives: type name, text, traceback, and the attributes that do pickle.
 - `__cause__`, `__context__` and notes travel along, each tried for itself, `CHAIN_LIMIT` deep.
-- Refs inside are pickled as in anybody's pickle: nobody counts what an exception holds.
+- Refs inside are collected, as those of any value: what an exception holds is counted with its failure.
 - Nothing here raises, whatever the exception's own code does.
 """
 
@@ -19,12 +19,15 @@ from typing import Any
 
 from miniray._serialization import pickles
 from miniray._serialization.pickles import PROTOCOL
+from miniray.core.ids import ObjectId
 
 CHAIN_LIMIT = 10
 TEXT_LIMIT = 1 << 20  # characters of a traceback or a message
 
 # payload, type name, text, traceback, notes, attributes, cause, context, suppress_context
 _Record = tuple[bytes, str, str, str, list[str], dict[str, bytes], Any, Any, bool]
+_Dumped = tuple[bytes, tuple[ObjectId, ...]]
+_NOTHING: _Dumped = (b"", ())
 
 
 class SubstituteError(Exception):
@@ -41,10 +44,12 @@ class SubstituteError(Exception):
         return f"{self.type_name}: {self.text}" if self.text else self.type_name
 
 
-def serialize_exception(error: BaseException) -> tuple[bytes, str]:
-    """The exception, or what stands for it, and the text of its traceback."""
+def serialize_exception(error: BaseException) -> tuple[bytes, str, tuple[ObjectId, ...]]:
+    """The exception, or what stands for it; the text of its traceback; and the references inside the first."""
     text = _traceback_of(error)
-    return pickle.dumps(_record(error, text, CHAIN_LIMIT), PROTOCOL), text
+    refs: dict[ObjectId, None] = {}
+    record = _record(error, text, CHAIN_LIMIT, refs)
+    return pickle.dumps(record, PROTOCOL), text, tuple(refs)
 
 
 def deserialize_exception(data: bytes) -> BaseException:
@@ -55,34 +60,36 @@ def deserialize_exception(data: bytes) -> BaseException:
         return SubstituteError("UnreadableError", f"an exception came that cannot be read here ({error!r})")
 
 
-def _record(error: BaseException, text: str, limit: int) -> _Record:
-    payload = _payload(error)
+def _record(error: BaseException, text: str, limit: int, refs: dict[ObjectId, None]) -> _Record:
+    payload = _payload(error, refs)
     attributes: dict[str, bytes] = {}
     if not payload:
         for attribute, value in list(_safely(lambda: vars(error), {}).items()):
-            dumped = _safely(partial(_dumps, value), b"")
+            dumped, inner = _safely(partial(_dumps, value), _NOTHING)
             if dumped and attribute != "__notes__":
                 attributes[str(attribute)] = dumped
+                refs.update(dict.fromkeys(inner))
     cause = context = None
     if limit > 1:
         if error.__cause__ is not None:
-            cause = _record(error.__cause__, _traceback_of(error.__cause__), limit - 1)
+            cause = _record(error.__cause__, _traceback_of(error.__cause__), limit - 1, refs)
         elif error.__context__ is not None and not error.__suppress_context__:
-            context = _record(error.__context__, _traceback_of(error.__context__), limit - 1)
+            context = _record(error.__context__, _traceback_of(error.__context__), limit - 1, refs)
     notes = [str(note) for note in _safely(lambda: list(error.__notes__), [])]
     kept = "" if payload and limit < CHAIN_LIMIT else text
     name, suppress = _type_name(error), error.__suppress_context__
     return payload, name, _text_of(error), kept, notes, attributes, cause, context, suppress
 
 
-def _payload(error: BaseException) -> bytes:
-    """The pickle that gives the same error back, or b""."""
+def _payload(error: BaseException, refs: dict[ObjectId, None]) -> bytes:
+    """The pickle that gives the same error back, or b""; what it refers to joins `refs`."""
     for form in (error, _Parts(error)):
-        data: bytes = _safely(partial(_dumps, form), b"")
+        data, inner = _safely(partial(_dumps, form), _NOTHING)
         if data:
             again = _safely(partial(pickle.loads, data), None)
             if type(again) is type(error) and _text_of(again) == _text_of(error):
-                return data
+                refs.update(dict.fromkeys(inner))
+                return bytes(data)
     return b""
 
 
@@ -103,17 +110,14 @@ def assemble(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[s
     return error
 
 
-def _dumps(value: Any) -> bytes:
-    """Without collecting refs: see the rules above."""
+def _dumps(value: Any) -> _Dumped:
     try:
-        data = pickle.dumps(value, PROTOCOL)
-        if not pickles.names_main(data):
-            return data
+        dumped = pickles.dumps(value, None)
+        if not pickles.names_main(dumped[0]):
+            return dumped
     except Exception:
         pass
-    from miniray._serialization.by_value import dumps_uncollected
-
-    return dumps_uncollected(value)
+    return pickles.dumps_by_value(value, "", None)
 
 
 def _rebuild(record: _Record) -> BaseException:

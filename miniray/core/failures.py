@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ObjectId, ProcessId
 from miniray.core.record import Record
 
 
@@ -59,3 +59,4 @@ class Failure(Record, frozen=True):
     attempts: int = 0
     death: DeathCause | None = None
     process: ProcessId | None = None
+    contains: tuple[ObjectId, ...] = ()  # the refs inside `error`

@@ -115,5 +115,7 @@ class TaskResult(Record, frozen=True):
 
 
 def contained(value: Value) -> tuple[ObjectId, ...]:
-    """The refs inside a value."""
-    return value.contains if type(value) is Inline or type(value) is Stored else ()
+    """The refs inside a value; an exception may hold some, too."""
+    if type(value) is Inline or type(value) is Stored:
+        return value.contains
+    return value.failure.contains if type(value) is Failed else ()

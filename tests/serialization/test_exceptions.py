@@ -63,7 +63,7 @@ def travel(error: BaseException) -> tuple[BaseException, str]:
     try:
         raise error
     except BaseException as raised:
-        data, text = serialize_exception(raised)
+        data, text, _ = serialize_exception(raised)
     return deserialize_exception(data), text
 
 
@@ -122,7 +122,7 @@ def test_causes_contexts_and_notes_travel() -> None:
     try:
         fail()
     except ValueError as error:
-        data, text = serialize_exception(error)
+        data, text, _ = serialize_exception(error)
     again = deserialize_exception(data)
     assert again.__notes__ == ["a note"]
     assert type(again.__cause__) is TwoArguments and type(again.__cause__.__context__) is KeyError

@@ -134,6 +134,7 @@ class Completion:
                 for object_id in task.held:
                     self._holding.references.row(object_id).arguments += 1
                 self._holding.handoffs.pin((worker, result.task_id, result.attempt), list(task.held))
+            self._refuse(worker, result)
             self.retried.append(self._next_attempt(task, spend=True))
         else:
             self._conclude(task, result.values, worker, result)

@@ -59,9 +59,8 @@ class Holding:
             self.discard(object_id, value)
             return []
         self.objects.values[object_id] = value
-        if (type(value) is Inline or type(value) is Stored) and value.contains:
-            for inner in value.contains:
-                self._hold_container(inner, transfer)
+        for inner in contained(value):
+            self._hold_container(inner, transfer)
         if not self.objects.is_awaited(object_id):
             return []
         for asker in self.objects.take_askers(object_id):

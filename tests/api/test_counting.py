@@ -1,0 +1,195 @@
+"""Whatever a ref is put into keeps its value alive; when that is gone, so is the value (PROTOCOL.md section 4)."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from quiescence import eventually
+
+import miniray
+from miniray._runtime.context import current
+
+pytestmark = pytest.mark.usefixtures("session")
+
+SIZE = 50_000
+
+
+def knows(object_id):
+    """Whether this process owns it, and has not freed it."""
+    process = current()
+    process.post()  # takes in what finalisers have left
+    return process.drives.locked(lambda: process.owner.knows(object_id))
+
+
+@miniray.remote(num_cpus=0)
+class Maker:
+    """Another owner than the driver."""
+
+    def make(self):
+        return [miniray.put(np.arange(SIZE))]
+
+    def knows(self, object_id):
+        gc.collect()
+        return knows(object_id)
+
+
+@miniray.remote
+def same(box):
+    return box
+
+
+@miniray.remote
+def raise_with(box):
+    raise LookupError("see the ref", box)
+
+
+@miniray.remote
+def raise_from_with(box):
+    try:
+        raise Odd(1, 2, box)
+    except Odd as error:
+        raise ValueError("outer") from error
+
+
+class Odd(Exception):
+    """Neither as it is, nor by its parts: a `SubstituteError` stands for it, which has its attributes."""
+
+    def __init__(self, one, two, box):
+        super().__init__(one)
+        self.box = box
+
+    def __reduce__(self):
+        return Odd, (1,)
+
+    def __str__(self):
+        return f"{id(self)}"
+
+
+@miniray.remote(num_cpus=0)
+class Keeper:
+    def __init__(self, box):
+        self.kept = box
+
+    def read(self):
+        return total(self.kept[0])
+
+
+@miniray.remote(num_cpus=0)
+class KeepsGenerator:
+    def __init__(self, box):
+        self.kept = generate(*box)
+        next(self.kept)
+
+    def read(self):
+        return next(self.kept)
+
+
+class Box:
+    def __init__(self, ref):
+        self.ref = ref
+        self.myself = self
+
+
+def generate(ref):
+    while True:
+        yield total(ref)
+
+
+def total(ref):
+    return int(miniray.get(ref).sum())
+
+
+def close_over(ref):
+    @miniray.remote
+    def closure():
+        return total(ref)
+
+    return closure
+
+
+def error_of(ref):
+    miniray.wait([ref])
+    try:
+        miniray.get(ref)
+    except Exception as error:
+        return error.with_traceback(None)
+
+
+# What keeps the ref, and how its value is read through that.
+CARRIERS = {
+    "put": (lambda ref: miniray.put([ref]), lambda kept: total(miniray.get(kept)[0])),
+    "put twice": (
+        lambda ref: miniray.put({"deep": miniray.put([ref])}),
+        lambda kept: total(miniray.get(miniray.get(kept)["deep"])[0]),
+    ),
+    "an object in a cycle": (lambda ref: miniray.put(Box(ref)), lambda kept: total(miniray.get(kept).myself.ref)),
+    "a result": (lambda ref: same.remote([ref]), lambda kept: total(miniray.get(kept)[0])),
+    "a result not read": (lambda ref: same.remote(same.remote([ref])), lambda kept: total(miniray.get(kept)[0])),
+    "a closure": (close_over, lambda kept: miniray.get(kept.remote())),
+    "an actor": (lambda ref: Keeper.remote([ref]), lambda kept: miniray.get(kept.read.remote())),
+    "a generator": (lambda ref: KeepsGenerator.remote([ref]), lambda kept: miniray.get(kept.read.remote())),
+    "an exception": (lambda ref: raise_with.remote([ref]), lambda kept: total(error_of(kept).__cause__.args[1][0])),
+    "an exception that was raised": (
+        lambda ref: error_of(raise_with.remote([ref])),
+        lambda kept: total(kept.__cause__.args[1][0]),
+    ),
+    "a cause that cannot travel": (
+        lambda ref: raise_from_with.remote([ref]),
+        lambda kept: total(error_of(kept).__cause__.__cause__.attributes["box"][0]),
+    ),
+    "an argument's exception": (
+        lambda ref: same.remote(raise_with.remote([ref])),
+        lambda kept: total(error_of(kept).__cause__.args[1][0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("owner", ["the driver's", "an actor's"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_holds_the_ref_keeps_the_value(carrier, owner):
+    keep, read = CARRIERS[carrier]
+    if owner == "the driver's":
+        ref, known = miniray.put(np.arange(SIZE)), knows
+    else:
+        maker = Maker.remote()
+        ref = miniray.get(maker.make.remote())[0]
+
+        def known(object_id):
+            return miniray.get(maker.knows.remote(object_id))
+
+    object_id = ref._id
+    kept = keep(ref)
+    del ref
+    gc.collect()
+    assert read(kept) == SIZE * (SIZE - 1) // 2
+    assert known(object_id)
+    del kept
+    gc.collect()
+    eventually(lambda: not known(object_id), "the value is freed")
+
+
+@pytest.mark.parametrize("carrier", ["an exception", "a result", "put"])
+def test_a_carrier_that_nobody_reads_is_freed_whole(carrier):
+    ref = miniray.put(np.arange(SIZE))
+    object_id = ref._id
+    kept = CARRIERS[carrier][0](ref)
+    miniray.wait([kept])
+    del ref, kept
+    eventually(lambda: not knows(object_id), "the value is freed")
+
+
+def test_a_retried_exception_lets_go_of_its_refs():
+    @miniray.remote(max_retries=3, retry_exceptions=[LookupError])
+    def fails(box):
+        raise LookupError("again", miniray.put(np.arange(SIZE)), box)
+
+    ref = miniray.put(np.arange(SIZE))
+    object_id = ref._id
+    failed = fails.remote([ref])
+    del ref
+    error = error_of(failed)
+    assert total(error.__cause__.args[1]) == total(error.__cause__.args[2][0])
+    del error, failed
+    eventually(lambda: not knows(object_id), "the value is freed")
