@@ -109,5 +109,11 @@ class NodeDiedError(SessionError):
     """The node process of the session has died, and the session with it. `shutdown()`, then `init()` again."""
 
 
+class InternalError(SessionError):
+    """A rule of miniray's own was broken, which is a bug of miniray: the text has all that is known, please report it.
+
+    The session has ended; `shutdown()`, then `init()` again."""
+
+
 class ForkedDriverError(SessionError):
     """This process was forked from one with a session; it cannot use that. Call `miniray.init()` in the child."""

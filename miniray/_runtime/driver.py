@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import traceback
 from collections.abc import Mapping
 from threading import get_ident
 from time import monotonic
@@ -18,7 +19,7 @@ from miniray._runtime import config
 from miniray._runtime.driving import Driving
 from miniray._runtime.loop import Loop
 from miniray._runtime.perform import rows_for
-from miniray._runtime.process import Process
+from miniray._runtime.process import Ended, Process
 from miniray._runtime.spawn import Plan, Session, StartError, start_session
 from miniray._store.arena import Arena, default_capacity_bytes
 from miniray._store.client import StoreClient
@@ -27,7 +28,7 @@ from miniray.core.owner.events import ProcessStarted, SessionEnding
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
 from miniray.core.resources import demand
-from miniray.errors import SessionError
+from miniray.errors import ForkedDriverError, InternalError, NodeDiedError, SessionError
 from miniray.transport import load
 
 _SESSION_PREFIX_BYTES = 4
@@ -60,7 +61,13 @@ class Driver:
         self._node = node
         process = self.process
         self._driving = Driving(
-            loop, self._transport, monotonic, process.collect, process.left_behind, owner.has_one_task
+            loop,
+            self._transport,
+            monotonic,
+            process.collect,
+            process.left_behind,
+            owner.has_one_task,
+            self._on_broken,
         )
         self.process.run_by(self._driving, loop)
 
@@ -89,21 +96,31 @@ class Driver:
         if peer == self._node:
             self._end_process()
 
+    def _on_broken(self, error: Exception) -> None:
+        self.process.end(
+            InternalError,
+            "a rule of miniray's own was broken, and the session cannot go on; please report this:\n\n"
+            + "".join(traceback.format_exception(error)).rstrip(),
+        )
+
     def _end_process(self) -> None:
         self.process.end(
+            NodeDiedError,
             "the node process of the miniray session has died, and with it all tasks and objects of the session; "
-            "call miniray.shutdown(), then miniray.init() for a new one"
+            "call miniray.shutdown(), then miniray.init() for a new one",
         )
         self._driving.wake_all()
 
     def after_fork(self) -> None:
         """In a forked child: the links and the arena are the parent's."""
         self._transport.forget()
-        self.process.ended = "this process was forked from the driver"  # `raise_ended` says more
+        self.process.ended = Ended(ForkedDriverError, "this process was forked from the driver")
 
     def stop(self) -> None:
         """End the session: no process and no file of it is left. Idempotent."""
-        self.process.end("the miniray session was ended by shutdown(); call miniray.init() for a new one")
+        self.process.end(
+            SessionError, "the miniray session was ended by shutdown(); call miniray.init() for a new one"
+        )
         signals = self._driving.signals
         guarded = signals.enter(get_ident())  # Ctrl-C waits until nothing is left that it could leave behind
         try:

@@ -66,6 +66,7 @@ class Driving:
         collect: turns what `__del__`s left behind into events; called under the lock, after other turns.
         left_behind: whether there is something to collect.
         may_spin: whether a waiting thread may look for a moment before it sleeps (`spinning.py`).
+        on_broken: a turn has raised, so nothing can be trusted any more: no turn follows, and waits end.
     """
 
     def __init__(
@@ -76,12 +77,15 @@ class Driving:
         collect: Callable[[], list[Event]],
         left_behind: Callable[[], bool],
         may_spin: Callable[[], bool],
+        on_broken: Callable[[Exception], None],
     ) -> None:
         self._loop = loop
         self._transport = transport
         self._clock = clock
         self._collect = collect
         self._left_behind = left_behind
+        self._on_broken = on_broken
+        self._broken = False
         self._spinner = Spinner(transport, clock, may_spin)
         self._lock = threading.RLock()
         self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]
@@ -115,6 +119,8 @@ class Driving:
             signals.depth += 1
         try:
             with self._lock:
+                if self._broken:
+                    return
                 loop = self._loop
                 for event in events:
                     loop.turn(event)
@@ -123,9 +129,17 @@ class Driving:
                 self.post()
             elif self.asleep:
                 self.rouse()
+        except Exception as error:
+            self._break(error)
         finally:
             if guarded:
                 signals.leave()
+
+    def _break(self, error: Exception) -> None:
+        self._broken = True
+        self._on_broken(error)  # before any wait looks again
+        self._stopping = True
+        self.wake_all()
 
     def _finish_turns(self) -> None:
         """Send what was decided; then what came meanwhile, and drops: nobody waits for them."""
@@ -193,6 +207,8 @@ class Driving:
                         self.asleep = True  # say, then look
                         while not (over := waiter.is_ready or self._stopping or self._is_late(deadline)) and not noted:
                             self._poll_once(deadline, spin=True)
+                    except Exception as error:
+                        self._break(error)
                     finally:
                         self.asleep = False
                         self._token.release()
@@ -351,6 +367,8 @@ class Driving:
             self.asleep = True  # say, then look
             while not (self._stopping or self._token_wanted or self._parked or self._resend):
                 self._poll_once()
+        except Exception as error:
+            self._break(error)
         finally:
             self._background_drives = False
             self._token_wanted = False

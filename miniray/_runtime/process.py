@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.driving import ReentrantWaitError
@@ -38,7 +38,7 @@ from miniray.core.owner.events import (
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
 from miniray.core.task_spec import Inline, Stored, Value
-from miniray.errors import ForkedDriverError, NodeDiedError, ObjectStoreFullError, SessionError
+from miniray.errors import ForkedDriverError, ObjectStoreFullError, SessionError
 
 
 class Drives(Protocol):
@@ -51,6 +51,13 @@ class Drives(Protocol):
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool: ...
     def rouse(self) -> None: ...
     def stop(self) -> None: ...
+
+
+class Ended(NamedTuple):
+    """Why a session is over, as what its users are told."""
+
+    error: type[SessionError]
+    reason: str
 
 
 class Pin:
@@ -88,7 +95,7 @@ class Process:
         self.functions_dropped: deque[tuple[Any, int]] = deque()  # with their keys in the exporter's cache
         self._left: tuple[deque[Any], ...] = (self.dropped, self.views_dropped, self.functions_dropped)
         self._aside: tuple[deque[Any], ...] = (deque(), deque(), deque())  # in their place while the collector runs
-        self.ended: str | None = None  # why nothing can be done any more
+        self.ended: Ended | None = None  # nothing can be done any more
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
@@ -145,10 +152,10 @@ class Process:
 
     # ---- the end ----
 
-    def end(self, reason: str) -> None:
-        """The session is over for this process: every wait ends, and every further word raises."""
+    def end(self, error: type[SessionError], reason: str) -> None:
+        """The session is over for this process: every wait ends, and every further word raises this."""
         if self.ended is None:
-            self.ended = reason
+            self.ended = Ended(error, reason)
             self.drives.locked(self._end_waits)
 
     def _end_waits(self) -> None:
@@ -165,7 +172,7 @@ class Process:
         if self.exiting and threading.current_thread().daemon:
             threading.Event().wait()  # it dies with the interpreter, in a moment: no traceback of it
         if self.ended is not None:
-            raise (NodeDiedError if "died" in self.ended else SessionError)(self.ended)
+            raise self.ended.error(self.ended.reason)
 
     # ---- waiting ----
 

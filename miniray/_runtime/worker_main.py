@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import traceback
 from importlib import import_module
 from time import monotonic
 from typing import Any
@@ -58,7 +59,9 @@ def main(endowment: Endowment) -> None:
         on_readable,
         on_lost,
     )
-    driving = Driving(loop, transport, monotonic, process.collect, process.left_behind, worker.had_one_task)
+    driving = Driving(
+        loop, transport, monotonic, process.collect, process.left_behind, worker.had_one_task, _on_broken
+    )
     process.run_by(driving, loop)
     context.set_current(process)
     for name in from_bytes(endowment.config).imports:
@@ -72,6 +75,13 @@ def main(endowment: Endowment) -> None:
     executor.serve()
     driving.stop()
     _end(transport)
+
+
+def _on_broken(error: Exception) -> None:
+    """A crash like any other: what it ran is run again elsewhere, if it may be."""
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _end(transport: Any) -> None:

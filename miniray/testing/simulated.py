@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from miniray._runtime import context
 from miniray._runtime.execute import Executor
 from miniray._runtime.loop import Loop
-from miniray._runtime.process import Process
+from miniray._runtime.process import Ended, Process
 from miniray._runtime.waiters import Waiter
 from miniray.core.ids import ProcessId, show
 from miniray.core.machine import Machine
 from miniray.core.record import Effect, Event
 from miniray.core.worker.events import InterruptTask
+from miniray.errors import SessionError
 from miniray.testing.faults import CrashMode
 from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.transport import load
@@ -180,7 +181,7 @@ class SimulatedProcess:
         self.alive = False
         self.transport.crash() if crashed else self.transport.close()
         if self.process is not None and self.process.ended is None:
-            self.process.ended = "this simulated process has died"
+            self.process.ended = Ended(SessionError, "this simulated process has died")
         self.waiting.clear()
 
 

@@ -14,7 +14,7 @@ from miniray._runtime import driving as driving_module
 from miniray._runtime import signals as signals_module
 from miniray._runtime import waiters as waiters_module
 from miniray._runtime.driving import Driving
-from tests.runtime.interleavings import FakeLock, Scheduler, Task, explore, shared_lines
+from tests.runtime.interleavings import FakeLock, Scheduler, Task, explore, fail_with, shared_lines
 
 THOROUGH = os.environ.get("CI") == "true"
 SIGNAL = 2
@@ -41,7 +41,9 @@ class World:
         self.poller: Task | None = None
         self.stepped: list[str] = []
         scheduler.handler = self.on_signal
-        self.driving = Driving(self, self, lambda: scheduler.now, self.collect, lambda: bool(self.left), lambda: False)  # type: ignore[arg-type]
+        self.driving = Driving(  # type: ignore[arg-type]
+            self, self, lambda: scheduler.now, self.collect, lambda: bool(self.left), lambda: False, fail_with
+        )
 
     def thread(self, name: str, *bodies: Callable[[], Any], daemon: bool = False) -> Task:
         task = Task(self.scheduler, name, lambda: [body() for body in bodies], daemon)

@@ -24,6 +24,7 @@ from miniray.core.messages import LeaseGranted, PushTasks, RequestLease, TasksDo
 from miniray.core.owner.owner import Owner
 from miniray.core.task_spec import Inline, PushedTask, TaskResult
 from miniray.transport import Arrival, Frame
+from tests.runtime.interleavings import fail_with
 
 ME, NODE, WORKER = (process_id(b"test", number) for number in (DRIVER_NUMBER, NODE_NUMBER, 7))
 KEPT = ("functions", "leases")  # what an idle owner may hold on to
@@ -42,7 +43,9 @@ class ScriptedCluster:
         rows = rows_for(process=self.process)
         self.loop = Loop(ME, (self.owner,), self, self.clock, rows, lambda token: None, self._on_lost)
         process = self.process
-        self.driving = Driving(self.loop, self, self.clock, process.collect, process.left_behind, lambda: False)
+        self.driving = Driving(
+            self.loop, self, self.clock, process.collect, process.left_behind, lambda: False, fail_with
+        )
         self.resent: list[int] = []
         self.driving.signals._resend = self.resent.append  # what the background thread would do
         process.run_by(self.driving, self.loop)

@@ -16,6 +16,7 @@ from miniray._runtime.loop import Loop
 from miniray._runtime.waiters import Waiter
 from miniray.core.ids import process_id
 from miniray.transport import load
+from tests.runtime.interleavings import fail_with
 
 MEASURED_SECONDS = 0.5
 MOST_SWITCHES = 5  # a look once a millisecond would be 500
@@ -27,7 +28,7 @@ def driving() -> Iterator[Driving]:
     me = process_id(b"idle", 1)
     transport: Any = load("local")(me)
     loop = Loop(me, (), transport, monotonic, {}, lambda token: None, lambda peer, reason: None)
-    made = Driving(loop, transport, monotonic, list, lambda: False, lambda: False)
+    made = Driving(loop, transport, monotonic, list, lambda: False, lambda: False, fail_with)
     made.start()
     yield made
     made.stop()
