@@ -35,11 +35,13 @@ from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
+from miniray.core.task_spec import PushedTask
 from miniray.core.worker.worker import Worker
 from miniray.testing import faults as _faults
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
 from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.testing.fixed import Fixed
+from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
 from miniray.transport import Choices, load
 
@@ -64,6 +66,7 @@ class SimulatedCluster:
 
     Args:
         keep_trace: keep each step as text in `trace`, to tell the story of a failure.
+        recorder: is told of each step, and of what happens to processes.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class SimulatedCluster:
         faults: Faults = NO_FAULTS,
         arena_bytes: int = ARENA_BYTES,
         keep_trace: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
         self.choices = choices
         self.faults = faults
@@ -88,6 +92,7 @@ class SimulatedCluster:
         self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
         self.deaths: dict[ProcessId, int] = {}  # of workers that did not end by themselves: exit status
         self.trace: list[str] | None = [] if keep_trace else None
+        self.recorder = recorder
         self.awake: Fiber | None = None
         self.steps = 0
         self._starts_failed = 0
@@ -125,6 +130,7 @@ class SimulatedCluster:
         self._fixed.begin()
         running.append(self)
         try:
+            self.tell(self.driver.me, "Began")
             fiber = self.driver.start_fiber(program)
             while not fiber.ended:
                 self._step()
@@ -208,7 +214,7 @@ class SimulatedCluster:
     def die(self, status: int = -9) -> None:
         """Called by simulated code: its process ends here, as by a signal or `os._exit`."""
         home = next(one for one in self.processes.values() if self.awake in one.fibers)
-        self.crash(home, status)
+        self.crash(home, status, "itself")
         raise FiberKilled
 
     def note(self, key: str) -> int:
@@ -270,6 +276,7 @@ class SimulatedCluster:
         one_in = 0 if self._starts_failed else self.faults.one_failed_start_in  # a node gives up after five in a row
         if one_in and not self.choices.choose(one_in, "start fails"):
             self._starts_failed += 1
+            self.tell(me, "StartFailed", reason="no memory")
             self.timeline.after(self.draw_lag(), lambda: self._posted(self.node, WorkerFailed(me, "no memory")))
             return
         self.timeline.after(START_SECONDS + self.draw_lag(), lambda: self._begin_worker(me))
@@ -280,7 +287,7 @@ class SimulatedCluster:
         home = self._start_process(process_number(me))
         home.may_crash = True
         if me in self._doomed:
-            self.crash(home, -9)
+            self.crash(home, -9, "killed")
             return
 
         def main() -> None:
@@ -298,12 +305,13 @@ class SimulatedCluster:
         if home is None:
             self._doomed[me] = None
         else:
-            self.timeline.after(self.draw_lag(), lambda: self.crash(home, -9) if home.alive else None)
+            self.timeline.after(self.draw_lag(), lambda: self.crash(home, -9, "killed") if home.alive else None)
 
-    def crash(self, home: SimulatedProcess, status: int) -> None:
+    def crash(self, home: SimulatedProcess, status: int, why: str) -> None:
         """This process is gone; its peers and its reaper hear of it, in any order."""
         if not home.alive:
             return
+        self.tell(home.me, "Crashed", status=status, why=why)
         self.deaths[home.me] = status
         self.disturbed = True
         home.end(crashed=True)
@@ -332,12 +340,24 @@ class SimulatedCluster:
 
     # ---- what is told ----
 
+    def task_starts(self, home: SimulatedProcess, task: PushedTask) -> None:
+        """Users' code of a task is about to run in this process."""
+        if self.recorder is not None:
+            self.recorder.task_started(home.me, self.timeline.now, task.task_id, task.attempt, task.sequence)
+
+    def tell(self, me: ProcessId, kind: str, **fields: Any) -> None:
+        """Something happens to a process from outside of its machines (the kinds are in `recording.py`)."""
+        if self.recorder is not None:
+            self.recorder.happened(me, self.timeline.now, kind, **fields)
+
     def observe(self, home: SimulatedProcess, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
         if type(event) is Received and type(event.message) is RefGone and event.message.number and not self.disturbed:
             self.fail(AssertionError(f"{home.name} came too late for {_show(event.message)}, and nobody has died"))
         told = (home.me, number, now, type(event).__name__, event, [(type(one).__name__, one) for one in effects])
         self._digest.update(_encode(told))
+        if self.recorder is not None:
+            self.recorder.observe(home.me, now, event, effects)
         if self.trace is not None:
             shown = "".join(f"\n      -> {_show(effect)}" for effect in effects)
             self.trace.append(f"{now:.6f} {home.name} #{number} {_show(event)}{shown}")

@@ -18,7 +18,7 @@ from miniray._runtime.waiters import Waiter
 from miniray.core.ids import ProcessId, show
 from miniray.core.machine import Machine
 from miniray.core.record import Effect, Event
-from miniray.core.worker.events import InterruptTask
+from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashMode
 from miniray.testing.fibers import Fiber, FiberKilled
@@ -78,7 +78,7 @@ class SimulatedProcess:
             self.loop.flush()
             self.loop.check()
         except CrashNow:
-            self.cluster.crash(self, -9)
+            self.cluster.crash(self, -9, "fault")
             raise
         if self.alive:
             self._wake_fibers()
@@ -104,6 +104,7 @@ class SimulatedProcess:
             pause = cluster.draw_pause()
             if pause:
                 self._stands_until = cluster.timeline.now + pause
+                cluster.tell(self.me, "Paused", seconds=pause)
             self._plan_look(cluster.timeline.now + (pause or cluster.draw_lag()))
 
     def _plan_look(self, time: float) -> None:
@@ -246,6 +247,10 @@ class SimulatedExecutor(Executor):
         assert home.process is not None
         super().__init__(home.process, record_start, home.cluster.timeline)
         self._home = home
+
+    def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
+        self._home.cluster.task_starts(self._home, effect.task)
+        return super().execute(effect)
 
     def interrupt(self, effect: InterruptTask) -> None:
         if self._process.running == effect.task_id:

@@ -1,0 +1,119 @@
+"""Makes a recorded run of a simulated one: numbers each step, finds its cause, and keeps it as plain JSON.
+
+A message is matched with the step that sent it by its place on its link: frames arrive in order, and what does not
+arrive is the end of what was sent. Everything here only looks: a run that is recorded is the same run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, TaskId, process_number, show
+from miniray.core.machine import PeerLost, Received, Send, Tick
+from miniray.core.node.events import (
+    ExtentReserved,
+    LedgerRead,
+    ProcessEnded,
+    ReadLedger,
+    ReserveExtent,
+    StartWorker,
+    WorkerFailed,
+)
+from miniray.core.owner.events import ExtentsGivenBack, GiveBackExtents, ProcessStarted, Submitted
+from miniray.core.record import Effect, Event
+from miniray.core.task_spec import TaskSpec
+from miniray.core.worker.events import RunTask, TaskFinished
+from miniray.testing.recording import Step, plain
+
+_RESULT_OF: dict[type[Event], type[Effect]] = {  # what comes of an effect at once
+    ExtentReserved: ReserveExtent,
+    LedgerRead: ReadLedger,
+    ExtentsGivenBack: GiveBackExtents,
+}
+
+
+class Recorder:
+    """Looks on while one simulated cluster runs."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.processes: dict[str, str] = {}
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self._sent: dict[tuple[ProcessId, ProcessId], deque[int]] = {}
+        self._starting: dict[ProcessId, int] = {}
+        self._to_run: dict[tuple[ProcessId, TaskId, int], int] = {}
+        self._code: dict[ProcessId, int] = {}  # where users' code of a process has begun
+        self._crashed: dict[ProcessId, int] = {}
+        self._effects: dict[tuple[ProcessId, type[Effect]], int] = {}  # the last step with such an effect
+        self._last: tuple[Event, int | None] | None = None
+
+    def observe(self, me: ProcessId, now: float, event: Event, effects: list[Effect]) -> None:
+        """A machine has made a step."""
+        if self._last is not None and self._last[0] is event:
+            cause = self._last[1]  # two machines of one process react to it
+        else:
+            cause = self._cause(me, event)
+            self._last = (event, cause)
+        number = self._add(me, now, plain(event), [plain(effect) for effect in effects], cause)
+        if type(event) is Submitted:
+            self._name(event.spec)
+        for effect in effects:
+            if type(effect) is Send:
+                self._sent.setdefault((me, effect.peer), deque()).append(number)
+            elif type(effect) is StartWorker:
+                self._starting[effect.process] = number
+            elif type(effect) is RunTask:
+                self._to_run[me, effect.task.task_id, effect.task.attempt] = number
+            else:
+                self._effects[me, type(effect)] = number
+
+    def happened(self, me: ProcessId, now: float, kind: str, **fields: Any) -> None:
+        """Something happened to a process from outside of its machines."""
+        cause = self._starting.get(me) if kind == "StartFailed" else None
+        number = self._add(me, now, {"kind": kind, **fields}, [], cause)
+        if kind == "Crashed":
+            self._crashed[me] = number
+        elif kind == "Began":
+            self._code[me] = number
+
+    def task_started(self, me: ProcessId, now: float, task_id: TaskId, attempt: int, sequence: int) -> None:
+        told = {"kind": "TaskStarted", "task": show(task_id), "attempt": attempt, "sequence": sequence}
+        self._code[me] = self._add(me, now, told, [], self._to_run.get((me, task_id, attempt)))
+
+    def _add(
+        self, me: ProcessId, now: float, event: dict[str, Any], effects: list[dict[str, Any]], cause: int | None
+    ) -> int:
+        name = show(me)
+        if name not in self.processes:
+            self.processes[name] = {NODE_NUMBER: "node", DRIVER_NUMBER: "driver"}.get(process_number(me), "worker")
+        number = len(self.steps) + 1
+        self.steps.append(Step(number, now, name, event, effects, cause))
+        return number
+
+    def _cause(self, me: ProcessId, event: Event) -> int | None:
+        kind = type(event)
+        if isinstance(event, Received):
+            sent = self._sent.get((event.peer, me))
+            return sent.popleft() if sent else None
+        if kind is Tick:
+            return None
+        if isinstance(event, PeerLost):
+            return self._crashed.get(event.peer)
+        if isinstance(event, ProcessEnded | WorkerFailed):
+            return self._crashed.get(event.process, self._starting.get(event.process))
+        if kind is ProcessStarted:
+            return self._starting.get(me)
+        if isinstance(event, TaskFinished) and me in self._code:
+            return self._code.pop(me)
+        if kind in _RESULT_OF:
+            return self._effects.get((me, _RESULT_OF[kind]))
+        return self._code.get(me)
+
+    def _name(self, spec: TaskSpec) -> None:
+        self.tasks[show(spec.task_id)] = {
+            "name": spec.options.name,
+            "site": spec.site,
+            "parent": show(spec.parent) if spec.parent else None,
+            "actor": show(spec.actor) if spec.actor else None,
+        }
