@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray._api.actor import ActorClass, ActorHandle
     from miniray._api.object_ref import ObjectRef
-    from miniray._api.objects import cancel, get, kill, put, wait
+    from miniray._api.objects import cancel, get, kill, put, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, shutdown
     from miniray.pool import Pool
@@ -41,13 +41,14 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "transfer",
     "wait",
 ]
 
 _HOME = {
     "miniray._api.actor": ("ActorClass", "ActorHandle"),
     "miniray._api.object_ref": ("ObjectRef",),
-    "miniray._api.objects": ("cancel", "get", "kill", "put", "wait"),
+    "miniray._api.objects": ("cancel", "get", "kill", "put", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "shutdown"),
     "miniray.pool": ("Pool",),

@@ -1,4 +1,4 @@
-"""`get`, `put`, `wait`, `cancel`, `kill`: values behind refs."""
+"""`get`, `put`, `transfer`, `wait`, `cancel`, `kill`: values behind refs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from miniray._runtime.context import current
 from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize
-from miniray.core.ids import return_id
-from miniray.core.owner.events import CancelRequested, KillRequested, ValuePut
-from miniray.core.task_spec import ActorAt, Failed, Inline
-from miniray.errors import GetTimeoutError, ResultSerializationError
+from miniray.core.ids import ObjectId, ProcessId, return_id
+from miniray.core.owner.events import CancelRequested, KillRequested, ValueOffered, ValuePut
+from miniray.core.task_spec import ActorAt, Failed, Inline, Value
+from miniray.errors import ActorDiedError, GetTimeoutError, ResultSerializationError
 from miniray.errors import SerializationError as PublicSerializationError
 
 T = TypeVar("T")
@@ -89,13 +89,17 @@ def _unreadable(ref: ObjectRef[Any], error: Exception) -> ResultSerializationErr
     return ResultSerializationError(f"{ref!r} cannot be unpickled here: {type(error).__name__}: {error}")
 
 
-def put(value: T) -> ObjectRef[T]:
+def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
     """Store a value, and return a ref to it. Large ones are copied into shared memory once, and read from there.
+
+    With `owner` the value belongs to that actor, and lives as long as the actor's process does (and as somebody holds
+    it), also when this process has ended. That waits for the actor to have started, not for its calls.
 
     Raises:
         SerializationError: it cannot be pickled; the message has the path to the culprit.
         ObjectStoreFullError: the arena has no room for it.
-        TypeError: it is an ObjectRef already (a common slip).
+        TypeError: it is an ObjectRef already (a common slip); or `owner` is not an actor's handle.
+        ActorDiedError: `owner` is dead.
     """
     if type(value) is ObjectRef:
         raise TypeError("put takes a value, not an ObjectRef: pass the ref on as it is, or put a list that holds it")
@@ -104,7 +108,10 @@ def put(value: T) -> ObjectRef[T]:
         serialized = serialize(value)
     except SerializationError as error:
         raise PublicSerializationError(f"put: {error}") from error.cause
-    return _put(process, serialized)
+    if owner is None or (address := _address("put", process, owner)) == process.me:
+        return _put(process, serialized)
+    object_id = process.next_given_id(address)
+    return _adopted(process, owner, _offer(process, object_id, process.store_value(serialized, object_id)))
 
 
 @unbroken
@@ -112,6 +119,61 @@ def _put(process: Process, serialized: Serialized) -> ObjectRef[Any]:
     object_id = return_id(process.next_task_id())
     process.post(ValuePut(object_id, process.store_value(serialized, object_id)))
     return ObjectRef(object_id, process)
+
+
+def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = None) -> ObjectRef[T]:
+    """A new ref to the same value, which belongs to that actor from now on, as if it had been `put` with this owner.
+
+    Waits until the value is ready. Its bytes are copied, not unpickled.
+
+    Raises:
+        TypeError: not an ObjectRef; or `owner` is not an actor's handle.
+        GetTimeoutError: not ready after `timeout` seconds.
+        ActorDiedError: `owner` is dead.
+        TaskError, WorkerCrashedError, ...: as `get` does, when there is no value.
+    """
+    if type(ref) is not ObjectRef:
+        raise TypeError(f"transfer takes an ObjectRef, not {_shown(ref)}")
+    process = current()
+    _check_timeout(timeout)
+    address = _address("transfer", process, owner)
+    if ref._id not in process.values:
+        _await_all(process, [ref], timeout)
+    value = process.values[ref._id]
+    if isinstance(value, Failed):
+        raise_failure(value.failure)
+    assert not isinstance(value, ActorAt)
+    if ref._id[:8] == address:
+        return ref
+    object_id = process.next_given_id(address)
+    return _adopted(process, owner, _offer(process, object_id, process.copy_value(value, object_id)))
+
+
+def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
+    """Where the actor lives."""
+    if not isinstance(owner, ActorHandle):
+        raise TypeError(f"{word}: owner must be an actor's handle, not {_shown(owner)}")
+    creation = owner._creation
+    if creation._id not in process.values:
+        _await_all(process, [creation], None)
+    value = process.values[creation._id]
+    if isinstance(value, Failed):
+        raise_failure(value.failure)
+    assert isinstance(value, ActorAt)
+    return value.process
+
+
+@unbroken
+def _offer(process: Process, object_id: ObjectId, value: Value) -> ObjectRef[Any]:
+    process.post(ValueOffered(object_id, value))
+    return ObjectRef(object_id, process)
+
+
+def _adopted(process: Process, owner: ActorHandle, ref: ObjectRef[T]) -> ObjectRef[T]:
+    _await_all(process, [ref], None)
+    if isinstance(process.values[ref._id], Failed):
+        raise ActorDiedError(f"{owner!r} died before it had taken the value that was to belong to it")
+    return ref
 
 
 def wait(

@@ -24,7 +24,7 @@ from miniray._runtime.signals import unbroken
 from miniray._runtime.waiters import OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
-from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, return_id, task_id
+from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, given_id, return_id, task_id
 from miniray.core.machine import Awaited, AwaitEnded
 from miniray.core.owner.events import (
     ExtentNeeded,
@@ -37,7 +37,7 @@ from miniray.core.owner.events import (
 )
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
-from miniray.core.task_spec import Inline, Stored, Value
+from miniray.core.task_spec import Inline, Place, Stored, Value
 from miniray.errors import ForkedDriverError, ObjectStoreFullError, SessionError
 
 
@@ -100,6 +100,7 @@ class Process:
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
         self._counter = itertools.count(1)
+        self._given = itertools.count(1)
         self._unpickled = threading.local()
         self._extent_lock = threading.Lock()
         self._extent_asker = 0  # the thread that holds it
@@ -110,6 +111,9 @@ class Process:
 
     def next_task_id(self) -> TaskId:
         return task_id(self.me, next(self._counter))
+
+    def next_given_id(self, owner: ProcessId) -> ObjectId:
+        return given_id(owner, self.me, next(self._given))
 
     def run_by(self, drives: Drives, loop: Loop) -> None:
         """Who steps this process's events from now on."""
@@ -227,20 +231,31 @@ class Process:
         """The value inline, or sealed in this process's extents under `object_id` when it is large."""
         if object_id is None or serialized.size_bytes < INLINE_BYTES or self.store is None:
             return Inline(serialized.to_bytes(), serialized.refs)
-        size = serialized.stored_size_bytes
+        return Stored(self._store(object_id, serialized.stored_size_bytes, serialized.pieces()), serialized.refs)
+
+    def copy_value(self, value: Inline | Stored, object_id: ObjectId) -> Value:
+        """The same value under another id; not unpickled."""
+        if isinstance(value, Inline):
+            return value
+        assert self.store is not None
+        view = self.store.view(value.place)
+        return Stored(self._store(object_id, len(view), [view]), value.contains)
+
+    def _store(self, object_id: ObjectId, size: int, pieces: Sequence[bytes | memoryview]) -> Place:
         store = self.store
-        place = self.drives.locked(lambda: store.create(object_id, size))
+        assert store is not None
+        place: Place | None = self.drives.locked(lambda: store.create(object_id, size))
         while place is None:
             self._get_extent(store.extent_size_for(size))
             place = self.drives.locked(lambda: store.create(object_id, size))
         at = 0
         parts: list[tuple[int, Any]] = []
-        for piece in serialized.pieces():
+        for piece in pieces:
             parts.append((at, piece))
             at += len(piece)
         store.write(place, parts)
         self.drives.locked(lambda: store.seal(object_id, place))
-        return Stored(place, serialized.refs)
+        return place
 
     def _get_extent(self, size_bytes: int) -> None:
         """Ask the node for a piece of the arena, and wait for it: until it answers, or is dead (`end` wakes the wait).

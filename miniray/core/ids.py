@@ -4,6 +4,9 @@
     TaskId    14 bytes: ProcessId of the owner + its 48-bit counter
     ObjectId  18 bytes: TaskId + 32-bit index of the return; a `put` takes a TaskId of its own
 
+A value that is put for another owner has an id in that owner's name, made by its creator: the counter's highest bit is
+set, the rest of it is the creator's number, and the creator counts by the index. An owner never counts so far itself.
+
 - No table is needed to find an owner, and no randomness is drawn on the hot path.
 - An id is never used twice: counters only grow, and a process number is never given again.
 - Ids are plain `bytes`: a wrapper class would cost more than the call that it names.
@@ -27,6 +30,7 @@ NODE_NUMBER = 0
 DRIVER_NUMBER = 1
 
 FIRST_RETURN = bytes(4)
+_GIVEN = 1 << 47  # of the counter
 
 
 def process_id(session: bytes, number: int) -> ProcessId:
@@ -45,6 +49,15 @@ def return_id(task: TaskId, index: int = 0) -> ObjectId:
     return ObjectId(task + (index.to_bytes(4, "big") if index else FIRST_RETURN))
 
 
+def given_id(owner: ProcessId, creator: ProcessId, counter: int) -> ObjectId:
+    """The id of the `counter`th value (from 1) that `creator` puts for `owner`."""
+    return ObjectId(task_id(owner, _GIVEN | process_number(creator)) + counter.to_bytes(4, "big"))
+
+
+def return_index(object_id: ObjectId) -> int:
+    return int.from_bytes(object_id[TASK_ID_BYTES:], "big")
+
+
 def task_of(object_id: ObjectId) -> TaskId:
     return TaskId(object_id[:TASK_ID_BYTES])
 
@@ -54,10 +67,11 @@ def owner_of(object_or_task: ObjectId | TaskId) -> ProcessId:
 
 
 def show(identifier: bytes) -> str:
-    """A short name for people: `p3` a process, `p1.t7` a task, `p1.t7.0` an object."""
+    """A short name for people: `p3` a process, `p1.t7` a task, `p1.t7.0` an object, `p3.p1.4` one that p1 gave p3."""
     text = f"p{int.from_bytes(identifier[4:8], 'big')}"
     if len(identifier) >= TASK_ID_BYTES:
-        text += f".t{int.from_bytes(identifier[8:14], 'big')}"
+        counter = int.from_bytes(identifier[8:14], "big")
+        text += f".p{counter ^ _GIVEN}" if counter & _GIVEN else f".t{counter}"
     if len(identifier) == OBJECT_ID_BYTES:
         text += f".{int.from_bytes(identifier[14:], 'big')}"
     return text

@@ -246,6 +246,20 @@ class ValueIs(Message, frozen=True):
     value: Value
 
 
+class AdoptValue(Message, frozen=True):
+    """Creator to new owner, of a value that it has put for it: this registers the creator as its holder. The refs
+    inside are pinned until `HandoffDone` (the task and index of the id), as those of a result."""
+
+    object_id: ObjectId
+    value: Value
+
+
+class ValueAdopted(Message, frozen=True):
+    """The answer: from now on the ref may be passed on."""
+
+    object_id: ObjectId
+
+
 # ---- the store: any process <-> node, owner -> holder of an extent --------------------------------------
 
 

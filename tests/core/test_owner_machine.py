@@ -9,7 +9,9 @@ from miniray.core.ids import FunctionId, LeaseId, ProcessId, process_id, return_
 from miniray.core.machine import Awaited, PeerLost, Received, Send
 from miniray.core.messages import (
     AddHolder,
+    ArgumentsArrived,
     DropHolders,
+    ExecutionEnded,
     HolderAdded,
     LeaseGranted,
     ProcessDied,
@@ -22,7 +24,7 @@ from miniray.core.messages import (
 from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Effect, Event, Message
-from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskSpec
+from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskResult, TaskSpec
 
 NODE, ME, WORKER, OTHER, THIRD = (process_id(b"test", number) for number in range(5))
 FUNCTION = FunctionId(b"f" * 16)
@@ -88,3 +90,15 @@ def test_a_reader_holds_the_outer_ref_until_the_inner_one_is_registered() -> Non
     assert not said(talk.does(RefsDropped([outer])), DropHolders)
     assert not said(talk.hears(HolderAdded(inner, asked[0].number - 1), THIRD), DropHolders), "of an earlier receipt"
     assert said(talk.hears(HolderAdded(inner, asked[0].number), THIRD), DropHolders) == [DropHolders([outer])]
+
+
+def test_a_ref_that_comes_home_after_it_was_freed_has_an_error() -> None:
+    """As an argument it had no value, and nobody was ever to make one: the task's `get` waited for ever."""
+    talk = Talk()
+    freed = return_id(task_id(ME, 7))
+    talk.hears(ArgumentsArrived(OTHER, task_id(OTHER, 1), 1, (freed,)), ME)
+    value = talk.owner.values[freed]
+    assert isinstance(value, Failed) and value.failure.kind is FailureKind.OBJECT_LOST
+    assert said(talk.hears(WhereIs(freed), OTHER), ValueIs) == [ValueIs(freed, value)]
+    talk.hears(ExecutionEnded(OTHER, TaskResult(task_id(OTHER, 1), 1, (Inline(b""),))), ME)
+    assert not talk.owner.knows(freed)

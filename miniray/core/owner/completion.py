@@ -59,7 +59,7 @@ class Completion:
         resolve = spec.slots if spec.actor is None else (*spec.slots, spec.actor)
         task.held = (*resolve, *spec.refs)
         for object_id in task.held:
-            self._holding.references.row(object_id).arguments += 1
+            self._holding.row(object_id).arguments += 1
         for object_id in resolve:
             if object_id not in self._values:
                 task.unresolved += 1
@@ -132,7 +132,7 @@ class Completion:
         elif result.retry and not task.decided and task.retries_left != 0:
             if result.pending:  # the old attempt's worker is still registering; the next attempt holds the same refs
                 for object_id in task.held:
-                    self._holding.references.row(object_id).arguments += 1
+                    self._holding.row(object_id).arguments += 1
                 self._holding.handoffs.pin((worker, result.task_id, result.attempt), list(task.held))
             self._refuse(worker, result)
             self.retried.append(self._next_attempt(task, spend=True))

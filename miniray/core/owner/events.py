@@ -49,6 +49,13 @@ class ValuePut(Event, frozen=True):
     value: Value
 
 
+class ValueOffered(Event, frozen=True):
+    """`put(owner=)`: the same, under an id in the name of another owner, who is to adopt it."""
+
+    object_id: ObjectId
+    value: Value
+
+
 class RefsHeld(Event, frozen=True):
     """Refs were unpickled here. They are kept alive until this event has been stepped."""
 

@@ -33,7 +33,7 @@ from miniray.core.messages import (
 from miniray.core.owner.events import FreeStored
 from miniray.core.owner.handoffs import Handoffs, Transfer
 from miniray.core.owner.objects import Objects
-from miniray.core.owner.references import Asking, Borrowed, Owned, References
+from miniray.core.owner.references import Asking, Borrowed, Owned, Reference, References
 from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, Failed, Inline, Place, Stored, Value, contained
 
@@ -50,6 +50,19 @@ class Holding:
         self.watched: dict[ObjectId, None] = {}  # creation objects of which `actors.py` keeps a row
         self.actors_freed: list[ObjectId] = []  # for `actors.py`: those that nobody here holds any more
         self._arrivals: dict[tuple[TaskId, int], tuple[ObjectId, ...]] = {}
+
+    def row(self, object_id: ObjectId) -> Reference:
+        """The row of this object, made when this process meets the ref for the first time.
+
+        An own id without a row was freed: a ref to it can only come from a hand-off that broke. Its row begins with
+        an error, and ends like any other.
+        """
+        row = self.references.rows.get(object_id)
+        if row is None:
+            row = self.references.add(object_id)
+            if type(row) is Owned:
+                self.objects.values[object_id] = Failed(gone(object_id))
+        return row
 
     # ---- values ----
 
@@ -68,7 +81,7 @@ class Holding:
         return self.objects.take_dependants(object_id)
 
     def _hold_container(self, inner: ObjectId, transfer: Transfer | None) -> None:
-        row = self.references.row(inner)
+        row = self.row(inner)
         row.containers += 1
         if isinstance(row, Borrowed):
             self._make_known(inner, row)
@@ -94,6 +107,11 @@ class Holding:
     def hold_containers(self, inner_ids: Iterable[ObjectId]) -> None:
         for inner in inner_ids:
             self._hold_container(inner, None)
+
+    def hold_arguments(self, object_ids: Iterable[ObjectId]) -> None:
+        """Pins of a hand-off that goes out from here; the refs are held here already."""
+        for object_id in object_ids:
+            self.row(object_id).arguments += 1
 
     def release_containers(self, inner_ids: Iterable[ObjectId]) -> None:
         for inner in inner_ids:
@@ -149,20 +167,13 @@ class Holding:
 
     # ---- this process as a holder ----
 
-    def hold_unpickled(self, object_ids: Iterable[ObjectId]) -> list[ObjectId]:
-        """Refs appeared in this process; those that have come to their end already are returned."""
-        ended = []
+    def hold_unpickled(self, object_ids: Iterable[ObjectId]) -> None:
+        """Refs appeared in this process."""
         for object_id in object_ids:
-            row = self.references.row(object_id)
+            row = self.row(object_id)
             row.local += 1
             if isinstance(row, Borrowed):
                 self._make_known(object_id, row)
-            if object_id in self.objects.values:
-                continue
-            if isinstance(row, Owned) and row.local == 1 and not (row.arguments or row.containers or row.holders):
-                self.objects.values[object_id] = Failed(gone(object_id))  # freed before it came back
-                ended.append(object_id)
-        return ended
 
     def _make_known(self, object_id: ObjectId, row: Borrowed) -> None:
         """Register with the owner, unless it knows, or a running task of its own covers the ref."""
@@ -230,7 +241,7 @@ class Holding:
         """A task starts here: hold every ref that came with it, and register with third parties."""
         self._arrivals[message.task, message.attempt] = message.refs
         for object_id in message.refs:
-            row = self.references.row(object_id)
+            row = self.row(object_id)
             row.arguments += 1
             if isinstance(row, Borrowed):
                 if object_id[:8] == message.submitter:

@@ -1,12 +1,13 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins five parts, each with its own tables:
+Every driver and worker has one. It joins six parts, each with its own tables:
 
 - `holding.py`: refs, values, hand-offs;
 - `completion.py`: a task from submission to outcome;
 - `dispatch.py`: tasks to leased workers;
 - `actors.py`: calls to actors;
-- `places.py`: its share of the arena.
+- `places.py`: its share of the arena;
+- `adoption.py`: values that are put for another owner.
 
 This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
 with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
@@ -44,6 +45,7 @@ from miniray.core.messages import (
     WhereIs,
 )
 from miniray.core.owner.actors import KILLED, Actors
+from miniray.core.owner.adoption import Adoption
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.deaths import Deaths
 from miniray.core.owner.dispatch import Dispatch
@@ -84,6 +86,7 @@ class Owner:
         self._deaths = Deaths()
         self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
         self._places = Places(node, self._holding, self._deaths, emit)
+        self._adoption = Adoption(self._holding, self._apply, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
@@ -122,6 +125,7 @@ class Owner:
             RequestCancel: self._on_request_cancel,
             RequestKill: self._on_request_kill,
             **self._places.on,
+            **self._adoption.on,
         }
 
     def handles(self) -> tuple[type[Event] | type[Message], ...]:
@@ -199,7 +203,7 @@ class Owner:
         self._holding.set_value(event.object_id, event.value)
 
     def _on_refs_held(self, now: float, event: RefsHeld, peer: ProcessId) -> None:
-        self._completion.ready.extend(self._holding.hold_unpickled(event.object_ids))
+        self._holding.hold_unpickled(event.object_ids)
 
     def _on_refs_dropped(self, now: float, event: RefsDropped, peer: ProcessId) -> None:
         self._holding.drop_local(event.object_ids)
@@ -280,9 +284,8 @@ class Owner:
             inner = []
             for index, value in enumerate(result.values):
                 self._holding.discard(return_id(result.task_id, index), value)
-        for object_id in inner:
-            self._holding.references.row(object_id).arguments += 1
         if inner:
+            self._holding.hold_arguments(inner)
             self._holding.handoffs.pin((submitter, result.task_id, result.attempt), inner)
         retained, pending = self._holding.depart(submitter, result.task_id, result.attempt)
         full = replace(result, retained=retained, pending=pending, pinned=bool(inner))
@@ -339,6 +342,7 @@ class Owner:
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
         lost = event.peer
         self._apply(self._holding.peer_lost(lost))
+        self._adoption.owner_lost(lost)
         self._completion.functions.worker_lost(lost)
         self._dispatch.worker_lost(now, lost)
         self._actors.process_lost(now, lost)
@@ -429,4 +433,5 @@ class Owner:
             **self._holding.statistics(),
             **self._dispatch.statistics(),
             **self._actors.statistics(),
+            **self._adoption.statistics(),
         }

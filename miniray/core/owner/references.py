@@ -65,15 +65,10 @@ class References:
         self._me = me
         self.rows: dict[ObjectId, Reference] = {}
 
-    def row(self, object_id: ObjectId) -> Reference:
-        """The row of this object, made when this process meets the ref for the first time.
-
-        An own id without a row was freed: a ref to it can only come from a hand-off that broke. It gets a row
-        again, without a value, which ends like any other.
-        """
-        row = self.rows.get(object_id)
-        if row is None:
-            row = self.rows[object_id] = Owned() if object_id[:8] == self._me else Borrowed()
+    def add(self, object_id: ObjectId) -> Reference:
+        """A row for an object that has none here."""
+        row: Reference = Owned() if object_id[:8] == self._me else Borrowed()
+        self.rows[object_id] = row
         return row
 
     def release_local(self, object_id: ObjectId) -> bool:
