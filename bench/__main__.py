@@ -1,4 +1,4 @@
-"""`python -m bench [ROW ...] [--blocks N] [--json FILE]`: measure, and print one table."""
+"""`python -m bench [ROW ...] [--blocks N] [--json FILE] [--against COMMIT]`: measure, and print one table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import rows_lifecycle, rows_objects, rows_sync, rows_tasks
+from bench import rows_lifecycle, rows_objects, rows_simulator, rows_sync, rows_tasks
+from bench.against import OLD, ComparisonError, compare, lost
 from bench.measure import MINIRAY, Row, machine
 from bench.versus import ADAPTERS
 
-ROWS = {**rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS}
+ROWS = {**rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS, **rows_simulator.ROWS}
 ON_REQUEST = rows_tasks.ON_REQUEST  # slow
 
 
@@ -48,14 +49,27 @@ def cells(row: Row) -> list[str]:
 def print_table(rows: list[Row]) -> None:
     lines = [["row", "unit", *ADAPTERS, "bare limit", f"{MINIRAY} against it (median, range of the blocks' ratios)"]]
     lines += [cells(row) for row in rows]
+    print_lines(lines)
+    notes = dict.fromkeys(note for row in rows for note in row.notes)
+    if notes:
+        print("\nNot measured: " + "; ".join(notes))
+
+
+def print_lines(lines: list[list[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for index, line in enumerate(lines):
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
         if index == 0:
             print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = dict.fromkeys(note for row in rows for note in row.notes)
-    if notes:
-        print("\nNot measured: " + "; ".join(notes))
+
+
+def print_comparison(commit: str, rows: list[Row]) -> None:
+    lines = [["row", "unit", commit, "this tree", "this tree against it (median, range of the blocks' ratios)"]]
+    for row in rows:
+        lines.append([row.name, row.unit, number(row.median(OLD)), number(row.median(MINIRAY)), verdicts(row)])
+    print_lines(lines)
+    for note in dict.fromkeys(note for row in rows for note in row.notes):
+        print(f"not measured: {note}")
 
 
 def main() -> None:
@@ -64,20 +78,33 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=names)
     parser.add_argument("--blocks", type=int, default=5, help="samples a system (times 3 or 4 where they are short)")
     parser.add_argument("--json", type=Path, help="write every sample there, too")
+    parser.add_argument("--alone", action="store_true", help=f"only {MINIRAY} and the bare limits, no peers")
+    parser.add_argument("--against", metavar="COMMIT", help="this tree beside an old commit, interleaved")
     options = parser.parse_args()
     known = {**ROWS, **ON_REQUEST}
     if unknown := [name for name in options.rows if name not in known]:
         parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(known)}")
     about, rows = machine(), []
-    for name in options.rows or ROWS:
-        print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        rows += known[name](options.blocks)
-    for what, said in about.items():
-        print(f"{what}: {said}")
-    print()
-    print_table(rows)
+    print("\n".join(f"{what}: {said}" for what, said in about.items()), end="\n\n", flush=True)
+    if options.against:
+        try:
+            rows = compare(options.against, options.rows or list(ROWS), options.blocks)
+        except ComparisonError as error:
+            parser.error(str(error))
+        print_comparison(options.against, rows)
+    else:
+        for name in [name for name in ADAPTERS if name != MINIRAY and options.alone]:
+            del ADAPTERS[name]
+        for name in options.rows or ROWS:
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            rows += known[name](options.blocks)
+        print_table(rows)
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=1))
+
+
+    if options.against and any(map(lost, rows)):
+        sys.exit("slower, or larger, than it may be: " + "; ".join(row.name for row in rows if lost(row)))
 
 
 if __name__ == "__main__":

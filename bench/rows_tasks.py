@@ -15,6 +15,7 @@ TASKS = 20_000
 MAPPED = 200_000
 MILLION = 1_000_000
 WINDOW = 10_000
+PENDING = 100_000
 SETTLE_SECONDS = 0.5  # drops are drained, and leases that lie idle are given back
 FRAMES = "frames of 64"
 
@@ -65,6 +66,39 @@ def million_tasks(tasks: int) -> list[float]:
     return [tasks / seconds, grown, left]
 
 
+def pending_bytes(tasks: int) -> float:
+    """Resident bytes that the driver has more for each of so many calls that cannot start yet, refs included."""
+    import tempfile
+
+    import miniray
+    from bench.versus.work import nothing
+
+    def wait_for(path: str) -> None:
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    miniray.init(num_cpus=WORKERS)
+    work = miniray.remote(nothing)
+    miniray.get([work.remote(i) for i in range(1000)])
+    with tempfile.TemporaryDirectory(prefix="miniray-bench-") as folder:
+        gate = Path(folder, "gate")
+        blockers = [miniray.remote(wait_for).remote(str(gate)) for _ in range(WORKERS)]
+        sleep(SETTLE_SECONDS)
+        gc.collect()
+        before = resident_bytes()
+        refs = [work.remote(i) for i in range(tasks)]
+        grown = resident_bytes() - before
+        ready, _ = miniray.wait(refs, num_returns=1, timeout=0)
+        assert not ready, "a call was answered while it was to be pending"
+        gate.touch()
+        miniray.get(blockers + refs)
+    miniray.shutdown()
+    return grown / tasks
+
+
 def entries_left() -> int:
     """Rows in the tables of this driver's machines. No public name tells this, so it is asked of the runtime."""
     from miniray._runtime.context import current
@@ -91,5 +125,11 @@ def million(count: int) -> list[Row]:
     ]
 
 
-ROWS = {"submit": submit, "map": map_trivial}
+def pending(count: int) -> list[Row]:
+    wanted = {MINIRAY: ("bench.rows_tasks:pending_bytes", PENDING)}
+    samples, notes = interleave_processes(wanted, count)
+    return [Row(f"memory of a pending task, {PENDING:,} pending", "bytes", samples, [Goal(at_most=1200)], notes)]
+
+
+ROWS = {"submit": submit, "map": map_trivial, "pending": pending}
 ON_REQUEST = {"million": million}

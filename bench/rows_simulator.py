@@ -1,0 +1,47 @@
+"""How many seeds of the simulator a minute, on one core: random programs of about ten steps, under random faults."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from bench.measure import MINIRAY, Goal, MeasurementError, Row, cores, in_process, pin_threads
+
+SEEDS = 150
+WARM_SEEDS = 10
+STEPS = range(8, 13)  # operations of a program: most are tasks or calls
+
+
+def seeds_a_minute(count: int) -> float:
+    """Runs the first `count` seeds whose program has so many steps; a seed that fails ends the sample."""
+    from miniray.testing.choices import SeededChoices
+    from miniray.testing.drawing import draw_program
+    from miniray.testing.seeds import prepare, run_seed
+
+    pin_threads(cores()[0])
+    prepare()
+    seeds: list[int] = []
+    seed = 0
+    while len(seeds) < count + WARM_SEEDS:
+        if len(draw_program(SeededChoices(seed))) in STEPS:
+            seeds.append(seed)
+        seed += 1
+    for seed in seeds[:WARM_SEEDS]:
+        run_seed(seed)
+    began = perf_counter()
+    for seed in seeds[WARM_SEEDS:]:
+        run_seed(seed)
+    return 60 * count / (perf_counter() - began)
+
+
+def simulator(count: int) -> list[Row]:
+    found: list[float] = []
+    notes = []
+    try:
+        found = [in_process("bench.rows_simulator:seeds_a_minute", SEEDS) for _ in range(count)]
+    except MeasurementError as error:
+        notes.append(f"{MINIRAY}: {error}")
+    goals = [Goal(at_least=1000)]
+    return [Row("seeds of about ten steps, one core", "seeds/min", {MINIRAY: found}, goals, notes)]
+
+
+ROWS = {"simulator": simulator}
