@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from miniray._store import layout
-from miniray.core.ids import FunctionId, ProcessId, process_number
+from miniray.core.ids import FunctionId, ProcessId, local_number
 from miniray.core.node.events import (
     EndNode,
     ExtentReserved,
@@ -138,7 +138,7 @@ def exit_process(runs: Runs, effect: ExitProcess) -> None:
 
 
 def start_worker(hosts: Hosts, effect: StartWorker) -> None:
-    hosts.arena.clear_status(process_number(effect.process))
+    hosts.arena.clear_status(local_number(effect.process))
     hosts.start(effect.process)
 
 

@@ -21,7 +21,7 @@ from miniray._runtime.process import Process
 from miniray._runtime.spawn import Endowment
 from miniray._store.arena import Arena
 from miniray._store.client import StoreClient
-from miniray.core.ids import ProcessId, process_number
+from miniray.core.ids import ProcessId, local_number
 from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
@@ -38,7 +38,7 @@ def main(endowment: Endowment) -> None:
     owner = Owner(endowment.me, endowment.node)
     process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
     process.tells_waits = True
-    status = arena.status_word(process_number(endowment.me))
+    status = arena.status_word(local_number(endowment.me))
     executor = Executor(process, status.write)
     transport = load("local")(endowment.me, endowment.node, endowment.link)
     worker = Worker(endowment.me, endowment.node)

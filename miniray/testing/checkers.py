@@ -19,7 +19,8 @@ def assert_quiet(cluster: SimulatedCluster) -> None:
             figures = _figures(home)
             if figures:
                 left.append(f"  {home.name}: {figures}")
-    cluster.allocator.check()
+    for host in cluster.hosts.values():
+        host.allocator.check()
     assert not left, "left at quiescence:\n" + "\n".join(left)
 
 

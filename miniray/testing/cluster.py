@@ -1,56 +1,43 @@
-"""A simulated cluster: one driver, one node, its workers; virtual time, and every choice from one source.
+"""A simulated cluster: a driver and its host; virtual time, and every choice from one source.
 
     cluster = SimulatedCluster(SeededChoices(7), num_cpus=2)
     cluster.run(program)         # an ordinary function that uses miniray.get, .remote, put, wait, ...
     cluster.settle()             # the driver has let everything go: run until nothing is planned
     assert_quiet(cluster)        # checkers.py
 
-The processes are the shipping ones (`simulated.py`). Exactly one fiber is awake at any moment, and the garbage
-collector is off while a run lasts, so the same choices give the same trace, byte for byte (`trace_hash`).
+A host is a node process, its arena and its workers (`host.py`); the processes are the shipping ones (`simulated.py`).
+Exactly one fiber is awake at any moment, and the garbage collector is off while a run lasts, so the same choices give
+the same trace, byte for byte (`trace_hash`).
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
-from miniray._runtime.functions import FunctionImporter
-from miniray._runtime.perform import rows_for
-from miniray._runtime.process import Process
-from miniray._store.arena import Arena
-from miniray._store.client import StoreClient
-from miniray.core.failures import DeathCause
-from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, LeaseId, ProcessId, process_id, process_number, show
-from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import ProcessEnded, WorkerFailed
-from miniray.core.node.node_manager import NodeManager
+from miniray.core.ids import NODE_NUMBER, ProcessId, node_of, process_id, show
 from miniray.core.machine import Received
 from miniray.core.messages import RefGone
-from miniray.core.owner.events import ProcessStarted
-from miniray.core.owner.owner import Owner
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
-from miniray.core.worker.worker import Worker
 from miniray.testing import faults as _faults
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
 from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.testing.fixed import Fixed
+from miniray.testing.host import SimulatedHost
 from miniray.testing.recorder import Recorder
-from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
+from miniray.testing.simulated import SimulatedProcess
 from miniray.transport import Choices, load
 
 MAX_STEPS = 200_000
 MAX_VIRTUAL_SECONDS = 3_600.0
-MAX_WORKERS = 200
 ARENA_BYTES = 24 << 20
-START_SECONDS = 0.001
-FIRST_PID = 1000
 _POST_PAUSE_ONE_IN = 6  # after so many posts of users' code other things get their turn before it goes on
 
 _encode = make_encoder()
@@ -87,15 +74,12 @@ class SimulatedCluster:
         self.timeline = self.network.timeline
         self.session = choices.choose(1 << 32, "session").to_bytes(4, "big")
         self._fixed = Fixed(self.session)
-        self.arena = Arena.create(arena_bytes)
         self.processes: dict[ProcessId, SimulatedProcess] = {}
-        self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
         self.deaths: dict[ProcessId, int] = {}  # of workers that did not end by themselves: exit status
         self.trace: list[str] | None = [] if keep_trace else None
         self.recorder = recorder
         self.awake: Fiber | None = None
         self.steps = 0
-        self._starts_failed = 0
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
@@ -104,11 +88,9 @@ class SimulatedCluster:
         self._error: BaseException | None = None
         self._crashes = list(faults.crashes)
         self._until_crash = 0
-        self._doomed: dict[ProcessId, None] = {}
-        self._total = demand({"CPU": num_cpus})
-        self.node = self._start_node()
-        self.driver = self._start_process(DRIVER_NUMBER)
-        self._posted(self.driver, ProcessStarted(FIRST_PID + DRIVER_NUMBER, True))
+        head = SimulatedHost(self, process_id(self.session, NODE_NUMBER), demand({"CPU": num_cpus}), arena_bytes)
+        self.hosts = {head.me: head}
+        self.driver = head.start_driver()
 
     @property
     def trace_hash(self) -> str:
@@ -143,7 +125,7 @@ class SimulatedCluster:
         """The driver holds nothing any more: let everything happen that is still planned."""
         while True:
             gc.collect()
-            self._posted(self.driver)
+            self.posted(self.driver)
             if self.timeline.next_time() is None:
                 return
             while self.timeline.next_time() is not None:
@@ -180,7 +162,7 @@ class SimulatedCluster:
         if self._error is None:
             self._error = error
 
-    def _posted(self, home: SimulatedProcess, *events: Event) -> None:
+    def posted(self, home: SimulatedProcess, *events: Event) -> None:
         if home.alive:
             home.turns(events)
 
@@ -248,65 +230,6 @@ class SimulatedCluster:
 
     # ---- processes ----
 
-    def _start_node(self) -> SimulatedProcess:
-        me = process_id(self.session, NODE_NUMBER)
-        home = self.processes[me] = SimulatedProcess(self, me)
-        self.node_manager = NodeManager(me, self._total, self.allocator, MAX_WORKERS)
-        home.join((self.node_manager,), rows_for(hosts=_Host(self)), lambda peer, reason: None)
-        return home
-
-    def _start_process(self, number: int) -> SimulatedProcess:
-        me, node = process_id(self.session, number), self.node.me
-        home = self.processes[me] = SimulatedProcess(self, me)
-        owner = Owner(me, node)
-        process = home.process = Process(me, owner, StoreClient(self.arena, me))
-        process.importer = FunctionImporter(isolated=True)
-        if number == DRIVER_NUMBER:
-            home.join((owner,), rows_for(process=process), lambda peer, reason: None)
-        else:
-            process.tells_waits = True
-            home.executor = SimulatedExecutor(home, self.arena.status_word(number).write)
-            rows = rows_for(process=process, runs=home.executor)
-            home.join((Worker(me, node), owner), rows, lambda peer, reason: None)
-        process.run_by(SimulatedDrives(home), home.loop)
-        return home
-
-    def start_worker(self, me: ProcessId) -> None:
-        """Effect of the node: a process begins a little later."""
-        one_in = 0 if self._starts_failed else self.faults.one_failed_start_in  # a node gives up after five in a row
-        if one_in and not self.choices.choose(one_in, "start fails"):
-            self._starts_failed += 1
-            self.tell(me, "StartFailed", reason="no memory")
-            self.timeline.after(self.draw_lag(), lambda: self._posted(self.node, WorkerFailed(me, "no memory")))
-            return
-        self.timeline.after(START_SECONDS + self.draw_lag(), lambda: self._begin_worker(me))
-
-    def _begin_worker(self, me: ProcessId) -> None:
-        if not self.node.alive:
-            return
-        home = self._start_process(process_number(me))
-        home.may_crash = True
-        if me in self._doomed:
-            self.crash(home, -9, "killed")
-            return
-
-        def main() -> None:
-            assert home.process is not None and home.executor is not None
-            home.process.post(ProcessStarted(FIRST_PID + process_number(me), False))
-            home.executor.serve()
-            self._report_end(home, 0)
-            home.end(crashed=False)
-
-        home.start_fiber(main)
-
-    def kill(self, me: ProcessId) -> None:
-        """Effect of the node: SIGKILL, which takes a moment."""
-        home = self.processes.get(me)
-        if home is None:
-            self._doomed[me] = None
-        else:
-            self.timeline.after(self.draw_lag(), lambda: self.crash(home, -9, "killed") if home.alive else None)
-
     def crash(self, home: SimulatedProcess, status: int, why: str) -> None:
         """This process is gone; its peers and its reaper hear of it, in any order."""
         if not home.alive:
@@ -315,7 +238,7 @@ class SimulatedCluster:
         self.deaths[home.me] = status
         self.disturbed = True
         home.end(crashed=True)
-        self._report_end(home, status)
+        self.host_of(home).report_end(home, status)
         for fiber in home.fibers:
             self.timeline.after(0.0, partial(self._unwind, home, fiber))
 
@@ -324,19 +247,8 @@ class SimulatedCluster:
         fiber.kill()
         context.set_current(None)
 
-    def _report_end(self, home: SimulatedProcess, status: int) -> None:
-        number = process_number(home.me)
-
-        def report() -> None:
-            lease, started = self.arena.read_status(number)
-            cause = DeathCause(FIRST_PID + number, status)
-            self._posted(self.node, ProcessEnded(home.me, cause, LeaseId(lease), started))
-            del self.processes[home.me]
-
-        self.timeline.after(self.draw_lag(), report)
-
-    def workers(self) -> Iterable[SimulatedProcess]:
-        return [home for home in self.processes.values() if home.alive and home.executor is not None]
+    def host_of(self, home: SimulatedProcess) -> SimulatedHost:
+        return self.hosts[node_of(home.me)]
 
     # ---- what is told ----
 
@@ -368,18 +280,6 @@ class SimulatedCluster:
             figures = {name: value for name, value in home.loop.statistics().items() if value}
             lines.append(f"  {home.name}{'' if home.alive else ' (dead)'}: {len(home.waiting)} waiting, {figures}")
         return "\n".join(lines)
-
-
-class _Host:
-    """The host's part of the node's effects."""
-
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self.arena = cluster.arena
-        self.start = cluster.start_worker
-        self.kill = cluster.kill
-
-    def end(self) -> None:
-        """The session is over; the cluster's `close` ends every process."""
 
 
 def _show(what: object) -> str:

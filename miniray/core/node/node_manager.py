@@ -65,7 +65,7 @@ class NodeManager:
         self._max_workers = max_workers
         self._effects: list[Effect] = []
         self._emit = self._effects.append
-        self._pool = WorkerPool(me[:4])
+        self._pool = WorkerPool(me)
         self._leases = LeaseQueue(ResourcePool(resources))
         self._extents = Extents(allocator, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them

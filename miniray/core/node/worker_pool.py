@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.ids import DRIVER_NUMBER, ProcessId, process_id
+from miniray.core.ids import DRIVER_NUMBER, ProcessId, process_on
 from miniray.core.node.lease_queue import Granted
 from miniray.core.record import Row
 
@@ -36,13 +36,13 @@ class Worker(Row):
 
 
 class WorkerPool:
-    def __init__(self, session: bytes) -> None:
-        self._session = session
+    def __init__(self, node: ProcessId) -> None:
+        self._node = node
         self._next_number = DRIVER_NUMBER + 1
         self.rows: dict[ProcessId, Worker] = {}
 
     def new(self) -> Worker:
-        process = process_id(self._session, self._next_number)
+        process = process_on(self._node, self._next_number)
         self._next_number += 1
         row = self.rows[process] = Worker(process)
         return row

@@ -1,0 +1,130 @@
+"""One host of a simulated cluster: its node process, its arena, its workers, and what its system does for the node.
+
+It stands for `node_main.py` and the zygote: it starts processes a little later, kills them after a moment, and reaps
+them. What happens to a process is decided by the cluster, which has the choices and the time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from miniray._runtime.functions import FunctionImporter
+from miniray._runtime.perform import rows_for
+from miniray._runtime.process import Process
+from miniray._store.arena import Arena
+from miniray._store.client import StoreClient
+from miniray.core.failures import DeathCause
+from miniray.core.ids import DRIVER_NUMBER, LeaseId, ProcessId, local_number, process_number, process_on
+from miniray.core.node.allocator import Allocator
+from miniray.core.node.events import ProcessEnded, WorkerFailed
+from miniray.core.node.node_manager import NodeManager
+from miniray.core.owner.events import ProcessStarted
+from miniray.core.owner.owner import Owner
+from miniray.core.resources import Demand
+from miniray.core.worker.worker import Worker
+from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
+
+if TYPE_CHECKING:
+    from miniray.testing.cluster import SimulatedCluster
+
+MAX_WORKERS = 200
+START_SECONDS = 0.001
+FIRST_PID = 1000
+
+
+class SimulatedHost:
+    """`me` is the id of its node process."""
+
+    def __init__(self, cluster: SimulatedCluster, me: ProcessId, resources: Demand, arena_bytes: int) -> None:
+        self._cluster = cluster
+        self.me = me
+        self.arena = Arena.create(arena_bytes)
+        self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
+        self._starts_failed = 0
+        self._doomed: dict[ProcessId, None] = {}  # killed before they began
+        self.node = cluster.processes[me] = SimulatedProcess(cluster, me)
+        self.node_manager = NodeManager(me, resources, self.allocator, MAX_WORKERS)
+        self.node.join((self.node_manager,), rows_for(hosts=self), lambda peer, reason: None)
+
+    # ---- effects of the node ----
+
+    def start(self, process: ProcessId) -> None:
+        """It begins a little later."""
+        cluster = self._cluster
+        one_in = 0 if self._starts_failed else cluster.faults.one_failed_start_in  # a node gives up after five in a row
+        if one_in and not cluster.choices.choose(one_in, "start fails"):
+            self._starts_failed += 1
+            cluster.tell(process, "StartFailed", reason="no memory")
+            failed = WorkerFailed(process, "no memory")
+            cluster.timeline.after(cluster.draw_lag(), lambda: cluster.posted(self.node, failed))
+            return
+        cluster.timeline.after(START_SECONDS + cluster.draw_lag(), lambda: self._begin_worker(process))
+
+    def kill(self, process: ProcessId) -> None:
+        """SIGKILL, which takes a moment."""
+        cluster = self._cluster
+        home = cluster.processes.get(process)
+        if home is None:
+            self._doomed[process] = None
+        else:
+            lag = cluster.draw_lag()
+            cluster.timeline.after(lag, lambda: cluster.crash(home, -9, "killed") if home.alive else None)
+
+    def end(self) -> None:
+        """The session is over; the cluster's `close` ends every process."""
+
+    # ---- processes ----
+
+    def start_driver(self) -> SimulatedProcess:
+        home = self._process(process_on(self.me, DRIVER_NUMBER))
+        assert home.process is not None
+        home.join((home.process.owner,), rows_for(process=home.process), lambda peer, reason: None)
+        home.process.run_by(SimulatedDrives(home), home.loop)
+        self._cluster.posted(home, ProcessStarted(_pid(home.me), True))
+        return home
+
+    def _begin_worker(self, me: ProcessId) -> None:
+        if not self.node.alive:
+            return
+        home = self._process(me)
+        process = home.process
+        assert process is not None
+        process.tells_waits = True
+        executor = home.executor = SimulatedExecutor(home, self.arena.status_word(local_number(me)).write)
+        rows = rows_for(process=process, runs=executor)
+        home.join((Worker(me, self.me), process.owner), rows, lambda peer, reason: None)
+        process.run_by(SimulatedDrives(home), home.loop)
+        home.may_crash = True
+        if me in self._doomed:
+            self._cluster.crash(home, -9, "killed")
+            return
+
+        def main() -> None:
+            process.post(ProcessStarted(_pid(me), False))
+            executor.serve()
+            self.report_end(home, 0)
+            home.end(crashed=False)
+
+        home.start_fiber(main)
+
+    def _process(self, me: ProcessId) -> SimulatedProcess:
+        home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
+        home.process = Process(me, Owner(me, self.me), StoreClient(self.arena, me))
+        home.process.importer = FunctionImporter(isolated=True)
+        return home
+
+    def report_end(self, home: SimulatedProcess, status: int) -> None:
+        """The reaper tells the node, after a moment."""
+        cluster = self._cluster
+
+        def report() -> None:
+            lease, started = self.arena.read_status(local_number(home.me))
+            cause = DeathCause(_pid(home.me), status)
+            cluster.posted(self.node, ProcessEnded(home.me, cause, LeaseId(lease), started))
+            del cluster.processes[home.me]
+
+        cluster.timeline.after(cluster.draw_lag(), report)
+
+
+def _pid(process: ProcessId) -> int:
+    return FIRST_PID + process_number(process)
