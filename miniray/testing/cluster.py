@@ -3,7 +3,7 @@
     cluster = SimulatedCluster(SeededChoices(7), num_cpus=2)
     cluster.run(program)         # an ordinary function that uses miniray.get, .remote, put, wait, ...
     cluster.settle()             # the driver has let everything go: run until nothing is planned
-    assert_quiet(cluster)        # checkers.py
+    assert_quiet(cluster)        # checkers/quiet.py
 
 A host is a node process, its arena and its workers (`host.py`); the processes are the shipping ones (`simulated.py`).
 Exactly one fiber is awake at any moment, and the garbage collector is off while a run lasts, so the same choices give
@@ -16,13 +16,11 @@ import gc
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
 from miniray.core.ids import NODE_NUMBER, ProcessId, node_of, process_id, show
-from miniray.core.machine import Received
-from miniray.core.messages import RefGone
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
@@ -34,6 +32,9 @@ from miniray.testing.host import SimulatedHost
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
 from miniray.transport import Choices, load
+
+if TYPE_CHECKING:
+    from miniray.testing.checkers import Watch
 
 MAX_STEPS = 200_000
 MAX_VIRTUAL_SECONDS = 3_600.0
@@ -67,7 +68,7 @@ class SimulatedCluster:
         recorder: Recorder | None = None,
     ) -> None:
         self.choices = choices
-        self.faults = faults
+        self.faults = self.present_faults = faults
         transport: Any = load("simulated")
         self.network = transport.network(self._delay, choices)
         self._slowness: dict[tuple[ProcessId, ProcessId], float] = {}
@@ -78,6 +79,8 @@ class SimulatedCluster:
         self.deaths: dict[ProcessId, int] = {}  # of workers that did not end by themselves: exit status
         self.trace: list[str] | None = [] if keep_trace else None
         self.recorder = recorder
+        self.watch: Watch | None = None  # it sets itself
+        self.healed_at: float | None = None  # from then on there are no faults
         self.awake: Fiber | None = None
         self.steps = 0
         self._check: Callable[[], None] | None = None
@@ -151,11 +154,20 @@ class SimulatedCluster:
             raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
+        if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
+            self._heal()
         if self._check is not None and self.steps >= self._check_at:
             self._check_at = self.steps + self._check_every
             self._check()
         if self.steps > MAX_STEPS or self.timeline.now > MAX_VIRTUAL_SECONDS:
             raise SimulationError(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds\n{self._waits()}")
+
+    def _heal(self) -> None:
+        """The liveness phase begins: no fault strikes any more, and every link is fast."""
+        self.healed_at = self.timeline.now
+        self.present_faults = NO_FAULTS
+        self._crashes.clear()
+        self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
         """A machine's assertion, seen by a fiber: the run ends with it."""
@@ -209,14 +221,14 @@ class SimulatedCluster:
     def _delay(self, source: ProcessId, target: ProcessId) -> float:
         slow = self._slowness.get((source, target))
         if slow is None:
-            slow = self._slowness[source, target] = _faults.slowness(self.choices, self.faults)
-        return slow + _faults.delay(self.choices, self.faults)
+            slow = self._slowness[source, target] = _faults.slowness(self.choices, self.present_faults)
+        return slow + _faults.delay(self.choices, self.present_faults)
 
     def draw_lag(self) -> float:
-        return _faults.delay(self.choices, self.faults)
+        return _faults.delay(self.choices, self.present_faults)
 
     def draw_pause(self) -> float:
-        return _faults.pause(self.choices, self.faults)
+        return _faults.pause(self.choices, self.present_faults)
 
     def crash_is_due(self, mode: CrashMode) -> bool:
         if not self._crashes or self._crashes[0].mode is not mode:
@@ -254,6 +266,8 @@ class SimulatedCluster:
 
     def task_starts(self, home: SimulatedProcess, task: PushedTask) -> None:
         """Users' code of a task is about to run in this process."""
+        if self.watch is not None:
+            self.watch.task_starts(home, task)
         if self.recorder is not None:
             self.recorder.task_started(home.me, self.timeline.now, task.task_id, task.attempt, task.sequence)
 
@@ -264,8 +278,6 @@ class SimulatedCluster:
 
     def observe(self, home: SimulatedProcess, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
-        if type(event) is Received and type(event.message) is RefGone and event.message.number and not self.disturbed:
-            self.fail(AssertionError(f"{home.name} came too late for {_show(event.message)}, and nobody has died"))
         told = (home.me, number, now, type(event).__name__, event, [(type(one).__name__, one) for one in effects])
         self._digest.update(_encode(told))
         if self.recorder is not None:
@@ -273,6 +285,8 @@ class SimulatedCluster:
         if self.trace is not None:
             shown = "".join(f"\n      -> {_show(effect)}" for effect in effects)
             self.trace.append(f"{now:.6f} {home.name} #{number} {_show(event)}{shown}")
+        if self.watch is not None:
+            self.watch.observe(home, event, effects)
 
     def _waits(self) -> str:
         lines = []

@@ -2,7 +2,8 @@
 
 Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP`), or between two frames that it
 sends (`AT_SEND`), so that some peers hear of a step and others do not. Delays are mostly short, sometimes as long as
-a timeout. A process may also stand still for a while, as under SIGSTOP.
+a timeout. A process may also stand still for a while, as under SIGSTOP. In some runs the faults end at some step: from
+then on everything must come to its end in bounded time (`checkers/ends.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Faults(Record, frozen=True):
     """What may happen in one run.
 
     `one_long_in` and the like: one delay in so many is long, one direction of a link in so many is slow, one turn in so
-    many is followed by a pause, one start of a worker in so many fails; 0: none.
+    many is followed by a pause, one start of a worker in so many fails; 0: none. After `heal_after` steps of machines
+    all of it ends; 0: never.
     """
 
     crashes: tuple[Crash, ...] = ()
@@ -41,6 +43,7 @@ class Faults(Record, frozen=True):
     one_slow_link_in: int = 0
     one_pause_in: int = 0
     one_failed_start_in: int = 0
+    heal_after: int = 0
 
 
 NO_FAULTS = Faults()
@@ -60,6 +63,7 @@ def draw(choices: Choices) -> Faults:
         (0, 0, 8, 3)[choices.choose(4, "slow links")],
         (0, 0, 200, 50)[choices.choose(4, "pauses")],
         (0, 0, 0, 8)[choices.choose(4, "failed starts")],
+        (0, 0, 30, 100, 300)[choices.choose(5, "healing")],
     )
 
 

@@ -38,6 +38,7 @@ class SimulatedHost:
     def __init__(self, cluster: SimulatedCluster, me: ProcessId, resources: Demand, arena_bytes: int) -> None:
         self._cluster = cluster
         self.me = me
+        self.resources = resources
         self.arena = Arena.create(arena_bytes)
         self.allocator = Allocator(self.arena.capacity_bytes, self.arena.first_offset)
         self._starts_failed = 0
@@ -51,7 +52,8 @@ class SimulatedHost:
     def start(self, process: ProcessId) -> None:
         """It begins a little later."""
         cluster = self._cluster
-        one_in = 0 if self._starts_failed else cluster.faults.one_failed_start_in  # a node gives up after five in a row
+        # A node gives up after five in a row.
+        one_in = 0 if self._starts_failed else cluster.present_faults.one_failed_start_in
         if one_in and not cluster.choices.choose(one_in, "start fails"):
             self._starts_failed += 1
             cluster.tell(process, "StartFailed", reason="no memory")

@@ -12,14 +12,14 @@ from typing import Any
 
 from miniray.core.record import Record
 from miniray.testing import faults as _faults
-from miniray.testing.checkers import assert_quiet, places_are_what_they_were, what_is_held_lives
+from miniray.testing.checkers import BrokenInvariant, Watch
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
+from miniray.testing.object_story import story
 from miniray.testing.programs import Op, run
-
-_CHECK_EVERY = 10  # steps
+from miniray.testing.recorder import Recorder
 
 
 class Told(Record, frozen=True):
@@ -35,8 +35,9 @@ class Told(Record, frozen=True):
 class FailedSeed(AssertionError):
     """This seed shows that something is wrong."""
 
-    def __init__(self, seed: int, error: BaseException) -> None:
-        super().__init__(f"seed {seed}: {error}\n\nrun it again with its story: python -m miniray.testing {seed}")
+    def __init__(self, seed: int, error: BaseException, story: str = "") -> None:
+        told = f"{error}\n\n{story}" if story else f"{error}"
+        super().__init__(f"seed {seed}: {told}\n\nrun it again with its story: python -m miniray.testing {seed}")
         self.seed = seed
 
 
@@ -49,37 +50,51 @@ def run_seed(seed: int, *, keep_trace: Callable[[list[str]], None] | None = None
     Raises:
         FailedSeed: and why.
     """
-    choices = SeededChoices(seed)
-    ops = draw_program(choices)
-    cluster = SimulatedCluster(
-        choices,
-        num_cpus=1 + choices.choose(3, "CPUs"),
-        faults=_faults.draw(choices),
-        keep_trace=keep_trace is not None,
-    )
+    cluster, ops = _draw(seed, keep_trace=keep_trace is not None)
     try:
         run_program(cluster, ops)
         return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
     except Exception as error:
-        raise FailedSeed(seed, error) from error
+        broken = error
     finally:
         if keep_trace is not None and cluster.trace is not None:
             keep_trace([str(cluster.faults), *map(str, ops), *cluster.trace])
         cluster.close()
+    raise FailedSeed(seed, broken, _story(seed, broken)) from broken
+
+
+def _draw(
+    seed: int, *, keep_trace: bool = False, recorder: Recorder | None = None
+) -> tuple[SimulatedCluster, tuple[Op, ...]]:
+    choices = SeededChoices(seed)
+    ops = draw_program(choices)
+    num_cpus = 1 + choices.choose(3, "CPUs")
+    faults = _faults.draw(choices)
+    return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, keep_trace=keep_trace, recorder=recorder), ops
+
+
+def _story(seed: int, error: BaseException) -> str:
+    """Of what a broken invariant is about. The seed runs once more for it, so that runs that hold pay nothing."""
+    broken = error if isinstance(error, BrokenInvariant) else error.__cause__
+    if not isinstance(broken, BrokenInvariant):
+        return ""
+    recorder = Recorder()
+    cluster, ops = _draw(seed, recorder=recorder)
+    try:
+        run_program(cluster, ops)
+    except Exception as again:
+        return story(recorder.steps, broken.about) if str(again) == str(error) else f"the second time: {again!r}"
+    finally:
+        cluster.close()
+    return "it did not happen a second time"
 
 
 def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> None:
     """Run it in the driver, let everything settle, and check."""
-    cluster.on_every(_CHECK_EVERY, lambda: _check(cluster))
+    watch = Watch(cluster)
     cluster.run(lambda: _run(ops))
     cluster.settle()
-    _check(cluster)
-    assert_quiet(cluster)
-
-
-def _check(cluster: SimulatedCluster) -> None:
-    what_is_held_lives(cluster)
-    places_are_what_they_were(cluster)
+    watch.at_end()
 
 
 def _run(ops: tuple[Op, ...]) -> None:
@@ -93,10 +108,11 @@ def simulate(program: Callable[[], Any], seed: int, *, num_cpus: int = 2, faults
         FailedSeed: it raised, it waits for ever, or something is left.
     """
     cluster = SimulatedCluster(SeededChoices(seed), num_cpus=num_cpus, faults=faults)
+    watch = Watch(cluster)
     try:
         cluster.run(lambda: None if program() is None else None)  # what it returns is dropped at once
         cluster.settle()
-        assert_quiet(cluster)
+        watch.at_end()
         return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
     except Exception as error:
         raise FailedSeed(seed, error) from error

@@ -425,6 +425,10 @@ class Owner:
         """Whether it is owned here, and not freed."""
         return object_id in self._holding.references.rows
 
+    def awaits_confirmation(self, object_id: ObjectId) -> bool:
+        """Whether its owner has yet to confirm that this process holds it."""
+        return self._holding.handoffs.is_open(object_id)
+
     def statistics(self) -> dict[str, int]:
         return {
             "tasks": len(self._completion.tasks.rows),

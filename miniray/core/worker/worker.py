@@ -307,6 +307,10 @@ class Worker:
     def check(self) -> None:
         assert self._queue.running is not None or not self._queue.waiting, "tasks wait though nothing runs"
         assert self._waits >= 0, "more waits have ended than began"
+        running = self._queue.running
+        if self._waits and running is not None and running.lease != ACTOR_LEASE:
+            behind = [item for item in self._queue.waiting if item.lease == running.lease]
+            assert not behind, "tasks wait behind one of their lease that waits itself"
 
     def statistics(self) -> dict[str, int]:
         return {
