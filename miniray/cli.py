@@ -1,13 +1,14 @@
-"""The command line: `miniray demo`, `miniray --version`."""
+"""The command line: `miniray demo`, `miniray replay FILE`, `miniray --version`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-
+from pathlib import Path
 
 INTERRUPTED = 130  # as a shell tells it
+WRONG_FILE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="one job done in four ways, compared, and one worker killed in the middle")
     demo.add_argument("--workers", type=int, default=2, help="worker processes (2)")
     demo.add_argument("--megabytes", type=int, default=160, help="size of the array shared with every task (160)")
+    replay = commands.add_parser("replay", help="the story of a recorded run of a simulation, and its picture")
+    replay.add_argument("file", type=Path, help="what `miniray.testing` wrote when a run failed")
+    replay.add_argument("--html", type=Path, help="where the page with the picture goes (beside FILE)")
+    replay.add_argument("--svg", type=Path, help="write the picture alone, here, and no page unless --html is given")
+    replay.add_argument("--all", action="store_true", help="tell every step, and draw every message")
+    replay.add_argument("--about", metavar="ID", help="tell the last steps of one task (p1.t7) or object only")
     options = parser.parse_args(arguments)
     if options.version:
         import miniray
@@ -33,5 +40,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options.workers, options.megabytes)
         except KeyboardInterrupt:
             return INTERRUPTED
+    if options.command == "replay":
+        return _replay(options)
     parser.print_help(sys.stderr)
     return 2
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from miniray.testing.page import to_html
+    from miniray.testing.recording import RecordingError, read
+    from miniray.testing.sequence import to_svg
+    from miniray.testing.story import story, tell
+
+    try:
+        recording = read(options.file)
+        if options.about is not None:
+            print(story(recording, options.about))
+            return 0
+        print(tell(recording, everything=options.all))
+        page = options.html or (None if options.svg else options.file.with_suffix(".html"))
+        pictures = {options.svg: to_svg(recording, everything=options.all)} if options.svg else {}
+        if page is not None:
+            pictures[page] = to_html(recording, everything=options.all)
+        for file, text in pictures.items():
+            file.write_text(text, encoding="utf-8")
+            print(f"picture: {file}")
+    except (RecordingError, LookupError) as error:
+        print(f"miniray replay: {error.args[0]}", file=sys.stderr)
+        return WRONG_FILE
+    except OSError as error:
+        print(f"miniray replay: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return WRONG_FILE
+    return 0

@@ -1,0 +1,190 @@
+"""The story of a recorded run as text: what led to its failure, in the user's words, on one screen.
+
+    print(tell(read(Path("run.json"))))            # the failure and what led to it
+    print(tell(recording, everything=True))        # each step
+    print(story(recording, "p1.t7"))               # the last states of one task, object or actor
+
+Only what came before the failure is told, of that only what concerns the tasks that something happened to: those that
+ran twice, that were running where a worker died, that failed, and what they called. The rest is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from textwrap import wrap
+from typing import Any
+
+from miniray.testing.moments import Moment, MomentKind, Run, task_of
+from miniray.testing.recording import Recording, Step
+
+MAX_LINES = 36  # of what led to it
+MAX_STORY_STEPS = 30
+_FIRST_LINES = 4  # of them; the others are the last
+_WIDTH = 118
+_OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
+_SELDOM = (MomentKind.DIED, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN)
+
+
+def tell(recording: Recording, *, everything: bool = False) -> str:
+    """What led to the failure; with `everything`, each step of the run.
+
+    A line of it: virtual milliseconds, number of the step, number of the told step that is its cause, who, what.
+    """
+    run = Run(recording)
+    lines = [_title(run), ""]
+    if recording.error is not None:
+        lines += [f"{recording.error['type'].removeprefix('builtins.')}: {recording.error['text'].strip()}"[:600]]
+    for number, sentence in enumerate(recording.matters, 1):
+        lines += wrap(sentence, _WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     ")
+    lines += ["", f"{'ms':>9} {'step':>5} {'cause':>5}  who         what"]
+    if everything:
+        lines += [_line(run, step, step.cause, show_step(step)) for step in recording.steps]
+        return "\n".join(lines)
+    lines += _told(run)
+    if run.failing is not None and recording.error is not None:
+        lines.append(_line(run, run.failing, None, "and the program fails"))
+    folded = ", ".join(f"{count} of {family}" for family, count in run.routine.most_common())
+    lines += ["", f"not told: {folded or 'nothing'} (--all tells every step)"]
+    return "\n".join(lines)
+
+
+def story(recording: Recording, about: str) -> str:
+    """The last steps that name this task ("p1.t7"), object or actor ("p1.t7.0"), with what each did.
+
+    Raises:
+        KeyError: no step names it.
+    """
+    run = Run(recording)
+    found = [step for step in recording.steps if _names(step.event, about) or _names(step.effects, about)]
+    if not found:
+        raise KeyError(f"no step of this run names {about}; its tasks are {', '.join(recording.tasks)}")
+    known = recording.tasks.get(task_of(about))
+    lines = [f"{run.named(about)}, called at {known['site']}" if known else about]
+    if len(found) > MAX_STORY_STEPS:
+        lines.append(f"  ({len(found) - MAX_STORY_STEPS} earlier steps)")
+    for step in found[-MAX_STORY_STEPS:]:
+        lines.append(_line(run, step, step.cause, show_event(step.event)))
+        lines += [f"{'':>35}-> {show_event(effect)}" for effect in step.effects if _names(effect, about)]
+    return "\n".join(lines)
+
+
+def told_moments(run: Run) -> list[Moment]:
+    """The moments that matter to the failure; to a run without one, all."""
+    if run.failing is None:
+        return run.moments
+    cone = run.cone(run.failing)
+    tasks = concerned(run)
+    return [
+        moment
+        for moment in run.moments
+        if moment.step.number in cone
+        and (moment.kind in _SELDOM or moment.task in tasks)
+        and (moment.kind is not MomentKind.ANSWERED or moment.step is run.failing)
+    ]
+
+
+def concerned(run: Run) -> set[str]:
+    """The tasks that something happened to, what they called, the actors of those, and the last answer's."""
+    hit = {moment.task for moment in run.moments if moment.kind in (MomentKind.DIED, MomentKind.PUSHED_AGAIN)}
+    hit |= {moment.task for moment in run.moments if moment.kind in (MomentKind.RAISED, MomentKind.HEARD)}
+    hit |= {one.task for one in run.executions if one.attempt > 1}
+    hit |= {moment.task for moment in run.moments if run.failing is not None and moment.step is run.failing}
+    hit.discard("")
+    if not hit:
+        return set(run.recording.tasks)
+    for task, known in run.recording.tasks.items():  # in the order of their calls: parents first
+        if known["parent"] in hit:
+            hit.add(task)
+    hit |= {task_of(known["actor"]) for task, known in run.recording.tasks.items() if task in hit and known["actor"]}
+    return hit
+
+
+# ---- lines ----
+
+
+def _title(run: Run) -> str:
+    recording = run.recording
+    program = recording.program
+    seed = f", seed {recording.seed}" if recording.seed is not None else ""
+    kinds = Counter(recording.processes.values())
+    processes = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in kinds.items())
+    milliseconds = recording.steps[-1].time * 1000 if recording.steps else 0.0
+    size = f"{len(recording.steps)} steps, {milliseconds:.2f} ms"
+    return f"{program['name']}() of {program['file']}{seed}: {processes}, {size}"
+
+
+def _told(run: Run) -> list[str]:
+    moments = told_moments(run)
+    shown = {moment.step.number for moment in moments}
+    cone = run.cone(run.failing) if run.failing is not None else set(run.steps)
+    others = [one for one in run.moments if one.step.number in cone and one.kind is MomentKind.STARTED]
+    quiet = [one for one in others if one.step.number not in shown]
+    lines: list[str] = []
+    last_of: dict[str, int] = {}  # task -> the last told step about it
+    for moment in moments:
+        passed = [one for one in quiet if one.step.number < moment.step.number]
+        quiet = quiet[len(passed) :]
+        lines += _passed(run, passed)
+        cause = last_of.get(moment.task) if moment.kind in _OF_THEIR_TASK else None
+        lines.append(_line(run, moment.step, cause or _told_cause(run, moment.step, shown), moment.words))
+        last_of[moment.task] = moment.step.number
+    lines += _passed(run, quiet)
+    if len(lines) > MAX_LINES:
+        gap = f"{'':>23}...         {len(lines) - MAX_LINES} lines are left out (--all tells every step)"
+        lines = [*lines[:_FIRST_LINES], gap, *lines[_FIRST_LINES - MAX_LINES :]]
+    return lines
+
+
+def _passed(run: Run, moments: list[Moment]) -> list[str]:
+    if not moments:
+        return []
+    names = Counter(run.name(moment.task) for moment in moments)
+    listed = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
+    return [f"{'':>23}...         meanwhile, as usual: {listed}"[:_WIDTH]]
+
+
+def _told_cause(run: Run, step: Step, shown: set[int]) -> int | None:
+    """The nearest step, back by causes, that is told."""
+    return next((one.number for one in run.chain(step)[1:] if one.number in shown), None)
+
+
+def _line(run: Run, step: Step, cause: int | None, words: str) -> str:
+    where = run.who(step.process)
+    line = f"{step.time * 1000:9.2f} {step.number:>5} {cause or '':>5}  {where:<11} {words.removeprefix(where + ' ')}"
+    return line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..."
+
+
+def show_step(step: Step) -> str:
+    """One line: what happened, and what the process did."""
+    did = ", ".join(show_event(effect) for effect in step.effects)
+    return show_event(step.event) + (f" -> {did}" if did else "")
+
+
+def show_event(what: dict[str, Any]) -> str:
+    """An event or effect as one would say it: messages by their own name, without what is empty."""
+    if what["kind"] == "Received":
+        return f"from {what['peer']}: {show_event(what['message'])}"
+    if what["kind"] == "Send":
+        return f"to {what['peer']}: {show_event(what['message'])}"
+    fields = [f"{name}={_show(value)}" for name, value in what.items() if name != "kind" and not _empty(value)]
+    return f"{what['kind']}({', '.join(fields)})"
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value is False or value in ("", [], {}) or (isinstance(value, dict) and "hash" in value)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return show_event(value) if "kind" in value else "{...}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_show, value))}]"
+    return str(value)
+
+
+def _names(what: Any, about: str) -> bool:
+    if isinstance(what, dict):
+        return any(_names(value, about) for value in what.values())
+    if isinstance(what, list):
+        return any(_names(value, about) for value in what)
+    return isinstance(what, str) and (what == about or what.startswith(about + "."))
