@@ -1,0 +1,342 @@
+"""A world by hand: shipping loops, codec and machines, joined by links on which a frame moves only when it is told to.
+
+    world = World(cpus=1)
+    world.settle()                                   # the driver and the first workers have registered
+    world.turn(DRIVER, Submitted(spec))              # step one process
+    world.possible()                                 # what can happen next, in an order that depends on nothing else
+    world.do(world.possible()[0])
+
+For conversations (`tests/scripts`) and for enumerating interleavings: there are no threads, no users' code, no choices
+and no time but what the caller says. The rules that hold here:
+
+- A step of a machine is followed by one flush, so what one step says to one peer is one frame.
+- What the world has to answer (start, kill and reap a process) waits in `possible()` until it is done. Reserving
+  memory and reading a ledger are answered at once.
+- Machines are functions of what they were told. So two worlds of equal `fingerprint()` have equal futures, whatever the
+  order in which their processes were stepped; and a world is copied by doing the same choices again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from miniray._runtime.loop import Loop
+from miniray._runtime.perform import PERFORM
+from miniray.core.failures import DeathCause
+from miniray.core.ids import DRIVER_NUMBER, LeaseId, ObjectId, ProcessId, process_id, process_number, process_on
+from miniray.core.machine import Machine, Send
+from miniray.core.node.allocator import Allocator
+from miniray.core.node.events import ExtentReserved, LedgerRead, ProcessEnded
+from miniray.core.node.node_manager import NodeManager
+from miniray.core.owner.events import ExtentsGivenBack, ProcessStarted
+from miniray.core.owner.owner import Owner
+from miniray.core.record import Effect, Event, make_encoder
+from miniray.core.resources import demand
+from miniray.core.task_spec import Place, Value
+from miniray.core.worker.events import RunTask, TaskFinished
+from miniray.core.worker.worker import Worker
+from miniray.transport import Arrival, Frame, LinkLost, LinkUp
+
+SESSION = b"hand"
+NODE = process_id(SESSION, 0)
+DRIVER = process_on(NODE, DRIVER_NUMBER)
+ARENA_BYTES = 1 << 30
+MAX_WORKERS = 100
+MAX_SETTLING_STEPS = 100_000
+_PLACE_BYTES = 1 << 16  # places are this far from each other
+
+#: ("deliver", from, to), ("start" | "crash" | "reap", process)
+Choice = tuple[Any, ...]
+
+_encode = make_encoder()
+
+
+class Member:
+    """One process: its loop, what its main thread runs, and what lies in its extents."""
+
+    def __init__(self, world: World, me: ProcessId, *machines: Machine) -> None:
+        self._world = world
+        self.me = me
+        self.alive = True
+        self.ending = False  # it has decided to exit, and does when its last frames have left
+        self.running: RunTask | None = None
+        self.status = (LeaseId(0), 0)  # its word in shared memory: the last task that it has started
+        self.extents: list[tuple[int, int]] = []
+        self.sealed: dict[ObjectId, Place] = {}
+        self._places = 0
+        self.history = blake2b(me, digest_size=16)
+        rows: dict[type[Effect], Callable[[Any], Event | None]] = {kind: _nothing for kind in PERFORM}
+        answers = {name: getattr(self, f"_{name}", None) for name in (kind.__name__ for kind in PERFORM)}
+        rows.update({kind: answer for kind in PERFORM if (answer := answers[kind.__name__]) is not None})
+        self.loop = Loop(me, machines, _Transport(world, me), world.clock, rows, _nothing, _ignore_loss, self._observe)
+
+    def _observe(self, number: int, now: float, event: Event, effects: list[Effect]) -> None:
+        self.history.update(_encode((now, type(event).__name__, event)))
+        told = self._world.effects
+        told.extend((self.me, one) for one in effects if not (isinstance(one, Send) and one.peer == self.me))
+
+    # ---- effects ----
+
+    def _RunTask(self, effect: RunTask) -> None:
+        self.running = effect
+        self.status = (effect.lease, effect.task.sequence)
+
+    def _ExitProcess(self, effect: Effect) -> None:
+        self.ending = True
+
+    def _Disconnect(self, effect: Any) -> None:
+        self.loop.disconnect(effect.peer)
+
+    def _AddExtent(self, effect: Any) -> None:
+        self.extents.append((effect.offset, effect.size_bytes))
+
+    def _FreeStored(self, effect: Any) -> None:
+        for object_id, place in effect.objects:
+            if self.sealed.get(object_id) == place:
+                del self.sealed[object_id]
+
+    def _FreeStoredOf(self, effect: Any) -> None:
+        for object_id in [one for one in self.sealed if one[:8] == effect.owner]:
+            del self.sealed[object_id]
+
+    def _GiveBackExtents(self, effect: Effect) -> Event:
+        free = [extent for extent in self.extents if not self.sealed_in(*extent)]
+        self.extents = [extent for extent in self.extents if extent not in free]
+        return ExtentsGivenBack([offset for offset, _ in free])
+
+    def _StartWorker(self, effect: Any) -> None:
+        self._world.starting[effect.process] = None
+
+    def _KillProcess(self, effect: Any) -> None:
+        self._world.doomed[effect.process] = None
+
+    def _ReserveExtent(self, effect: Any) -> Event:
+        return ExtentReserved(effect.holder, effect.offset, effect.size_bytes, True)
+
+    def _ReadLedger(self, effect: Any) -> Event:
+        members = self._world.members.values()
+        holder = next(one for one in members for offset, _ in one.extents if offset == effect.extent_offset)
+        size = dict(holder.extents)[effect.extent_offset]
+        return LedgerRead(effect.extent_offset, holder.sealed_in(effect.extent_offset, size))
+
+    # ---- its share of the arena ----
+
+    def sealed_in(self, offset: int, size_bytes: int) -> list[tuple[ObjectId, Place]]:
+        return [item for item in self.sealed.items() if offset <= item[1].offset < offset + size_bytes]
+
+    def seal(self, object_id: ObjectId, size_bytes: int) -> Place:
+        """Write a value into the last extent; no two places of a run are the same."""
+        assert self.extents, "it has no extent: step ExtentNeeded and have it granted first"
+        self._places += 1
+        place = self.sealed[object_id] = Place(self.me, self.extents[-1][0] + self._places * _PLACE_BYTES, size_bytes)
+        return place
+
+
+class World:
+    """A node and a driver, which is about to register; the node then starts a worker for each CPU.
+
+    Attributes:
+        effects: what the machines have decided, but for what the roles of one process say to each other. The caller
+            may clear it.
+        ways: what is under way from one process to another, oldest first: frames, or the end of the link.
+    """
+
+    def __init__(self, *, cpus: int = 1) -> None:
+        self.now = 0.0
+        self.effects: list[tuple[ProcessId, Effect]] = []
+        self.ways: dict[tuple[ProcessId, ProcessId], deque[bytes | LinkLost]] = {}
+        self.starting: dict[ProcessId, None] = {}
+        self.doomed: dict[ProcessId, None] = {}
+        self.unreaped: dict[ProcessId, int] = {}  # exit status
+        self.members: dict[ProcessId, Member] = {}
+        allocator = Allocator(ARENA_BYTES, 0)
+        self.members[NODE] = Member(self, NODE, NodeManager(NODE, demand({"CPU": cpus}), allocator, MAX_WORKERS))
+        self.members[DRIVER] = Member(self, DRIVER, Owner(DRIVER, NODE))
+        self.turn(DRIVER, ProcessStarted(process_number(DRIVER), True))
+
+    def clock(self) -> float:
+        return self.now
+
+    # ---- verbs ----
+
+    def turn(self, me: ProcessId, event: Event) -> None:
+        """Step one living process with one event, and send what it has decided."""
+        member = self._living(me)
+        member.loop.turn(event)
+        self._finish(member)
+
+    def deliver(self, source: ProcessId, target: ProcessId) -> None:
+        """The oldest frame of this way, or the end of the link, arrives."""
+        piece = self.ways[source, target].popleft()
+        member = self._living(target)
+        arrivals: list[Arrival] = [piece] if isinstance(piece, LinkLost) else [LinkUp(source), Frame(source, piece)]
+        member.loop.receive(arrivals)
+        self._finish(member)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes; each process whose deadline has come gets its tick."""
+        self.now += seconds
+        for member in list(self.members.values()):
+            if member.alive:
+                member.loop.tick()
+                self._finish(member)
+
+    def finish(self, me: ProcessId, *values: Value, microseconds: int = 10_000, retry: bool = False) -> None:
+        """The task that runs there returns."""
+        member = self._living(me)
+        assert member.running is not None, "nothing runs there"
+        task, member.running = member.running.task, None
+        self.turn(me, TaskFinished(task.task_id, task.attempt, values, microseconds, retry))
+
+    def cut(self, first: ProcessId, second: ProcessId, keep: tuple[int | None, int | None] = (None, None)) -> None:
+        """The link breaks. `keep`: how many frames of each way still arrive (None: all of them)."""
+        for way, frames in (((first, second), keep[0]), ((second, first), keep[1])):
+            self._end_way(*way, frames)
+
+    def crash(self, me: ProcessId, status: int = -9, keep: int | None = None) -> None:
+        """It is gone, and its links with it; its reaper has seen nothing yet. `keep`: of the frames on each way."""
+        member = self.members[me]
+        assert member.alive, "it is dead already"
+        member.alive = False
+        self.doomed.pop(me, None)
+        self.unreaped[me] = status
+        for source, target in list(self.ways):
+            if source == me:
+                self._end_way(source, target, keep)
+            elif target == me:
+                self.ways[source, target].clear()
+
+    def reap(self, me: ProcessId) -> None:
+        """The node learns how it ended, and what its status word says."""
+        status = self.unreaped.pop(me)
+        cause = DeathCause(process_number(me), status, expected=status == 0)
+        lease, started = self.members[me].status if me in self.members else (LeaseId(0), 0)
+        self.turn(NODE, ProcessEnded(me, cause, lease, started))
+
+    def start(self, me: ProcessId) -> None:
+        """A worker that the node wants begins."""
+        del self.starting[me]
+        self.members[me] = Member(self, me, Worker(me, NODE), Owner(me, NODE))
+        self.turn(me, ProcessStarted(process_number(me), False))
+
+    # ---- what can happen ----
+
+    def possible(self) -> list[Choice]:
+        """What can happen next without anybody's wish or the passing of time, in a fixed order."""
+        delivered = [("deliver", *way) for way in sorted(self.ways) if self.ways[way] and self.members[way[1]].alive]
+        killed = [("crash", one) for one in sorted(self.doomed) if one in self.members and self.members[one].alive]
+        started = [("start", one) for one in sorted(self.starting)]
+        return [*delivered, *started, *killed, *(("reap", one) for one in sorted(self.unreaped))]
+
+    def do(self, choice: Choice) -> None:
+        verb, *processes = choice
+        verbs: dict[str, Callable[..., None]] = {
+            "deliver": self.deliver,
+            "start": self.start,
+            "crash": self.crash,
+            "reap": self.reap,
+        }
+        verbs[verb](*processes)
+
+    def settle(self) -> None:
+        """Let happen what can, until nothing can."""
+        for _ in range(MAX_SETTLING_STEPS):
+            possible = self.possible()
+            if not possible:
+                return
+            self.do(possible[0])
+        raise AssertionError(f"no end: {self.possible()}")
+
+    def deadline(self) -> float | None:
+        """The next moment that some process waits for."""
+        times = [member.loop.deadline() for member in self.members.values() if member.alive]
+        return min((time for time in times if time is not None), default=None)
+
+    def fingerprint(self) -> bytes:
+        """Equal for worlds in which each process has been told the same in one order, and the same is under way."""
+        ways = [(source, target, list(map(repr, way))) for (source, target), way in sorted(self.ways.items()) if way]
+        told = [(me, one.alive, one.history.digest()) for me, one in sorted(self.members.items())]
+        waiting = [sorted(self.starting), sorted(self.doomed), sorted(self.unreaped.items())]
+        return blake2b(_encode((self.now, ways, told, waiting)), digest_size=16).digest()
+
+    def leftovers(self) -> dict[ProcessId, dict[str, Any]]:
+        """What is not zero at each living process; `{}` at quiescence."""
+        found: dict[ProcessId, dict[str, Any]] = {}
+        for me, member in self.members.items():
+            figures = {name: value for name, value in member.loop.statistics().items() if value} if member.alive else {}
+            if member.alive and member.sealed:
+                figures["places"] = len(member.sealed)
+            if figures:
+                found[me] = figures
+        return found
+
+    # ---- links ----
+
+    def connect(self, source: ProcessId, target: ProcessId) -> None:
+        """Make both ways; to a dead process they are none, and the link ends at once."""
+        if (source, target) in self.ways:
+            return
+        self.ways[source, target], self.ways[target, source] = deque(), deque()
+        if target not in self.members or not self.members[target].alive:
+            self._end_way(target, source, 0)
+
+    def _end_way(self, source: ProcessId, target: ProcessId, keep: int | None) -> None:
+        way = self.ways[source, target]
+        if way and isinstance(way[-1], LinkLost):
+            return
+        while keep is not None and len(way) > keep:
+            way.pop()
+        way.append(LinkLost(source, "the link has ended"))
+
+    def _living(self, me: ProcessId) -> Member:
+        member = self.members[me]
+        assert member.alive, "it is dead"
+        return member
+
+    def _finish(self, member: Member) -> None:
+        member.loop.flush()
+        member.loop.check()
+        if member.ending and member.alive:
+            self.crash(member.me, 0)
+
+
+class _Transport:
+    """The outgoing half of a process's links; the world delivers."""
+
+    def __init__(self, world: World, me: ProcessId) -> None:
+        self._world = world
+        self._me = me
+
+    def connect(self, peer: ProcessId) -> None:
+        self._world.connect(self._me, peer)
+
+    def send(self, peer: ProcessId, frame: bytes) -> None:
+        way = self._world.ways[self._me, peer]
+        member = self._world.members.get(peer)
+        if member is not None and member.alive and not (way and isinstance(way[-1], LinkLost)):
+            way.append(frame)
+
+    def disconnect(self, peer: ProcessId) -> None:
+        if (self._me, peer) in self._world.ways:
+            self._world.ways[peer, self._me].clear()
+            self._world._end_way(self._me, peer, None)
+
+    def poll(self, timeout_seconds: float | None) -> list[Arrival]:
+        return []
+
+    def wake(self) -> None: ...
+
+    def watch(self, descriptor: int, token: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _nothing(effect: Any) -> None:
+    return None
+
+
+def _ignore_loss(peer: ProcessId, reason: str) -> None:
+    return None
