@@ -11,7 +11,7 @@ from html import escape
 from miniray.testing.moments import Run
 from miniray.testing.recording import Recording
 from miniray.testing.sequence import draw
-from miniray.testing.story import tell
+from miniray.testing.story import failure_line, tell
 
 _PAGE_STYLE = """
 body { margin:28px auto; max-width:1500px; padding:0 24px; background:#fff; color:#1f2430; line-height:1.5;
@@ -29,7 +29,7 @@ pre { font-size:12px; line-height:1.45; overflow-x:auto; padding:14px; border:1p
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{style}</style></head>
-<body><h1>{program}()</h1><p class="error">{failure}</p>{matters}
+<body><h1>{program}()</h1><p class="error">{failure}</p>{matters}{raised}
 <label><input type="checkbox"{checked}
  onchange="document.getElementById('drawn').className='drawn '+(this.checked?'many':'few')">
  also what is routine: leases, counting of refs, the arena</label>
@@ -43,13 +43,19 @@ def to_html(recording: Recording, *, everything: bool = False) -> str:
     run = Run(recording)
     program = recording.program["name"]
     error = recording.error
-    failure = f"{error['type'].removeprefix('builtins.')}: {error['text'].strip()}" if error else "It did not fail."
+    failure = failure_line(recording) or "It did not fail."
+    raised = (
+        f"<details><summary>what was raised</summary><pre>{escape(error['traceback'])}</pre></details>"
+        if (error and error["traceback"])
+        else ""
+    )
     matters = "".join(f"<li>{escape(sentence)}</li>" for sentence in recording.matters)
     return _PAGE.format(
-        title=escape(f"{program}(): {failure.splitlines()[0]}"),
+        title=escape(f"{program}(): {failure}"),
         program=escape(program),
         failure=escape(failure),
         matters=f"<ol>{matters}</ol>" if matters else "",
+        raised=raised,
         told=draw(run, False),
         everything=draw(run, True),
         story=escape(tell(recording)),

@@ -28,6 +28,8 @@ _SILENCE_MILLISECONDS, _SILENCE_ROWS = 5.0, 0.9
 _LETTER = 6.3  # pixels of width at 11 px, a little more than the mean
 _LEAST_GAP, _MOST_GAP = 116, 230
 _BAR = 12
+_STEEP = 0.7  # height to width of an arrow, beyond which it is bent
+_TITLE = 300  # letters
 _LEAST_WIDTH = 620  # of the legend
 
 STYLE = """
@@ -96,6 +98,8 @@ def _picture(run: Run, everything: bool) -> _Picture:
         heard = {one.step.number for one in run.moments if one.kind is MomentKind.HEARD}
         messages = [one for one in messages if _says_something(one, heard)][-MAX_ARROWS:]
     moments = [one for one in run.moments if one.step.number in cone]
+    busy = {one.process for one in executions} | {end for one in messages for end in (one.source, one.target)}
+    moments = [one for one in moments if one.step.process in busy]
     deaths = [one for one in moments if one.kind is MomentKind.DIED]
     pauses = [one for one in moments if one.kind is MomentKind.PAUSED]
     steps = {one.started.number: one.started for one in executions}
@@ -263,27 +267,31 @@ def _arrow(message: Message, layout: _Layout) -> Iterator[str]:
     x1, y1 = float(layout.x[message.source]), layout.y[message.sent.number]
     x2 = float(layout.x[message.target])
     side = 1 if x2 > x1 else -1
-    x1 += side * _BAR // 2
+    x1, x2 = x1 + side * _BAR // 2, x2 - side * _BAR // 2
     sent = f"{message.kind}, sent in step {message.sent.number}"
+    label = f'class="label {kind if kind == "routine" else ""}"'
+    words = escape(_label(message))
     if message.received is None:
-        x2, y2, kind = x1 + side * layout.gap * 0.45, y1 + 6, f"{kind} lost"
-        title = f"{sent}, never received"
-    else:
-        x2, y2 = x2 - side * _BAR // 2, layout.y[message.received.number]
-        title = f"{sent}, received in step {message.received.number}"
-        title += f": {show_event(message.received.event)}"
-    yield f"<g><title>{escape(title[:400])}</title>"
+        yield f"<g><title>{escape(sent)}, never received</title>"
+        x2, anchor = x1 + side * (len(words) * _LETTER + 14), "start" if side > 0 else "end"
+        yield f'<path class="arrow lost {kind}" d="M{x1:.1f} {y1:.1f} H{x2:.1f}"/>'
+        yield f'<path class="arrow death" d="M{x2 - 4:.1f} {y1 - 4:.1f} l8 8 m0 -8 l-8 8"/>'
+        yield f'<text {label} x="{x1 + side * 6:.1f}" y="{y1 - 5:.1f}" text-anchor="{anchor}">{words}</text></g>'
+        return
+    y2 = layout.y[message.received.number]
+    yield f"<g><title>{escape(f'{sent}, received in step {message.received.number}'[:_TITLE])}: "
+    yield f"{escape(show_event(message.received.event)[:_TITLE])}</title>"
+    if y2 - y1 > _STEEP * abs(x2 - x1):  # long under way: it waits beside its receiver, for a diagonal would cross all
+        wait = x2 - side * 12
+        yield f'<path class="arrow {kind}" d="M{x1:.1f} {y1:.1f} L{wait:.1f} {y1 + _ROW * 0.8:.1f}"/>'
+        yield f'<path class="arrow lost {kind}" d="M{wait:.1f} {y1 + _ROW * 0.8:.1f} V{y2 - 12:.1f}"/>'
+        x1, y1 = wait, y2 - 12
     yield f'<line class="arrow {kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-    if message.received is None:
-        yield f'<text class="label death" x="{x2 + side * 4:.1f}" y="{y2 + 4:.1f}">&#x2715;</text>'
-    else:
-        yield f'<polygon class="{kind}" points="{_head(x1, y1, x2, y2)}"/>'
-    x, anchor = x2 - side * 12, "end" if side > 0 else "start"
-    if message.received is None:
-        x, anchor = x1 + side * 6, "start" if side > 0 else "end"
-    angle = degrees(atan2(side * (y2 - y1), abs(x2 - x1))) if message.received is not None else 0
-    place = f'x="{x:.1f}" y="{y2 - 5:.1f}" transform="rotate({angle:.1f} {x2:.1f} {y2:.1f})" text-anchor="{anchor}"'
-    yield f'<text class="label {kind if kind == "routine" else ""}" {place}>{escape(_label(message))}</text></g>'
+    yield f'<polygon class="{kind}" points="{_head(x1, y1, x2, y2)}"/>'
+    angle = degrees(atan2(side * (y2 - y1), abs(x2 - x1))) if abs(x2 - x1) > 12 else 0.0
+    x, y, anchor = x2 - side * (12 if angle else 20), y2 - 5, "end" if side > 0 else "start"
+    turn = f' transform="rotate({angle:.1f} {x2:.1f} {y2:.1f})"' if angle else ""
+    yield f'<text {label} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{words}</text></g>'
 
 
 def _head(x1: float, y1: float, x2: float, y2: float) -> str:

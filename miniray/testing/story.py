@@ -10,18 +10,20 @@ ran twice, that were running where a worker died, that failed, and what they cal
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from miniray.testing.moments import Moment, MomentKind, Run, task_of
 from miniray.testing.recording import Recording, Step
 
-MAX_LINES = 36  # of what led to it
+MAX_LINES = 30  # of what led to it, without what is counted between them
 MAX_STORY_STEPS = 30
-_FIRST_LINES = 4  # of them; the others are the last
+_ERROR_LINES = 4
 _WIDTH = 118
 _OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
+_WEIGHTY = (MomentKind.BEGAN, MomentKind.DIED, MomentKind.HEARD, MomentKind.PUSHED_AGAIN, MomentKind.RAISED)
 _SELDOM = (MomentKind.DIED, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN)
 
 
@@ -33,7 +35,7 @@ def tell(recording: Recording, *, everything: bool = False) -> str:
     run = Run(recording)
     lines = [_title(run), ""]
     if recording.error is not None:
-        lines += [f"{recording.error['type'].removeprefix('builtins.')}: {recording.error['text'].strip()}"[:600]]
+        lines += wrap(failure_line(recording), _WIDTH, subsequent_indent="  ")[:_ERROR_LINES]
     for number, sentence in enumerate(recording.matters, 1):
         lines += wrap(sentence, _WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     ")
     lines += ["", f"{'ms':>9} {'step':>5} {'cause':>5}  who         what"]
@@ -99,6 +101,14 @@ def concerned(run: Run) -> set[str]:
     return hit
 
 
+def failure_line(recording: Recording) -> str:
+    """What the run ended with, as the last line of a traceback has it; "" when it did not fail."""
+    if recording.error is None:
+        return ""
+    name, text = recording.error["type"].removeprefix("builtins."), recording.error["text"].strip()
+    return f"{name}: {text.splitlines()[0]}" if text else name
+
+
 # ---- lines ----
 
 
@@ -110,29 +120,44 @@ def _title(run: Run) -> str:
     processes = ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in kinds.items())
     milliseconds = recording.steps[-1].time * 1000 if recording.steps else 0.0
     size = f"{len(recording.steps)} steps, {milliseconds:.2f} ms"
-    return f"{program['name']}() of {program['file']}{seed}: {processes}, {size}"
+    return f"{program['name']}() of {_short(program['file'])}{seed}: {processes}, {size}"
+
+
+def _short(file: str) -> str:
+    """From here, when it is below."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def _told(run: Run) -> list[str]:
-    moments = told_moments(run)
+    moments = _at_most(MAX_LINES, told_moments(run))
     shown = {moment.step.number for moment in moments}
     cone = run.cone(run.failing) if run.failing is not None else set(run.steps)
-    others = [one for one in run.moments if one.step.number in cone and one.kind is MomentKind.STARTED]
-    quiet = [one for one in others if one.step.number not in shown]
+    quiet = deque(one for one in run.moments if one.kind is MomentKind.STARTED and one.step.number in cone - shown)
     lines: list[str] = []
     last_of: dict[str, int] = {}  # task -> the last told step about it
     for moment in moments:
-        passed = [one for one in quiet if one.step.number < moment.step.number]
-        quiet = quiet[len(passed) :]
+        passed = []
+        while quiet and quiet[0].step.number < moment.step.number:
+            passed.append(quiet.popleft())
         lines += _passed(run, passed)
         cause = last_of.get(moment.task) if moment.kind in _OF_THEIR_TASK else None
         lines.append(_line(run, moment.step, cause or _told_cause(run, moment.step, shown), moment.words))
         last_of[moment.task] = moment.step.number
-    lines += _passed(run, quiet)
-    if len(lines) > MAX_LINES:
-        gap = f"{'':>23}...         {len(lines) - MAX_LINES} lines are left out (--all tells every step)"
-        lines = [*lines[:_FIRST_LINES], gap, *lines[_FIRST_LINES - MAX_LINES :]]
-    return lines
+    return lines + _passed(run, list(quiet))
+
+
+def _at_most(count: int, moments: list[Moment]) -> list[Moment]:
+    """Of too many, first those that are seldom, then the last ones."""
+    if len(moments) <= count:
+        return moments
+
+    def weight(place: int) -> tuple[bool, int]:
+        moment = moments[place]
+        return moment.kind in _WEIGHTY or moment.step.event.get("attempt", 1) > 1, place
+
+    order = sorted(range(len(moments)), key=weight, reverse=True)
+    return [moments[place] for place in sorted(order[:count])]
 
 
 def _passed(run: Run, moments: list[Moment]) -> list[str]:
@@ -140,7 +165,7 @@ def _passed(run: Run, moments: list[Moment]) -> list[str]:
         return []
     names = Counter(run.name(moment.task) for moment in moments)
     listed = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
-    return [f"{'':>23}...         meanwhile, as usual: {listed}"[:_WIDTH]]
+    return [f"{'':>23}...         meanwhile: {listed}"[:_WIDTH]]
 
 
 def _told_cause(run: Run, step: Step, shown: set[int]) -> int | None:

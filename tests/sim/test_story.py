@@ -39,6 +39,14 @@ def again_process(line: str) -> str:
     return next(word for word in line.split() if word.startswith("p"))
 
 
+def test_of_a_long_story_what_is_left_out_is_what_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniray.testing.story.MAX_LINES", 8)
+    text = tell(failing())
+    assert len(text.splitlines()) < 30, text
+    for told in ("is killed by a fault", "hears of the death", "starts a second time", "and the program fails"):
+        assert text.count(told) == 1, text
+
+
 def test_each_told_step_but_the_first_and_a_fault_has_a_cause_that_is_told_above_it() -> None:
     told: list[str] = []
     for line in tell(failing()).splitlines():
