@@ -113,12 +113,13 @@ class Actors:
         self._row(task).queue.appendleft(task)
         self._pump(now, self._row(task), eager=True)
 
-    def cancel(self, task: Task, *, recursive: bool, running: bool) -> None:
+    def cancel(self, now: float, task: Task, *, recursive: bool, running: bool) -> None:
         failure = Failure(FailureKind.CANCELLED, "", "the call was cancelled")
         row = self._row(task)
         if task in row.queue:
             row.queue.remove(task)
             self._completion.stop(task, failure)
+            self._pump(now, row, eager=True)  # those behind it may have waited for it only (60850)
             return
         if running and not task.decided:
             self._completion.decide(task, failure)

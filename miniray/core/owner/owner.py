@@ -242,7 +242,7 @@ class Owner:
         if task is None:
             return
         if task.spec.actor is not None:
-            self._actors.cancel(task, recursive=event.recursive, running=event.running)
+            self._actors.cancel(now, task, recursive=event.recursive, running=event.running)
         else:
             self._dispatch.cancel(task, force=event.force, recursive=event.recursive, running=event.running)
 
