@@ -60,6 +60,7 @@ class Member:
     def __init__(self, world: World, me: ProcessId, *machines: Machine) -> None:
         self._world = world
         self.me = me
+        self.owner = next((machine for machine in machines if isinstance(machine, Owner)), None)
         self.alive = True
         self.ending = False  # it has decided to exit, and does when its last frames have left
         self.running: RunTask | None = None
