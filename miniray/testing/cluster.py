@@ -211,6 +211,11 @@ class SimulatedCluster:
         self.crash(home, status, "itself")
         raise FiberKilled
 
+    def die_soon(self, seconds: float) -> None:
+        """Called by simulated code: its process ends after so long; 0: about when what it sends next arrives."""
+        home = next(one for one in self.processes.values() if self.awake in one.fibers)
+        self.timeline.after(seconds + self.draw_lag() + self.draw_lag(), lambda: self.crash(home, -9, "itself"))
+
     def note(self, key: str) -> int:
         """How often simulated code has said this by now: what a real program would write to a file."""
         count = self._notes[key] = self._notes.get(key, 0) + 1

@@ -5,46 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from miniray.core.record import Row
+from miniray.testing import situations
 from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, FirstTime, Op
+from miniray.testing.slots import MAX_OPS, Budget, Keep, Slot
 from miniray.transport import Choices
 
 MAX_DEPTH = 3
-MAX_OPS = 80  # of one program, nested ones included
+CALLS = ("call", "pass_on", "make_actor", "call_actor")  # ops that make a task
 SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
-
-
-class Keep(Row):
-    """Refs that an actor has in its state, under this key."""
-
-    key: str
-    number: int
-    outcomes: int
-
-
-class Slot(Row):
-    """What is known of one slot."""
-
-    kind: str  # "number", "box" (a list of refs), "actor"
-    number: int = 0
-    outcomes: int = VALUE
-    own: int = 0  # of a box: of the list itself, whatever becomes of what its refs name; 0: the same
-    is_ref: bool = True
-    shared: bool = False  # an actor that others may call, too: its total is not known
-    calls: int = 0  # of this actor from this program
-    dead: bool = False
-    busy: bool = False  # it comes of an actor's call: an actor that waits for it may wait for itself
-    keeps: list[Keep] = []  # of this actor: what it was given to keep
-    given: int = -1  # of a block's slot: which of the surrounding program it is
 
 
 class Drawing:
     """One program, or one block of it."""
 
-    def __init__(self, choices: Choices, depth: int = 0, budget: list[int] | None = None, name: str = "") -> None:
+    def __init__(self, choices: Choices, budget: Budget, depth: int = 0, name: str = "") -> None:
         self._choices = choices
         self._depth = depth
-        self._budget = budget if budget is not None else [MAX_OPS]
+        self._budget = budget
         self._name = name
         self.slots: dict[int, Slot] = {}
         self.ops: list[Op] = []
@@ -54,24 +31,24 @@ class Drawing:
 
     # ---- small choices ----
 
-    def _pick(self, count: int) -> int:
+    def pick(self, count: int) -> int:
         return self._choices.choose(count, "program")
 
-    def _chance(self, one_in: int) -> bool:
-        return not self._pick(one_in)
+    def chance(self, one_in: int) -> bool:
+        return not self.pick(one_in)
 
     def _some(self, kinds: tuple[str, ...], most: int) -> list[int]:
         found = [slot for slot, row in self.slots.items() if row.kind in kinds]
-        return [found[self._pick(len(found))] for _ in range(self._pick(most + 1))] if found else []
+        return [found[self.pick(len(found))] for _ in range(self.pick(most + 1))] if found else []
 
     def _one(self, *kinds: str) -> int | None:
         found = [slot for slot, row in self.slots.items() if row.kind in kinds]
-        return found[self._pick(len(found))] if found else None
+        return found[self.pick(len(found))] if found else None
 
-    def _seconds(self) -> float:
-        return SECONDS[self._pick(len(SECONDS))]
+    def seconds(self) -> float:
+        return SECONDS[self.pick(len(SECONDS))]
 
-    def _new(self, row: Slot, needs: Iterable[int] = ()) -> int:
+    def new(self, row: Slot, needs: Iterable[int] = ()) -> int:
         """`needs`: what it is made from."""
         row.busy = row.busy or any(self.slots[one].busy or self.slots[one].kind == "actor" for one in needs)
         slot = self._next
@@ -79,7 +56,7 @@ class Drawing:
         self.slots[slot] = row
         return slot
 
-    def _key(self) -> str:
+    def key(self) -> str:
         return f"{self._name}{len(self.ops)}"
 
     def _sum(self, used: list[int]) -> tuple[int, int]:
@@ -95,22 +72,32 @@ class Drawing:
     # ---- a program ----
 
     def draw(self, least: int, most: int) -> None:
-        for _ in range(least + self._pick(most - least + 1)):
-            if self._budget[0] <= 0:
+        for _ in range(least + self.pick(most - least + 1)):
+            if self._budget.ops <= 0:
                 break
-            self._budget[0] -= 1
-            self._OPS[self._pick(len(self._OPS))](self)
+            self._draw_op()
         self._finish()
+
+    def draw_tasks(self, tasks: int) -> None:
+        """Until so many tasks, calls and actors are made, those of blocks included."""
+        while count_tasks(self.ops) < tasks:
+            self._budget.ops = max(self._budget.ops, MAX_OPS)
+            self._draw_op()
+        self._finish()
+
+    def _draw_op(self) -> None:
+        self._budget.ops -= 1
+        self._OPS[self.pick(len(self._OPS))](self)
 
     def _finish(self) -> None:
         """Get what is left, or some of it, in a random order."""
         left = [slot for slot, row in self.slots.items() if row.kind != "actor"]
         while left:
-            slot = left.pop(self._pick(len(left)))
-            if not self._chance(4):
-                self._get(slot)
+            slot = left.pop(self.pick(len(left)))
+            if not self.chance(4):
+                self.get(slot)
 
-    def _get(self, slot: int) -> None:
+    def get(self, slot: int) -> None:
         row = self.slots[slot]
         nested = self._depth > 0
         self.ops.append(Op("get", slots=(slot,), given=(nested,), expected=row.number, outcomes=row.outcomes))
@@ -120,20 +107,20 @@ class Drawing:
             self.outcomes &= ~VALUE
 
     def _op_put(self) -> None:
-        number, large = self._pick(100), self._chance(3)
-        self.ops.append(Op("put", self._new(Slot("number", number)), given=(number, large)))
+        number, large = self.pick(100), self.chance(3)
+        self.ops.append(Op("put", self.new(Slot("number", number)), given=(number, large)))
 
     def _op_put_box(self) -> None:
         used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
         if used:
             number, outcomes = self._sum(used)
-            self.ops.append(Op("put_box", self._new(Slot("box", number, outcomes, VALUE), used), tuple(used)))
-            self._let_go(used)
+            self.ops.append(Op("put_box", self.new(Slot("box", number, outcomes, VALUE), used), tuple(used)))
+            self.let_go(used)
 
-    def _let_go(self, used: Iterable[int]) -> None:
+    def let_go(self, used: Iterable[int]) -> None:
         """Whoever was given these may be the last to hold them."""
         for slot in dict.fromkeys(used):
-            if self._chance(3):
+            if self.chance(3):
                 self.slots.pop(slot)
                 self.ops.append(Op("drop", slots=(slot,)))
 
@@ -142,10 +129,15 @@ class Drawing:
         if box is None or not self.slots[box].is_ref or self.slots[box].own != VALUE:
             return
         row = self.slots[box]
-        slot = self._new(Slot("box", row.number, row.outcomes, VALUE, is_ref=False), (box,))
+        slot = self.new(Slot("box", row.number, row.outcomes, VALUE, is_ref=False), (box,))
         self.ops.append(Op("open", slot, (box,)))
-        if not self._chance(3):
-            self._let_go([box])
+        if not self.chance(3):
+            self.let_go([box])
+
+    def drop_all(self, slots: list[int]) -> None:
+        for slot in slots:
+            del self.slots[slot]
+            self.ops.append(Op("drop", slots=(slot,)))
 
     def _op_call(self) -> None:
         self._call(self._some(("number",), 3))
@@ -155,40 +147,40 @@ class Drawing:
         self._call(self._some(("box", "number"), 2))
 
     def _call(self, used: list[int]) -> None:
-        kind = ("add", "add", "fill", "two", "fail", "once", "flaky")[self._pick(7)]
+        kind = ("add", "add", "fill", "two", "fail", "once", "flaky")[self.pick(7)]
         number, outcomes = self._sum(used)
-        first: tuple[Any, ...] = (self._seconds(),)
+        first: tuple[Any, ...] = (self.seconds(),)
         options: dict[str, Any] = {}
         if kind == "fail":
             outcomes = USER | (outcomes & ~VALUE)
         elif kind == "once":
-            first, options, outcomes = (self._key(), *first), {"max_retries": 0}, outcomes | FAULT
+            first, options, outcomes = (self.key(), *first), {"max_retries": 0}, outcomes | FAULT
         elif kind == "flaky":
-            first, options = (self._key(), *first), {"retry_exceptions": [FirstTime]}
+            first, options = (self.key(), *first), {"retry_exceptions": [FirstTime]}
         elif kind == "two":
             options = {"num_returns": 2}
-        boxed = self._pick(len(used) + 1) if kind != "flaky" and self._chance(2) else -1
-        slot = self._new(Slot("number", number, outcomes), used)
+        boxed = self.pick(len(used) + 1) if self.chance(2) else -1
+        slot = self.new(Slot("number", number, outcomes), used)
         if kind == "two":
-            self._new(Slot("number", number + 1, outcomes), used)
+            self.new(Slot("number", number + 1, outcomes), used)
         self.ops.append(Op("call", slot, tuple(used), (kind, first, options, boxed)))
-        if kind not in ("two", "flaky") and self._chance(6):
+        if kind not in ("two", "flaky") and self.chance(6):
             self._cancel_later(slot, outcomes)
 
     def _cancel_later(self, slot: int, outcomes: int) -> None:
         """Soon, and before anything else can need it."""
         row = self.slots[slot]
         row.outcomes, row.own = outcomes | CANCEL, row.own | CANCEL if row.own else 0
-        if self._chance(2):
+        if self.chance(2):
             self._op_sleep()
-        force = self._chance(3)
-        self.ops.append(Op("cancel", slots=(slot,), given=(force, bool(self._pick(2)))))
+        force = self.chance(3)
+        self.ops.append(Op("cancel", slots=(slot,), given=(force, bool(self.pick(2)))))
 
     def _op_make_box(self) -> None:
         """Refs that a worker owns, which may die."""
-        numbers = tuple(self._pick(50) for _ in range(1 + self._pick(3)))
-        slot = self._new(Slot("box", sum(numbers), VALUE | FAULT, VALUE))
-        self.ops.append(Op("call", slot, (), ("box_of", (self._chance(3), *numbers), {}, -1)))
+        numbers = tuple(self.pick(50) for _ in range(1 + self.pick(3)))
+        slot = self.new(Slot("box", sum(numbers), VALUE | FAULT, VALUE))
+        self.ops.append(Op("call", slot, (), ("box_of", (self.chance(3), *numbers), {}, -1)))
 
     def _op_rebox(self) -> None:
         """Refs go to a task, inside a list or a value, and come back in its result."""
@@ -197,28 +189,28 @@ class Drawing:
             return
         number, outcomes = self._sum(used)
         # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
-        slot = self._new(Slot("box", number, outcomes | FAULT, VALUE), used)
+        slot = self.new(Slot("box", number, outcomes | FAULT, VALUE), used)
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
-        self._let_go(used)
+        self.let_go(used)
 
     def _op_block(self) -> None:
         """A nested program. Its result is the sum of what it gets, or a box of refs: given ones, and its own."""
         if self._depth >= MAX_DEPTH:
             return
-        inner = Drawing(self._choices, self._depth + 1, self._budget, f"{self._name}{len(self.ops)}.")
+        inner = Drawing(self._choices, self._budget, self._depth + 1, f"{self._name}{len(self.ops)}.")
         by_reference = self._some(("number", "box", "actor"), 3)
         by_reference = [slot for slot in by_reference if self.slots[slot].kind != "actor" or self.slots[slot].shared]
         by_name = self._some(("number", "box"), 2)
         outcomes = VALUE  # of what must be there before it starts
         for slot in by_reference:
             row = self.slots[slot]
-            known = [Keep(keep.key, keep.number, keep.outcomes) for keep in row.keeps] if self._chance(2) else []
+            known = [Keep(keep.key, keep.number, keep.outcomes) for keep in row.keeps] if self.chance(2) else []
             given = Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead)
             given.keeps, given.given, given.busy = known, slot, row.busy
-            inner._new(given)
+            inner.new(given)
         for slot in by_name:  # arrives as the value itself
             row = self.slots[slot]
-            inner._new(Slot(row.kind, row.number, row.outcomes, row.own, is_ref=False))
+            inner.new(Slot(row.kind, row.number, row.outcomes, row.own, is_ref=False))
             own = row.own or row.outcomes
             outcomes = (outcomes & own & VALUE) | ((outcomes | own) & ~VALUE)
         inner.draw(1, 5)
@@ -226,21 +218,21 @@ class Drawing:
         used = tuple([*by_reference, *by_name])
         busy = any(op.kind in ("call_actor", "make_actor") for op in inner.ops)
         returned = [slot for slot in inner._some(("number", "box"), 3) if inner.slots[slot].is_ref]
-        if returned and self._chance(2):
+        if returned and self.chance(2):
             number, of_refs = inner._sum(returned)
             # An own ref dies with its worker; a given one may lose its hold with whoever hands it on.
             all_of = (whole & of_refs & VALUE) | ((whole | of_refs) & ~VALUE) | FAULT
-            slot = self._new(Slot("box", number, all_of, whole, busy=busy), used)
+            slot = self.new(Slot("box", number, all_of, whole, busy=busy), used)
             how: tuple[Any, ...] = ("block_box", (tuple(inner.ops), tuple(returned)), {}, len(by_reference))
         else:
-            slot = self._new(Slot("number", inner.total, whole, busy=busy), used)
+            slot = self.new(Slot("number", inner.total, whole, busy=busy), used)
             how = ("block", (tuple(inner.ops),), {}, len(by_reference))
         self.ops.append(Op("call", slot, used, how))
-        cancelled = self._chance(8)
+        cancelled = self.chance(8)
         if cancelled:
             self._cancel_later(slot, self.slots[slot].outcomes)
         self._learn_keeps(inner, slot, whole, cancelled)
-        self._let_go(by_reference)
+        self.let_go(by_reference)
 
     def _learn_keeps(self, inner: Drawing, block: int, whole: int, cancelled: bool) -> None:
         """What a block has given to actors of this program can be asked for when the block has ended."""
@@ -250,7 +242,7 @@ class Drawing:
                 mine = self.slots[row.given]
                 had = [keep.key for keep in mine.keeps]
                 new += [(mine, keep) for keep in row.keeps if keep.key not in had]
-        if not new or cancelled or self._chance(2):
+        if not new or cancelled or self.chance(2):
             return
         self.ops.append(Op("wait", slots=(block,), given=(1, None)))
         missing = USER if whole != VALUE else 0  # it may have ended before
@@ -260,10 +252,10 @@ class Drawing:
     def _op_make_actor(self) -> None:
         used = self._some(("number",), 1)
         number, outcomes = self._sum(used)
-        given: tuple[int, ...] = () if used else (self._pick(50),)
-        row = Slot("actor", number if used else given[0], outcomes | FAULT, shared=self._chance(2))
-        self.ops.append(Op("make_actor", self._new(row), tuple(used), given))
-        for _ in range(self._pick(3)):
+        given: tuple[int, ...] = () if used else (self.pick(50),)
+        row = Slot("actor", number if used else given[0], outcomes | FAULT, shared=self.chance(2))
+        self.ops.append(Op("make_actor", self.new(row), tuple(used), given))
+        for _ in range(self.pick(3)):
             self._op_call_actor()
 
     def _op_call_actor(self) -> None:
@@ -273,17 +265,22 @@ class Drawing:
         row = self.slots[actor]
         used = self._some(("number",), 1)
         amount, outcomes = self._sum(used)
-        given: tuple[int, ...] = () if used else (self._pick(9),)
+        given: tuple[int, ...] = () if used else (self.pick(9),)
         if row.shared or row.dead:  # others call it as well: only that it answers is known
-            key = self._key()
-            slot = self._new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)), (actor,))
+            key = self.key()
+            slot = self.new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)), (actor,))
             self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
+            return
+        if outcomes == USER:  # it fails without being called, and leaves its queue
+            slot = self.new(Slot("number", 0, USER | FAULT), (actor, *used))
+            self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (self._name or "driver", row.calls), False)))
+            row.calls += 1
             return
         sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
         if not sure:  # whether it is counted would not be known
             return
         row.number += amount if used else given[0]
-        slot = self._new(Slot("number", row.number, VALUE | FAULT), (actor,))
+        slot = self.new(Slot("number", row.number, VALUE | FAULT), (actor,))
         first = (self._name or "driver", row.calls)
         row.calls += 1
         self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (*first, *given), False)))
@@ -298,15 +295,15 @@ class Drawing:
         row = self.slots[actor]
         if row.shared:  # they may come of tasks that call this very actor: pending, it would wait for itself
             for slot in used:
-                self._get(slot)
+                self.get(slot)
         number, outcomes = self._sum(used)
-        key = f"keep {self._key()}"
-        done = self._new(Slot("number", 0, row.outcomes | FAULT), (actor,))
+        key = f"keep {self.key()}"
+        done = self.new(Slot("number", 0, row.outcomes | FAULT), (actor,))
         self.ops.append(Op("call_actor", done, (actor, *used), ("keep", (key,), True)))
         if self._depth > 0:  # another caller may ask for it: only when it is known to be there
-            self._get(done)
+            self.get(done)
         row.keeps.append(Keep(key, number, outcomes))
-        self._let_go(used)
+        self.let_go(used)
 
     def _op_kept(self) -> None:
         """What an actor keeps is read there, comes back, or is given up."""
@@ -314,45 +311,45 @@ class Drawing:
         if actor is None or not self.slots[actor].keeps or self.slots[actor].dead:
             return
         row = self.slots[actor]
-        keep = row.keeps[self._pick(len(row.keeps))]
+        keep = row.keeps[self.pick(len(row.keeps))]
         others = (row.outcomes | keep.outcomes) & ~VALUE | FAULT
         value = row.outcomes & VALUE
-        what = ("kept", "lend", "lend", "give_up")[self._pick(4)]
+        what = ("kept", "lend", "lend", "give_up")[self.pick(4)]
         if what == "kept":
-            slot = self._new(Slot("number", keep.number, (value & keep.outcomes) | others), (actor,))
+            slot = self.new(Slot("number", keep.number, (value & keep.outcomes) | others), (actor,))
         elif what == "lend":
-            slot = self._new(Slot("box", keep.number, (value & keep.outcomes) | others, value | others), (actor,))
+            slot = self.new(Slot("box", keep.number, (value & keep.outcomes) | others, value | others), (actor,))
         elif row.given >= 0 or row.shared:
             return  # others may still ask for it
         else:
             row.keeps.remove(keep)
-            slot = self._new(Slot("number", 0, VALUE | others), (actor,))
+            slot = self.new(Slot("number", 0, VALUE | others), (actor,))
             self.slots.pop(slot)  # its result, a count, is not looked at
         self.ops.append(Op("call_actor", slot, (actor,), (what, (keep.key,), False)))
 
     def _op_kill(self) -> None:
         actor = self._one("actor")
-        if actor is not None and self._chance(2):
+        if actor is not None and self.chance(2):
             self.slots[actor].dead = True
             self.ops.append(Op("kill", slots=(actor,)))
 
     def _op_get(self) -> None:
         slot = self._one("number", "box")
         if slot is not None:
-            self._get(slot)
+            self.get(slot)
 
     def _op_get_soon(self) -> None:
         slot = self._one("number", "box")
         if slot is not None and self.slots[slot].is_ref:
             row = self.slots[slot]
-            self.ops.append(Op("get_soon", slots=(slot,), given=(self._seconds(),), outcomes=row.outcomes))
+            self.ops.append(Op("get_soon", slots=(slot,), given=(self.seconds(),), outcomes=row.outcomes))
 
     def _op_wait(self) -> None:
         used = list(dict.fromkeys(self._some(("number", "box"), 4)))
         used = [slot for slot in used if self.slots[slot].is_ref]
         if used:
-            timeout = None if self._chance(2) else self._seconds()
-            self.ops.append(Op("wait", slots=tuple(used), given=(1 + self._pick(len(used)), timeout)))
+            timeout = None if self.chance(2) else self.seconds()
+            self.ops.append(Op("wait", slots=tuple(used), given=(1 + self.pick(len(used)), timeout)))
 
     def _op_drop(self) -> None:
         slot = self._one("number", "box", "actor")
@@ -361,7 +358,7 @@ class Drawing:
             self.ops.append(Op("drop", slots=(slot,)))
 
     def _op_sleep(self) -> None:
-        self.ops.append(Op("sleep", given=(self._seconds(),)))
+        self.ops.append(Op("sleep", given=(self.seconds(),)))
 
     _OPS: tuple[Callable[[Drawing], None], ...] = (
         _op_put,
@@ -373,6 +370,10 @@ class Drawing:
         _op_open_here,
         _op_open_here,
         _op_make_box,
+        situations.later_box,
+        situations.inherit,
+        situations.hand_on,
+        situations.hand_on,
         _op_rebox,
         _op_block,
         _op_block,
@@ -391,7 +392,22 @@ class Drawing:
     )
 
 
-def draw_program(choices: Choices) -> tuple[Op, ...]:
-    drawing = Drawing(choices)
-    drawing.draw(*((2, 6), (4, 14), (10, 30))[choices.choose(3, "size of the program")])
+def count_tasks(ops: Iterable[Op]) -> int:
+    """How many tasks, calls and actors a program makes, if nothing fails and nothing is run again."""
+    count = 0
+    for op in ops:
+        if op.kind in CALLS:
+            count += 1
+        if op.kind == "call" and op.given[0] in ("block", "block_box"):
+            count += count_tasks(op.given[1][0])
+    return count
+
+
+def draw_program(choices: Choices, tasks: int = 0) -> tuple[Op, ...]:
+    """A program of at least so many tasks, calls and actors; 0: a small one, of a drawn size."""
+    drawing = Drawing(choices, Budget())
+    if tasks:
+        drawing.draw_tasks(tasks)
+    else:
+        drawing.draw(*((2, 6), (4, 14), (10, 30))[choices.choose(3, "size of the program")])
     return tuple(drawing.ops)

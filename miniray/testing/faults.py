@@ -1,7 +1,8 @@
 """Faults: what goes wrong in one simulated run, and when. Drawn from choices, before the run and during it.
 
-Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP`), or between two frames that it
-sends (`AT_SEND`), so that some peers hear of a step and others do not. Delays are mostly short, sometimes as long as
+Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP`), between two frames that it sends
+(`AT_SEND`), so that some peers hear of a step and others do not, or just after a result with refs or a place has left
+(`AFTER_RESULT`), when most of what it knows is under way. Delays are mostly short, sometimes as long as
 a timeout. A process may also stand still for a while, as under SIGSTOP. In some runs the faults end at some step: from
 then on everything must come to its end in bounded time (`checkers/ends.py`).
 """
@@ -21,10 +22,11 @@ PAUSE_SECONDS = (0.05, 0.5, 1.5)
 class CrashMode(Enum):
     AT_STEP = 0
     AT_SEND = 1
+    AFTER_RESULT = 2
 
 
 class Crash(Record, frozen=True):
-    """After so many further steps (or sends) of workers, the one that makes the next dies."""
+    """After so many further steps (or sends, or results) of workers, the one that makes the next dies."""
 
     after: int
     mode: CrashMode
@@ -54,13 +56,14 @@ def draw(choices: Choices) -> Faults:
     count = (0, 0, 1, 2, 3, 4)[choices.choose(6, "crashes")]
     crashes = []
     for _ in range(count):
-        after = choices.choose(4 << choices.choose(6, "how far"), "steps to the next crash")
-        mode = CrashMode.AT_STEP if choices.choose(2, "kind of crash") else CrashMode.AT_SEND
+        mode = tuple(CrashMode)[choices.choose(len(CrashMode), "kind of crash")]
+        nearest = 1 if mode is CrashMode.AFTER_RESULT else 4
+        after = choices.choose(nearest << choices.choose(6, "how far"), "steps to the next crash")
         crashes.append(Crash(after, mode))
     return Faults(
         tuple(crashes),
         (0, 100, 20, 5)[choices.choose(4, "long delays")],
-        (0, 0, 8, 3)[choices.choose(4, "slow links")],
+        (0, 8, 3, 2)[choices.choose(4, "slow links")],
         (0, 0, 200, 50)[choices.choose(4, "pauses")],
         (0, 0, 0, 8)[choices.choose(4, "failed starts")],
         (0, 0, 30, 100, 300)[choices.choose(5, "healing")],

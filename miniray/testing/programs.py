@@ -39,7 +39,7 @@ FAULTS = (ObjectLostError, ActorDiedError, WorkerCrashedError)
 
 
 class FirstTime(Exception):
-    """What a flaky task raises once; only this is retried."""
+    """What a flaky task raises once, with a ref that nobody will ask for; only this is retried."""
 
 
 class Op(Record, frozen=True):
@@ -111,7 +111,7 @@ def once(key: str, seconds: float, *args: Any) -> int:
 
 def flaky(key: str, seconds: float, *args: Any) -> int:
     if running[-1].note(key) == 1:
-        raise FirstTime
+        raise FirstTime(miniray.put(0))
     return add(seconds, *args)
 
 
@@ -120,8 +120,23 @@ def box_of(large: bool, *numbers: int) -> list[Any]:
     return [miniray.put(array_of(number) if large else number) for number in numbers]
 
 
+def later_box(key: str, dies_after: float, seconds: float, *numbers: int) -> list[Any]:
+    """Refs of tasks of the worker's own, which have not ended: whoever waits for them waits for their owner."""
+    if dies_after and running[-1].note(key) == 1:
+        running[-1].die_soon(dies_after)
+    child = miniray.remote(max_retries=-1)(add)
+    return [child.remote(seconds, number) for number in numbers]
+
+
 def rebox(box: list[Any]) -> list[Any]:
     return list(box)
+
+
+def unwrap(outer: list[Any]) -> list[Any]:
+    """The refs inside a box, which is let go as soon as it is read."""
+    box = outer.pop()
+    inner: list[Any] = miniray.get(box)
+    return inner
 
 
 def block(ops: tuple[Op, ...], box: list[Any], *args: Any) -> int:
@@ -141,6 +156,11 @@ def call_often(key: str, count: int, actor: Any) -> int:
     for ref in [actor.add.remote(caller, index, 1) for index in range(count)]:
         miniray.get(ref)
     return count
+
+
+def inherit(key: str, actor: Any) -> int:
+    """Reads what an actor was given to keep; it dies while it hands it on."""
+    return number_of(miniray.get(actor.last_words.remote(key)))
 
 
 class Counter:
@@ -166,6 +186,11 @@ class Counter:
 
     def lend(self, key: str) -> list[Any]:
         """What it was given to keep; the refs in it are its owner's, and go on through this process."""
+        return self._find(key)
+
+    def last_words(self, key: str) -> list[Any]:
+        """Who hears them may come too late to their owner: the one that held them dies."""
+        running[-1].die_soon(0.0)
         return self._find(key)
 
     def give_up(self, key: str) -> int:
@@ -271,6 +296,11 @@ def _call(op: Op, slots: dict[int, Any]) -> None:
         slots[op.slot + index] = ref
 
 
+def _pass_on(op: Op, slots: dict[int, Any]) -> None:
+    """The refs of an opened box become arguments of a task of this process."""
+    slots[op.slot] = miniray.remote(max_retries=-1)(add).remote(0.0, *slots[op.slots[0]])
+
+
 def _make_actor(op: Op, slots: dict[int, Any]) -> None:
     slots[op.slot] = miniray.remote(Counter).remote(*[slots[slot] for slot in op.slots], *op.given)
 
@@ -311,12 +341,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "once": once,
     "flaky": flaky,
     "box_of": box_of,
+    "later_box": later_box,
     "rebox": rebox,
+    "unwrap": unwrap,
     "block": block,
     "block_box": block_box,
     "call_often": call_often,
+    "inherit": inherit,
 }
-KEYED = ("once", "flaky", "call_often")
+KEYED = ("once", "flaky", "call_often", "later_box")
 ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "get": _get,
     "get_soon": _get_soon,
@@ -325,6 +358,7 @@ ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "put_box": _put_box,
     "open": _open,
     "call": _call,
+    "pass_on": _pass_on,
     "make_actor": _make_actor,
     "call_actor": _call_actor,
     "kill": _kill,

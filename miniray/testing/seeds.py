@@ -5,9 +5,12 @@ A seed that fails says how to run it again; `python -m miniray.testing SEED` tel
 
 from __future__ import annotations
 
+import argparse
 import gc
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from typing import Any
 
 from miniray.core.record import Record
@@ -20,6 +23,8 @@ from miniray.testing.faults import Faults
 from miniray.testing.object_story import story
 from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
+
+_CHUNK = 20  # seeds that one process runs before it says what failed
 
 
 class Told(Record, frozen=True):
@@ -35,22 +40,24 @@ class Told(Record, frozen=True):
 class FailedSeed(AssertionError):
     """This seed shows that something is wrong."""
 
-    def __init__(self, seed: int, error: BaseException, story: str = "") -> None:
+    def __init__(self, seed: int, error: BaseException, *, tasks: int = 0, story: str = "") -> None:
         told = f"{error}\n\n{story}" if story else f"{error}"
-        super().__init__(f"seed {seed}: {told}\n\nrun it again with its story: python -m miniray.testing {seed}")
+        again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
+        super().__init__(f"seed {seed}: {told}\n\nrun it again with its story: {again}")
         self.seed = seed
 
 
-def run_seed(seed: int, *, keep_trace: Callable[[list[str]], None] | None = None) -> Told:
+def run_seed(seed: int, *, tasks: int = 0, keep_trace: Callable[[list[str]], None] | None = None) -> Told:
     """Run one seed.
 
     Args:
+        tasks: at least so many tasks, calls and actors in its program; 0: a small one. Another number, another run.
         keep_trace: gets the story, as lines, also of a run that fails.
 
     Raises:
         FailedSeed: and why.
     """
-    cluster, ops = _draw(seed, keep_trace=keep_trace is not None)
+    cluster, ops = _draw(seed, tasks, keep_trace=keep_trace is not None)
     try:
         run_program(cluster, ops)
         return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
@@ -60,26 +67,26 @@ def run_seed(seed: int, *, keep_trace: Callable[[list[str]], None] | None = None
         if keep_trace is not None and cluster.trace is not None:
             keep_trace([str(cluster.faults), *map(str, ops), *cluster.trace])
         cluster.close()
-    raise FailedSeed(seed, broken, _story(seed, broken)) from broken
+    raise FailedSeed(seed, broken, tasks=tasks, story=_story(seed, tasks, broken)) from broken
 
 
 def _draw(
-    seed: int, *, keep_trace: bool = False, recorder: Recorder | None = None
+    seed: int, tasks: int, *, keep_trace: bool = False, recorder: Recorder | None = None
 ) -> tuple[SimulatedCluster, tuple[Op, ...]]:
     choices = SeededChoices(seed)
-    ops = draw_program(choices)
+    ops = draw_program(choices, tasks)
     num_cpus = 1 + choices.choose(3, "CPUs")
     faults = _faults.draw(choices)
     return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, keep_trace=keep_trace, recorder=recorder), ops
 
 
-def _story(seed: int, error: BaseException) -> str:
+def _story(seed: int, tasks: int, error: BaseException) -> str:
     """Of what a broken invariant is about. The seed runs once more for it, so that runs that hold pay nothing."""
     broken = error if isinstance(error, BrokenInvariant) else error.__cause__
     if not isinstance(broken, BrokenInvariant):
         return ""
     recorder = Recorder()
-    cluster, ops = _draw(seed, recorder=recorder)
+    cluster, ops = _draw(seed, tasks, recorder=recorder)
     try:
         run_program(cluster, ops)
     except Exception as again:
@@ -129,20 +136,43 @@ def prepare() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m miniray.testing SEED [COUNT]`: one seed with its story, or many and what failed."""
-    prepare()
-    first = int(arguments[0]) if arguments else 0
-    count = int(arguments[1]) if len(arguments) > 1 else 1
+    """`python -m miniray.testing SEED [COUNT] [--tasks N] [--jobs N]`: one seed with its story, or many."""
+    parser = argparse.ArgumentParser("python -m miniray.testing", description="Run seeds of the simulated cluster.")
+    parser.add_argument("seed", type=int, nargs="?", default=0, help="the first one; alone, it tells its story")
+    parser.add_argument("count", type=int, nargs="?", default=1, help="how many")
+    parser.add_argument("--tasks", type=int, default=0, help="at least so many tasks and actors in each program")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    given = parser.parse_args(arguments)
+    if given.count == 1:
+        prepare()
+        return _tell(given.seed, given.tasks)
+    end = given.seed + given.count
+    chunks = [range(first, min(first + _CHUNK, end)) for first in range(given.seed, end, _CHUNK)]
     failed = 0
-    for seed in range(first, first + count):
-        try:
-            told = run_seed(seed, keep_trace=None if count > 1 else lambda lines: print("\n".join(lines)))
-        except FailedSeed as error:
-            failed += 1
-            print(error if count == 1 else str(error).split("\n\nrun it again")[0], file=sys.stderr)
-        else:
-            if count == 1:
-                print(told)
-    if count > 1:
-        print(f"{count} seeds, {failed} failed")
+    with ProcessPoolExecutor(given.jobs, initializer=prepare) as pool:
+        for told in pool.map(_failures, chunks, repeat(given.tasks)):
+            for one in told:
+                failed += 1
+                print(one, file=sys.stderr, flush=True)
+    print(f"{given.count} seeds, {failed} failed")
     return 1 if failed else 0
+
+
+def _tell(seed: int, tasks: int) -> int:
+    try:
+        print(run_seed(seed, tasks=tasks, keep_trace=lambda lines: print("\n".join(lines))))
+    except FailedSeed as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _failures(seeds: range, tasks: int) -> list[str]:
+    """What those that fail say, in short."""
+    told = []
+    for seed in seeds:
+        try:
+            run_seed(seed, tasks=tasks)
+        except FailedSeed as error:
+            told.append(str(error).split("\n\n")[0])
+    return told

@@ -16,8 +16,10 @@ from miniray._runtime.loop import Loop
 from miniray._runtime.process import Ended, Process
 from miniray._runtime.waiters import Waiter
 from miniray.core.ids import ProcessId, show
-from miniray.core.machine import Machine
+from miniray.core.machine import Machine, Send
+from miniray.core.messages import TasksDone
 from miniray.core.record import Effect, Event
+from miniray.core.task_spec import Stored, contained
 from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashMode
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     from miniray.testing.cluster import SimulatedCluster
 
 Rows = Mapping[type[Effect], Callable[[Any], Event | None]]
+
+
+def _brings_more(effect: Effect) -> bool:
+    """Whether this is a result that is not all there: refs or a place are in it."""
+    if type(effect) is not Send or type(effect.message) is not TasksDone:
+        return False
+    return any(contained(one) or type(one) is Stored for result in effect.message.results for one in result.values)
 
 
 class CrashNow(BaseException):
@@ -43,6 +52,7 @@ class SimulatedProcess:
         self.name = show(me)
         self.alive = True
         self.may_crash = False
+        self._dies_after_turn = False
         self.process: Process | None = None
         self.executor: SimulatedExecutor | None = None
         self.loop: Loop
@@ -77,6 +87,8 @@ class SimulatedProcess:
             self.loop.tick()
             self.loop.flush()
             self.loop.check()
+            if self._dies_after_turn:
+                raise CrashNow
         except CrashNow:
             self.cluster.crash(self, -9, "fault")
             raise
@@ -120,8 +132,12 @@ class SimulatedProcess:
     def _observe(self, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
         self.cluster.observe(self, number, now, event, effects)
-        if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_STEP):
+        if not self.may_crash:
+            return
+        if self.cluster.crash_is_due(CrashMode.AT_STEP):
             raise CrashNow
+        if any(map(_brings_more, effects)) and self.cluster.crash_is_due(CrashMode.AFTER_RESULT):
+            self._dies_after_turn = True
 
     def _send_or_crash(self, peer: ProcessId, frame: bytes) -> None:
         if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_SEND):

@@ -11,7 +11,7 @@ all live, nobody comes too late. Dead or alive, these hold at every step:
 from __future__ import annotations
 
 from miniray.core.ids import ObjectId, ProcessId, owner_of, show
-from miniray.core.machine import Received, Send
+from miniray.core.machine import PeerLost, Received, Send
 from miniray.core.messages import AddHolder, DropHolders, HolderAdded, RefGone, ValueIs, WhereIs
 from miniray.core.record import Effect
 from miniray.core.task_spec import Value, contained
@@ -25,13 +25,24 @@ Held_ = tuple[ProcessId, ObjectId]
 class Held(Checker):
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
-        self.after = {HolderAdded: self._confirmed, RefGone: self._came_too_late, ValueIs: self._learned}
+        self.after = {
+            HolderAdded: self._confirmed,
+            RefGone: self._came_too_late,
+            ValueIs: self._learned,
+            PeerLost: self._lost,
+        }
         self.decided = {AddHolder: self._registers, WhereIs: self._asks, DropHolders: self._drops}
         self._receipts: dict[Held_, int] = {}
         self._asked: dict[Held_, bool] = {}  # True: and let go since
-        self._read: dict[Held_, Value] = {}
+        self._reading: dict[ProcessId, dict[ObjectId, Value]] = {}  # values whose refs are not all registered yet
 
     def look(self) -> None:
+        for me, values in self._reading.items():
+            home = self.cluster.processes.get(me)
+            if home is not None and home.alive:
+                self._forget_confirmed(home)
+                for object_id in values:
+                    self._still_holds(home, object_id)
         if self.cluster.disturbed:
             return
         owners = {me: home.process.owner for me, home in self.cluster.processes.items() if home.process is not None}
@@ -51,6 +62,10 @@ class Held(Checker):
             raise BrokenInvariant(1, told, message.object_id)
         if not message.number:
             self._asked.pop((home.me, message.object_id), None)
+        self._forget_confirmed(home)
+
+    def _lost(self, home: SimulatedProcess, event: PeerLost, effects: list[Effect]) -> None:
+        self._forget_confirmed(home)
 
     # ---- receipts ----
 
@@ -66,8 +81,26 @@ class Held(Checker):
         if message.number < last and not home.process.owner.awaits_confirmation(message.object_id):
             told = f"{home.name} takes receipt {message.number} of {show(message.object_id)} for its receipt {last}"
             raise BrokenInvariant(1, told, message.object_id)
+        self._forget_confirmed(home)
 
     # ---- reading ----
+
+    def _forget_confirmed(self, home: SimulatedProcess) -> None:
+        values = self._reading.get(home.me)
+        if values:
+            for object_id in [one for one, value in values.items() if not self._unregistered(home, value)]:
+                del values[object_id]
+
+    def _unregistered(self, home: SimulatedProcess, value: Value) -> list[ObjectId]:
+        assert home.process is not None
+        return [inner for inner in contained(value) if home.process.owner.awaits_confirmation(inner)]
+
+    def _still_holds(self, home: SimulatedProcess, object_id: ObjectId) -> None:
+        assert home.process is not None
+        if not home.process.owner.knows(object_id):
+            inner = self._unregistered(home, self._reading[home.me][object_id])
+            told = f"{home.name} let {show(object_id)} go before its {show(inner[0])} was registered"
+            raise BrokenInvariant(1, told, object_id, inner[0])
 
     def _asks(self, home: SimulatedProcess, effect: Send) -> None:
         message = effect.message
@@ -82,8 +115,8 @@ class Held(Checker):
         if self._asked.pop(key, False) and used:
             told = f"{home.name} uses an answer of before it let {show(message.object_id)} go"
             raise BrokenInvariant(1, told, message.object_id)
-        if used and contained(message.value):
-            self._read[key] = message.value
+        if used and self._unregistered(home, message.value):
+            self._reading.setdefault(home.me, {})[message.object_id] = message.value
 
     def _drops(self, home: SimulatedProcess, effect: Send) -> None:
         message = effect.message
@@ -92,8 +125,6 @@ class Held(Checker):
             key = (home.me, object_id)
             if key in self._asked:
                 self._asked[key] = True
-            value = self._read.pop(key, None)
-            for inner in contained(value) if value is not None else ():
-                if home.process.owner.awaits_confirmation(inner):
-                    told = f"{home.name} let {show(object_id)} go before its {show(inner)} was registered"
-                    raise BrokenInvariant(1, told, object_id, inner)
+            value = self._reading.get(home.me, {}).get(object_id)
+            if value is not None and self._unregistered(home, value):
+                self._still_holds(home, object_id)

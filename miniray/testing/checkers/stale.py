@@ -1,13 +1,17 @@
-"""Invariant 8: no message of a dead attempt changes a table (of an ended lease: `leases.py`)."""
+"""Invariant 8: no message of a dead attempt changes a table (of an ended lease: `leases.py`).
+
+And no attempt is given up while its answer is under way: a link is read to its end before a death counts (section 2).
+Who has buried a process gives nobody its address.
+"""
 
 from __future__ import annotations
 
-from miniray.core.ids import TaskId, show, task_of
-from miniray.core.machine import Received, Send
-from miniray.core.messages import CallActor, PushTasks, TasksDone
+from miniray.core.ids import ProcessId, TaskId, show, task_of
+from miniray.core.machine import PeerLost, Received, Send
+from miniray.core.messages import CallActor, ProcessDied, PushTasks, TasksDone, ValueIs
 from miniray.core.owner.events import Ready
 from miniray.core.record import Effect
-from miniray.core.task_spec import PushedTask
+from miniray.core.task_spec import ActorAt, PushedTask
 from miniray.testing.checkers.checker import BrokenInvariant, Checker
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.simulated import SimulatedProcess
@@ -16,9 +20,11 @@ from miniray.testing.simulated import SimulatedProcess
 class Stale(Checker):
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
-        self.after = {TasksDone: self._answered}
-        self.decided = {PushTasks: self._pushed, CallActor: self._called}
+        self.after = {TasksDone: self._answered, ProcessDied: self._died, PeerLost: self._lost}
+        self.decided = {PushTasks: self._pushed, CallActor: self._called, ValueIs: self._tells}
+        self._buried: dict[tuple[ProcessId, ProcessId], int] = {}  # who knows of whose death: news, and end of link
         self._pushes: dict[TaskId, int] = {}
+        self._answers: dict[tuple[TaskId, int], bool] = {}
 
     def _pushed(self, home: SimulatedProcess, effect: Send) -> None:
         assert isinstance(effect.message, PushTasks)
@@ -32,6 +38,23 @@ class Stale(Checker):
         for task in tasks:
             self._pushes[task.task_id] = task.attempt
 
+    def _died(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, ProcessDied)
+        self._bury(home.me, event.message.process)
+
+    def _lost(self, home: SimulatedProcess, event: PeerLost, effects: list[Effect]) -> None:
+        self._bury(home.me, event.peer)
+
+    def _bury(self, me: ProcessId, died: ProcessId) -> None:
+        self._buried[me, died] = self._buried.get((me, died), 0) + 1
+
+    def _tells(self, home: SimulatedProcess, effect: Send) -> None:
+        assert isinstance(effect.message, ValueIs)
+        value = effect.message.value
+        if isinstance(value, ActorAt) and self._buried.get((home.me, value.process)) == 2:
+            told = f"{home.name} gives the address of an actor whose process it has buried"
+            raise BrokenInvariant(8, told, effect.message.object_id, value.process)
+
     def _answered(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
         assert isinstance(event.message, TasksDone)
         ready = [one for effect in effects if type(effect) is Ready for one in effect.object_ids]
@@ -39,3 +62,8 @@ class Stale(Checker):
         for result in event.message.results:
             if result.task_id in told and result.attempt != self._pushes.get(result.task_id):
                 raise BrokenInvariant(8, f"an old attempt decides {show(result.task_id)}", result.task_id)
+            key = result.task_id, result.attempt
+            if result.attempt < self._pushes.get(result.task_id, 0) and key not in self._answers:
+                story = f"attempt {result.attempt} of {show(result.task_id)} was given up, and is answered"
+                raise BrokenInvariant(8, story, result.task_id)
+            self._answers[key] = True

@@ -1,16 +1,20 @@
 """Invariant 7: `max_retries=0` is started at most once; and a crash is charged to what had started, to nothing else.
 
-Each attempt of any task starts once, and none while another attempt of it runs.
+Each attempt of any task starts once, and none while another attempt of it runs. What has ended in a worker is sent
+before a task that may not run twice starts there, or a crash would cost it. A death whose cause was told is not called
+unknown.
 """
 
 from __future__ import annotations
 
 from miniray.core.failures import UNKNOWN_STATUS, Failure, FailureKind
-from miniray.core.ids import TaskId, show, task_of
+from miniray.core.ids import ProcessId, TaskId, show, task_of
+from miniray.core.machine import PeerLost, Received, Send
+from miniray.core.messages import ExecutionEnded, ProcessDied, TasksDone
 from miniray.core.owner.events import Ready, Submitted
 from miniray.core.record import Effect
 from miniray.core.task_spec import Failed, PushedTask
-from miniray.core.worker.events import TaskFinished
+from miniray.core.worker.events import RunTask, TaskFinished
 from miniray.testing.checkers.checker import BrokenInvariant, Checker
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.simulated import SimulatedProcess
@@ -19,8 +23,20 @@ from miniray.testing.simulated import SimulatedProcess
 class Starts(Checker):
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
-        self.after = {TaskFinished: self._finished, Submitted: self._submitted}
-        self.decided = {Ready: self._told}
+        self.after = {
+            Submitted: self._submitted,
+            TaskFinished: self._finished,
+            ProcessDied: self._heard,
+            PeerLost: self._lost,
+        }
+        self.decided = {
+            Ready: self._told,
+            RunTask: self._run,
+            TasksDone: self._sent,
+            ExecutionEnded: self._handed_over,
+        }
+        self._unsent: dict[ProcessId, dict[TaskId, bool]] = {}
+        self._deaths: dict[tuple[ProcessId, ProcessId], bool] = {}  # who has heard of whose
         self._attempts: dict[TaskId, list[int]] = {}  # that have started
         self._running: dict[TaskId, SimulatedProcess] = {}
         self._retries: dict[TaskId, int] = {}
@@ -47,6 +63,36 @@ class Starts(Checker):
     def _finished(self, home: SimulatedProcess, event: TaskFinished, effects: list[Effect]) -> None:
         self._running.pop(event.task_id, None)
 
+    def _heard(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, ProcessDied)
+        self._deaths[home.me, event.message.process] = True
+
+    def _lost(self, home: SimulatedProcess, event: PeerLost, effects: list[Effect]) -> None:
+        """Results for the dead are not sent."""
+        unsent = self._unsent.get(home.me, {})
+        for task_id in [one for one in unsent if one.startswith(event.peer)]:
+            del unsent[task_id]
+
+    # ---- results ----
+
+    def _sent(self, home: SimulatedProcess, effect: Send) -> None:
+        assert isinstance(effect.message, TasksDone)
+        for result in effect.message.results:
+            self._unsent.get(home.me, {}).pop(result.task_id, None)
+
+    def _handed_over(self, home: SimulatedProcess, effect: Send) -> None:
+        """To the owner role of the same process, which sends it in this turn."""
+        assert isinstance(effect.message, ExecutionEnded)
+        self._unsent.get(home.me, {}).pop(effect.message.result.task_id, None)
+
+    def _run(self, home: SimulatedProcess, effect: RunTask) -> None:
+        unsent = self._unsent.setdefault(home.me, {})
+        if effect.task.at_most_once and unsent:
+            held_back = next(iter(unsent))
+            told = f"the result of {show(held_back)} waits behind {show(effect.task.task_id)}, which may not run twice"
+            raise BrokenInvariant(7, told, held_back, effect.task.task_id)
+        unsent[effect.task.task_id] = True
+
     def _told(self, home: SimulatedProcess, effect: Ready) -> None:
         assert home.process is not None
         for object_id in effect.object_ids:
@@ -58,6 +104,9 @@ class Starts(Checker):
             if self._failures.setdefault(value.failure, task_id) != task_id or death is None:
                 continue
             if death.status == UNKNOWN_STATUS:  # nobody could say what had started
+                if (home.me, value.failure.process) in self._deaths:
+                    told = f"{show(task_id)} fails by a death of unknown cause, and {home.name} was told the cause"
+                    raise BrokenInvariant(8, told, task_id)
                 continue
             if len(self._attempts.get(task_id, ())) <= self._retries.get(task_id, 0):
                 told = f"{show(task_id)} fails by crashes of others: it had not started when they died"

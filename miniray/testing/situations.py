@@ -1,0 +1,83 @@
+"""Situations: short sequences of ops that chance would seldom make, since each of them ends a hold at a bad moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from miniray.testing.programs import FAULT, VALUE, Op
+from miniray.testing.slots import Slot
+
+if TYPE_CHECKING:
+    from miniray.testing.drawing import Drawing
+
+
+def later_box(drawing: Drawing) -> None:
+    """Refs of pending tasks that a worker owns, used by tasks of this process; that worker may die of itself."""
+    number, dies_after = drawing.pick(50), (0.0, 0.0005, 0.003, 0.03)[drawing.pick(4)]
+    box = drawing.new(Slot("box", number, VALUE | FAULT, VALUE))
+    first = (drawing.key(), dies_after, drawing.seconds(), number)
+    drawing.ops.append(Op("call", box, (), ("later_box", first, {}, -1)))
+    opened = drawing.new(Slot("box", number, VALUE | FAULT, VALUE, is_ref=False), (box,))
+    drawing.ops.append(Op("open", opened, (box,)))
+    slot = drawing.new(Slot("number", number, VALUE | FAULT), (opened,))
+    drawing.ops.append(Op("pass_on", slot, (opened,)))
+    drawing.let_go([box, opened])
+
+
+def inherit(drawing: Drawing) -> None:
+    """An actor is the last that holds a ref, and dies while it hands that on to a third process."""
+    number = drawing.pick(100)
+    given = drawing.new(Slot("number", number))
+    drawing.ops.append(Op("put", given, given=(number, drawing.chance(3))))
+    actor = drawing.new(Slot("actor", 0, FAULT, dead=True))
+    drawing.ops.append(Op("make_actor", actor, (), (0,)))
+    key = f"keep {drawing.key()}"
+    kept = drawing.new(Slot("number", 0, VALUE | FAULT), (actor,))
+    drawing.ops.append(Op("call_actor", kept, (actor, given), ("keep", (key,), True)))
+    drawing.ops.append(Op("wait", slots=(kept,), given=(1, None)))  # another caller asks for it
+    slot = drawing.new(Slot("number", number, VALUE | FAULT), (actor,))
+    drawing.ops.append(Op("call", slot, (actor,), ("inherit", (key,), {}, -1)))
+    drawing.drop_all([given, actor])
+
+
+def hand_on(drawing: Drawing) -> None:
+    """Refs that a worker owns go on through this process, which lets go of them before they can have arrived."""
+    number = drawing.pick(50)
+    box = drawing.new(Slot("box", number, VALUE | FAULT, VALUE))
+    how: tuple[Any, ...] = ("box_of", (False, number))
+    if drawing.chance(2):
+        how = ("later_box", (drawing.key(), 0.0, drawing.seconds(), number))
+    drawing.ops.append(Op("call", box, (), (*how, {}, -1)))
+    opened = drawing.new(Slot("box", number, VALUE | FAULT, VALUE, is_ref=False), (box,))
+    drawing.ops.append(Op("open", opened, (box,)))
+    gone = [box, opened]
+    got = drawing.new(Slot("box", number, VALUE | FAULT, VALUE | FAULT), (opened,))
+    way = drawing.pick(3)
+    if way == 0:
+        drawing.ops.append(Op("call", got, (opened,), ("rebox", (), {}, 1)))
+    elif way == 1:
+        outer = drawing.new(Slot("box", number, VALUE | FAULT, VALUE), (opened,))
+        drawing.ops.append(Op("put_box", outer, (opened,)))
+        drawing.ops.append(Op("call", got, (outer,), ("unwrap", (), {}, 1)))
+        gone.append(outer)
+    else:
+        _through_an_actor(drawing, opened, got, gone)
+        return
+    drawing.drop_all(gone)
+
+
+def _through_an_actor(drawing: Drawing, opened: int, got: int, gone: list[int]) -> None:
+    """Asked for, let go, and come back before that is answered."""
+    actor = drawing.new(Slot("actor", 0, FAULT))
+    drawing.ops.append(Op("make_actor", actor, (), (0,)))
+    key = f"keep {drawing.key()}"
+    kept = drawing.new(Slot("number", 0, VALUE | FAULT), (actor,))
+    drawing.ops.append(Op("call_actor", kept, (actor, opened), ("keep", (key,), True)))
+    drawing.ops.append(Op("wait", slots=(kept,), given=(1, None)))
+    if drawing.chance(2):
+        drawing.ops.append(Op("get_soon", slots=(opened,), given=(drawing.seconds(),), outcomes=VALUE | FAULT))
+    drawing.drop_all(gone)
+    drawing.ops.append(Op("call_actor", got, (actor,), ("lend", (key,), False)))
+    drawing.drop_all([actor])
+    if drawing.chance(2):
+        drawing.get(got)
