@@ -100,6 +100,8 @@ class _Host:
             event = self._on_report(report)
             if event is not None:
                 self.loop.turn(event)
+            if isinstance(event, ProcessEnded):
+                self.loop.disconnect(event.process)  # somebody may hold its end open: nobody is led there any more
         if self._zygote.ended:
             os._exit(1)  # nobody could start or reap a worker any more
         self.watch_zygote()

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from select import POLLIN, poll
 from time import monotonic
@@ -187,10 +188,13 @@ class Channel:
                 attached.close()
             self._waiting.popleft()
 
-    def receive(self) -> list[tuple[bytes, int]]:
-        """Whatever has arrived, each with its descriptor or -1; sets `ended` at the end."""
+    def receive(self) -> Iterator[tuple[bytes, int]]:
+        """Whatever has arrived, each with its descriptor or -1; sets `ended` at the end.
+
+        One is read when it is asked for: a child that is forked for it has no descriptor of those behind it. (It would
+        keep its sibling's link open after that had died, and what was on its way there would never be lost.)
+        """
         self.flush()
-        found: list[tuple[bytes, int]] = []
         while not self.ended:
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._connection, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
@@ -201,8 +205,7 @@ class Channel:
             if not data:
                 self.ended = True
                 break
-            found.append((data, descriptors[0] if descriptors else -1))
-        return found
+            yield data, descriptors[0] if descriptors else -1
 
     def close(self) -> None:
         self._connection.close()

@@ -134,6 +134,18 @@ def test_a_worker_is_born_with_what_it_was_promised(talk: Talk) -> None:
     assert eval(talk.ask_node("os.getpid()")) == talk.session.node_pid != pid
 
 
+def test_workers_that_are_asked_for_together_have_nothing_of_each_other(talk: Talk) -> None:
+    """One kept the other's link open after that had died: who had dialled it meanwhile waited for ever."""
+    numbers = range(2, 8)
+    os.kill(talk.session.zygote_pid, signal.SIGSTOP)
+    for number in numbers:
+        talk.tell(f"fork {number}")
+    assert talk.ask_node("1") == "1"
+    os.kill(talk.session.zygote_pid, signal.SIGCONT)
+    talk.pids += [int(talk.hear("said ").split()[2]) for _ in numbers]
+    assert [talk.ask(number, "len(os.listdir('/proc/self/fd'))") for number in numbers] == ["7"] * len(numbers)
+
+
 def test_the_zygote_is_light(talk: Talk) -> None:
     talk.worker(2)
     heavy = "{'asyncio', 'numpy', 'pyarrow', 'multiprocessing', 'pandas'} & set(sys.modules)"
@@ -387,6 +399,6 @@ def test_the_line_to_the_zygote_never_blocks() -> None:
         near.flush()
     assert [spawn.decode_request(data).number for data in found] == list(range(1_000))
     near.close()
-    assert far.receive() == []
+    assert list(far.receive()) == []
     assert far.ended
     far.close()
