@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from miniray._runtime.wire import BadMessageError, decode, encode
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ProcessId, node_of
 from miniray.core.machine import Machine, PeerLost, Received, Send, Tick
 from miniray.core.record import Effect, Event, Message
 from miniray.transport import Arrival, Clock, Frame, LinkLost, LinkUp, Readable, Transport
@@ -62,6 +62,7 @@ class Loop:
         self.outboxes: dict[ProcessId, list[Message]] = {}
         self._linked: dict[ProcessId, None] = {}
         self._lost: dict[ProcessId, None] = {}
+        self._dead_nodes: dict[ProcessId, None] = {}
 
     # ---- turns ----
 
@@ -130,6 +131,8 @@ class Loop:
                 self.lose(arrival.peer, arrival.reason)
             elif type(arrival) is LinkUp:
                 self._linked[arrival.peer] = None
+                if self._dead_nodes and node_of(arrival.peer) in self._dead_nodes:
+                    self.disconnect(arrival.peer)  # it was under way when the death was told
             elif type(arrival) is Readable:
                 event = self._on_readable(arrival.token)
                 if event is not None:
@@ -148,6 +151,12 @@ class Loop:
     def disconnect(self, peer: ProcessId) -> None:
         self._transport.disconnect(peer)
         self.lose(peer, "its node says that it is dead")
+
+    def disconnect_node(self, node: ProcessId) -> None:
+        """No process of that node lives any more, linked or not."""
+        self._dead_nodes[node] = None
+        for peer in [one for one in self._linked if node_of(one) == node]:
+            self.disconnect(peer)
 
     # ---- time ----
 

@@ -26,6 +26,7 @@ from miniray.core.owner.events import (
     AddExtent,
     DenyExtent,
     Disconnect,
+    DisconnectNode,
     ExtentsGivenBack,
     FreeStored,
     FreeStoredOf,
@@ -107,6 +108,10 @@ def disconnect(process: Process, effect: Disconnect) -> None:
     process.loop.disconnect(effect.peer)
 
 
+def disconnect_node(process: Process, effect: DisconnectNode) -> None:
+    process.loop.disconnect_node(effect.node)
+
+
 # ---- workers ----
 
 
@@ -177,6 +182,7 @@ PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     DenyExtent: ("process", deny_extent),
     GiveBackExtents: ("process", give_back_extents),
     Disconnect: ("process", disconnect),
+    DisconnectNode: ("process", disconnect_node),
     RunTask: ("runs", run_task),
     InstallFunction: ("runs", install_function),
     DropFunction: ("runs", drop_function),

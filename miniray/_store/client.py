@@ -26,7 +26,7 @@ from typing import Any
 
 from miniray._store.arena import PAGE_BYTES, Arena, round_up
 from miniray._store.layout import FreeRanges, Ledger, extent_bytes_for
-from miniray.core.ids import ObjectId, ProcessId, owner_of
+from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, local_number, node_of, owner_of
 from miniray.core.record import Row
 from miniray.core.task_spec import Place
 
@@ -153,8 +153,14 @@ class StoreClient:
         self._release(live)
 
     def places_owned_by(self, owner: ProcessId) -> list[tuple[ObjectId, Place]]:
-        """Every place here of an object of `owner`, for its burial; also those still being written."""
-        return [(live.object_id, live.place) for live in self._live.values() if owner_of(live.object_id) == owner]
+        """Every place here of an object of `owner`, for its burial; also those still being written. A node's id: of all
+        owners there."""
+        whole_node = local_number(owner) == NODE_NUMBER
+        return [
+            (live.object_id, live.place)
+            for live in self._live.values()
+            if (node_of(live.object_id) if whole_node else owner_of(live.object_id)) == owner
+        ]
 
     def statistics(self) -> dict[str, int]:
         return {

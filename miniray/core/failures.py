@@ -33,6 +33,8 @@ class DeathCause(Record, frozen=True):
     expected: bool = False  # it was told to end
 
     def describe(self) -> str:
+        if self.status == NODE_DIED_STATUS:
+            return "the node on which it ran has died"
         if self.status == UNKNOWN_STATUS:
             return f"worker {self.pid} was lost"
         if self.status < 0:
@@ -41,6 +43,7 @@ class DeathCause(Record, frozen=True):
 
 
 UNKNOWN_STATUS = 1 << 16
+NODE_DIED_STATUS = UNKNOWN_STATUS + 1
 
 
 class Failure(Record, frozen=True):

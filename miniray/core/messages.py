@@ -43,15 +43,53 @@ class EndSession(Message, frozen=True):
     """Driver to node: shutdown. Everything that the session started ends."""
 
 
+# ---- several nodes: node <-> control, control -> node -> its processes ---------------------------------
+
+
+class RegisterNode(Message, frozen=True):
+    """Node to control: its first message there."""
+
+    resources: Demand
+
+
+class NodeAdded(Message, frozen=True):
+    """Control to every node, of each other node."""
+
+    node: ProcessId
+    resources: Demand
+
+
+class NodeLoad(Message, frozen=True):
+    """Node to control, when it has changed: a hint for spillback, and nothing else."""
+
+    free: Demand
+    queued: int
+
+
+class LoadOf(Message, frozen=True):
+    """Control to every node: what another one has said of itself."""
+
+    node: ProcessId
+    free: Demand
+    queued: int
+
+
+class NodeDied(Message, frozen=True):
+    """Control to every node, and each of these to its processes: once and for ever, and with it all that ran there."""
+
+    node: ProcessId
+
+
 # ---- leases: owner <-> node, node -> worker ---------------------------------------------------------
 
 
 class RequestLease(Message, frozen=True):
-    """Asks for a worker with `demand`; `request` numbers the requests of this owner."""
+    """Asks for a worker with `demand`; `request` numbers the requests of this owner, wherever it asks."""
 
     request: int
     demand: Demand
     for_actor: bool = False
+    spilled: int = 0  # how many nodes have sent it on; the last one grants, queues or refuses
 
 
 class CancelRequest(Message, frozen=True):
@@ -64,6 +102,13 @@ class LeaseGranted(Message, frozen=True):
     request: int
     lease: LeaseId
     worker: ProcessId
+
+
+class Spillback(Message, frozen=True):
+    """Node to owner: ask that node instead."""
+
+    request: int
+    node: ProcessId
 
 
 class LeaseRefused(Message, frozen=True):

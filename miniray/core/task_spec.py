@@ -112,6 +112,7 @@ class TaskResult(Record, frozen=True):
     retained: tuple[ObjectId, ...] = ()  # refs of the submitter that the worker still holds: this registers it
     pending: bool = False  # some third party has not yet confirmed: keep the pins until `HandoffDone`
     pinned: bool = False  # the worker keeps a pin on what the values contain until `HandoffDone`
+    lost: tuple[tuple[ObjectId, Place], ...] = ()  # arguments that could not be read there: it has not run
 
 
 def contained(value: Value) -> tuple[ObjectId, ...]:

@@ -1,4 +1,4 @@
-"""A simulated cluster: a driver and its host; virtual time, and every choice from one source.
+"""A simulated cluster: a driver, its host and others; virtual time, and every choice from one source.
 
     cluster = SimulatedCluster(SeededChoices(7), num_cpus=2)
     cluster.run(program)         # an ordinary function that uses miniray.get, .remote, put, wait, ...
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
-from miniray.core.ids import NODE_NUMBER, ProcessId, node_of, process_id, show
+from miniray.core.control.control_store import ControlStore
+from miniray.core.ids import CONTROL_NUMBER, LOCAL_BITS, ProcessId, node_of, process_id, show
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
@@ -53,6 +54,8 @@ class SimulatedCluster:
     """One world.
 
     Args:
+        nodes: how many hosts; several have a control store. What lies in the arena of one is not read by others yet.
+        num_cpus: of each host.
         keep_trace: keep each step as text in `trace`, to tell the story of a failure.
         recorder: is told of each step, and of what happens to processes.
     """
@@ -61,6 +64,7 @@ class SimulatedCluster:
         self,
         choices: Choices,
         *,
+        nodes: int = 1,
         num_cpus: int = 2,
         faults: Faults = NO_FAULTS,
         arena_bytes: int = ARENA_BYTES,
@@ -91,9 +95,21 @@ class SimulatedCluster:
         self._error: BaseException | None = None
         self._crashes = list(faults.crashes)
         self._until_crash = 0
-        head = SimulatedHost(self, process_id(self.session, NODE_NUMBER), demand({"CPU": num_cpus}), arena_bytes)
-        self.hosts = {head.me: head}
-        self.driver = head.start_driver()
+        self._node_crashes = sorted(faults.node_crashes)
+        control = self._start_control() if nodes > 1 else None
+        total = demand({"CPU": num_cpus})
+        self.hosts: dict[ProcessId, SimulatedHost] = {}
+        for index in range(nodes):
+            me = process_id(self.session, index << LOCAL_BITS)
+            self.hosts[me] = SimulatedHost(self, me, total, arena_bytes, control)
+        self.head = next(iter(self.hosts.values()))
+        self.driver = self.head.start_driver()
+
+    def _start_control(self) -> ProcessId:
+        me = process_id(self.session, CONTROL_NUMBER)
+        home = self.processes[me] = SimulatedProcess(self, me)
+        home.join((ControlStore(me),), {}, lambda peer, reason: None)
+        return me
 
     @property
     def trace_hash(self) -> str:
@@ -150,6 +166,8 @@ class SimulatedCluster:
         self._fixed.end()
 
     def _step(self) -> None:
+        if self._node_crashes and self.steps >= self._node_crashes[0] and self.healed_at is None:
+            self._crash_a_node()
         if not self.timeline.step():
             raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
         if self._error is not None:
@@ -258,6 +276,28 @@ class SimulatedCluster:
         self.host_of(home).report_end(home, status)
         for fiber in home.fibers:
             self.timeline.after(0.0, partial(self._unwind, home, fiber))
+
+    def _crash_a_node(self) -> None:
+        del self._node_crashes[0]
+        others = [host for host in self.hosts.values() if host is not self.head]
+        if others:
+            self.crash_host(others[self.choices.choose(len(others), "the node that crashes")])
+
+    def crash_host(self, host: SimulatedHost) -> None:
+        """All its processes are gone at once, with its arena; nobody reaps them."""
+        self.disturbed = True
+        del self.hosts[host.me]
+        for home in [one for one in self.processes.values() if node_of(one.me) == host.me]:
+            if home.alive:
+                self.tell(home.me, "Crashed", status=-9, why="its node died")
+                self.deaths[home.me] = -9
+                home.end(crashed=True)
+            self.timeline.after(0.0, partial(self._forget, home))
+
+    def _forget(self, home: SimulatedProcess) -> None:
+        for fiber in list(home.fibers):
+            self._unwind(home, fiber)
+        self.processes.pop(home.me, None)
 
     def _unwind(self, home: SimulatedProcess, fiber: Fiber) -> None:
         context.set_current(home.process)

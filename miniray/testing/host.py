@@ -14,9 +14,16 @@ from miniray._runtime.process import Process
 from miniray._store.arena import Arena
 from miniray._store.client import StoreClient
 from miniray.core.failures import DeathCause
-from miniray.core.ids import DRIVER_NUMBER, LeaseId, ProcessId, local_number, process_number, process_on
+from miniray.core.ids import (
+    DRIVER_NUMBER,
+    LeaseId,
+    ProcessId,
+    local_number,
+    process_number,
+    process_on,
+)
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import ProcessEnded, WorkerFailed
+from miniray.core.node.events import NodeStarted, ProcessEnded, WorkerFailed
 from miniray.core.node.node_manager import NodeManager
 from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
@@ -35,7 +42,14 @@ FIRST_PID = 1000
 class SimulatedHost:
     """`me` is the id of its node process."""
 
-    def __init__(self, cluster: SimulatedCluster, me: ProcessId, resources: Demand, arena_bytes: int) -> None:
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        me: ProcessId,
+        resources: Demand,
+        arena_bytes: int,
+        control: ProcessId | None,
+    ) -> None:
         self._cluster = cluster
         self.me = me
         self.resources = resources
@@ -44,8 +58,10 @@ class SimulatedHost:
         self._starts_failed = 0
         self._doomed: dict[ProcessId, None] = {}  # killed before they began
         self.node = cluster.processes[me] = SimulatedProcess(cluster, me)
-        self.node_manager = NodeManager(me, resources, self.allocator, MAX_WORKERS)
+        self.node_manager = NodeManager(me, resources, self.allocator, MAX_WORKERS, control)
         self.node.join((self.node_manager,), rows_for(hosts=self), lambda peer, reason: None)
+        if control is not None:
+            cluster.posted(self.node, NodeStarted())
 
     # ---- effects of the node ----
 
@@ -73,7 +89,9 @@ class SimulatedHost:
             cluster.timeline.after(lag, lambda: cluster.crash(home, -9, "killed") if home.alive else None)
 
     def end(self) -> None:
-        """The session is over; the cluster's `close` ends every process."""
+        """The driver is gone, or the link to the control store: all that runs here ends."""
+        if self.me != self._cluster.head.me:
+            self._cluster.crash_host(self)
 
     # ---- processes ----
 
@@ -123,7 +141,7 @@ class SimulatedHost:
             lease, started = self.arena.read_status(local_number(home.me))
             cause = DeathCause(_pid(home.me), status)
             cluster.posted(self.node, ProcessEnded(home.me, cause, LeaseId(lease), started))
-            del cluster.processes[home.me]
+            cluster.processes.pop(home.me, None)
 
         cluster.timeline.after(cluster.draw_lag(), report)
 

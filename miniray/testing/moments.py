@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from enum import Enum
@@ -67,7 +66,6 @@ class Execution(Record, frozen=True):
     died: bool
 
 
-_TASK = re.compile(r".*?\.t\d+")
 _ORDINALS = {2: "a second", 3: "a third", 4: "a fourth"}
 
 
@@ -359,9 +357,8 @@ def _failed(message: dict[str, Any]) -> bool:
 
 
 def task_of(identifier: str) -> str:
-    """ "p1.t7" of "p1.t7.0"; a process of a further host is "n2.p1"."""
-    found = _TASK.match(identifier)
-    return found.group() if found else identifier
+    """ "p1.t7" of "p1.t7.0"."""
+    return ".".join(identifier.split(".")[:2])
 
 
 def _first_line(text: str) -> str:

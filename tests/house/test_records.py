@@ -13,7 +13,7 @@ ROLES = ("owner", "worker", "node", "control")
 MACHINES = ("miniray/core/owner/owner.py", "miniray/core/worker/worker.py", "miniray/core/node/node_manager.py")
 
 # Told to every process: each role there that wants it has a row.
-BROADCAST = ("ProcessDied", "SessionEnded")
+BROADCAST = ("ProcessDied", "NodeDied", "SessionEnded")
 
 MESSAGES = [name for name, file in subclasses("Message", "miniray.core").items() if file == MESSAGES_FILE]
 

@@ -110,6 +110,10 @@ class Allocator:
         self._place_extents[place.offset] = extent_offset
         return True
 
+    def owners_kept(self) -> list[ProcessId]:
+        """The owners of what lives in orphans."""
+        return list({owner_of(one): None for extent in self._extents.values() for one in extent.kept.values()})
+
     def settle(self, extent_offset: int) -> Range | None:
         """All that its ledger names is kept. The range, when nothing in it lives."""
         extent = self._extents.get(extent_offset)

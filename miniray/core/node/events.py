@@ -40,6 +40,10 @@ class LedgerRead(Event, frozen=True):
     objects: list[tuple[ObjectId, Place]]
 
 
+class NodeStarted(Event, frozen=True):
+    """This process has begun, as one of several nodes: it registers with the control store."""
+
+
 # ---- effects ----
 
 

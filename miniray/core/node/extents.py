@@ -5,13 +5,14 @@ full every holder is asked once to give back what lies wholly free, and then the
 
 A dead holder's extents are read through their ledgers: the ids name the owners, which say what still lives;
 the rest is free. A dead owner's places are freed only after every process has said that no view of them is left.
+All owners of a dead node are buried together, under the node's own id.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from miniray.core.ids import ObjectId, ProcessId, owner_of
+from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, local_number, node_of, owner_of
 from miniray.core.machine import Send
 from miniray.core.messages import (
     ClaimPlaces,
@@ -85,6 +86,7 @@ class Extents:
     # ---- deaths ----
 
     def process_died(self, died: ProcessId, living: list[ProcessId]) -> None:
+        """A process of this host, or an owner of another one."""
         self._waiting.pop(died, None)
         self._asked.pop(died, None)
         self._answer_waiting()
@@ -92,9 +94,18 @@ class Extents:
             self._emit(ReadLedger(offset))
         for owner in list(self._burials):
             self.no_views(NoViewsOf(owner), died, living)
+        self._begin_burial(died, living)
+
+    def _begin_burial(self, died: ProcessId, living: list[ProcessId]) -> None:
+        """Of one owner, or of all of a node."""
         self._burials[died] = dict.fromkeys(living)
         for process in living:
             self._emit(Send(process, ViewsOf(died)))
+        if not living:
+            self._end_burial(died, living)
+
+    def node_died(self, node: ProcessId, living: list[ProcessId]) -> None:
+        self._begin_burial(node, living)
 
     def no_views(self, message: NoViewsOf, peer: ProcessId, living: list[ProcessId]) -> None:
         pending = self._burials.get(message.owner)
@@ -102,21 +113,24 @@ class Extents:
             return
         pending.pop(peer, None)
         if not pending:
-            del self._burials[message.owner]
-            self._bury(message.owner)
-            for process in living:
-                self._emit(Send(process, OwnerBuried(message.owner)))
+            self._end_burial(message.owner, living)
 
-    def ledger_read(self, event: LedgerRead, living: list[ProcessId]) -> None:
+    def _end_burial(self, owner: ProcessId, living: list[ProcessId]) -> None:
+        del self._burials[owner]
+        self._bury(owner)
+        for process in living:
+            self._emit(Send(process, OwnerBuried(owner)))
+
+    def ledger_read(self, event: LedgerRead, may_live: Callable[[ProcessId], bool]) -> None:
         claims: dict[ProcessId, list[tuple[ObjectId, Place]]] = {}
         for object_id, place in event.objects:
             if self._allocator.keep(event.extent_offset, object_id, place):
                 claims.setdefault(owner_of(object_id), []).append((object_id, place))
         self._freed(self._allocator.settle(event.extent_offset))
         for owner, places in claims.items():
-            if owner in living:
+            if may_live(owner):
                 self._emit(Send(owner, ClaimPlaces(places)))
-            elif owner not in self._burials:
+            elif owner not in self._burials and node_of(owner) not in self._burials:
                 self._bury(owner)
 
     def free(self, objects: list[tuple[ObjectId, Place]]) -> None:
@@ -124,8 +138,11 @@ class Extents:
             self._freed(self._allocator.free_place(object_id, place))
 
     def _bury(self, owner: ProcessId) -> None:
-        for freed in self._allocator.bury_owner(owner):
-            self._freed(freed)
+        whole_node = local_number(owner) == NODE_NUMBER
+        owners = [one for one in self._allocator.owners_kept() if node_of(one) == owner] if whole_node else [owner]
+        for one in owners:
+            for freed in self._allocator.bury_owner(one):
+                self._freed(freed)
 
     def _freed(self, freed: tuple[int, int] | None) -> None:
         if freed is not None:

@@ -1,12 +1,14 @@
 """The lease queue: what owners have asked this node for, and what it has granted.
 
+Leases are unique in the session: a node counts from its index on.
+
 A request is named by (owner, number), a grant by its lease: releasing it twice is harmless (55469). Resources
 are taken with the grant; a blocked worker's CPU is lent to others meanwhile, and that debt is on the lease.
 """
 
 from __future__ import annotations
 
-from miniray.core.ids import LeaseId, ProcessId
+from miniray.core.ids import LeaseId, ProcessId, node_of
 from miniray.core.record import Row
 from miniray.core.resources import Demand, ResourcePool, cpu_part
 
@@ -16,6 +18,7 @@ class Request(Row):
     number: int
     demand: Demand
     for_actor: bool
+    spilled: int = 0
 
 
 class Granted(Row):
@@ -29,11 +32,11 @@ class Granted(Row):
 
 
 class LeaseQueue:
-    def __init__(self, resources: ResourcePool) -> None:
+    def __init__(self, resources: ResourcePool, first_lease: int = 0) -> None:
         self.resources = resources
         self.requests: dict[tuple[ProcessId, int], Request] = {}
         self.granted: dict[LeaseId, Granted] = {}
-        self._next_lease = 0
+        self._next_lease = first_lease
 
     def add(self, request: Request) -> None:
         self.requests[request.owner, request.number] = request
@@ -67,6 +70,11 @@ class LeaseQueue:
         if row.blocked:
             row.blocked = False
             self.resources.take(cpu_part(row.demand))
+
+    def owners_on(self, node: ProcessId) -> list[ProcessId]:
+        """Who of that node asks for something here, or has it."""
+        owners = [row.owner for row in self.requests.values()] + [row.owner for row in self.granted.values()]
+        return list({owner: None for owner in owners if node_of(owner) == node})
 
     def owner_lost(self, owner: ProcessId) -> list[Granted]:
         """Forget its requests; the leases that it held are returned for whoever ends them."""

@@ -1,8 +1,10 @@
 """The node role: one host's processes, resources and arena (PROTOCOL.md sections 5 and 8).
 
 It starts workers, grants leases on them, and says who died and how. It is not on the path of a task: owners push
-to leased workers themselves. Every message about a lease names the lease. A process registers before it owns
-anything, so an id that is unknown here is that of a dead one.
+to leased workers themselves. Every message about a lease names the lease. A process of this node registers before it
+owns anything, so such an id that is unknown here is that of a dead one; of processes of other nodes this one knows only
+the deaths. One of several nodes hears of the others from the control store, and sends requests on to them; it lives no
+longer than its link to the control store.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import LeaseId, ProcessId
+from miniray.core.ids import LeaseId, ProcessId, node_index, node_of
 from miniray.core.machine import PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     Blocked,
@@ -26,14 +28,19 @@ from miniray.core.messages import (
     LeaseRefused,
     LeaseStarted,
     LeaseStopped,
+    LoadOf,
+    NodeAdded,
+    NodeDied,
     NoViewsOf,
     PlacesClaimed,
     ProcessDied,
     Register,
+    RegisterNode,
     RequestExtent,
     RequestLease,
     ReturnLease,
     RevokeLease,
+    Spillback,
     Unblocked,
 )
 from miniray.core.node.allocator import Allocator
@@ -42,32 +49,44 @@ from miniray.core.node.events import (
     ExtentReserved,
     KillProcess,
     LedgerRead,
+    NodeStarted,
     ProcessEnded,
     StartWorker,
     WorkerFailed,
 )
 from miniray.core.node.extents import Extents
 from miniray.core.node.lease_queue import LeaseQueue, Request
+from miniray.core.node.other_nodes import OtherNodes
 from miniray.core.node.policies import grantable, to_revoke
 from miniray.core.node.worker_pool import Worker, WorkerPool, WorkerState
 from miniray.core.record import Effect, Event, Message
 from miniray.core.resources import UNIT, Demand, ResourcePool
 
 IDLE_WORKER_SECONDS = 2.0  # how long a worker beyond one per CPU waits for another lease
+MAX_SPILLS = 2  # then a request stays where it is
+LEASES_PER_NODE = 1 << 40  # the numbers of a node's leases begin at its index times this
 MAX_FAILED_STARTS = 5  # in a row; then requests are refused instead of tried for ever
 
 Handler = Callable[[float, Any, ProcessId], None]
 
 
 class NodeManager:
-    def __init__(self, me: ProcessId, resources: Demand, allocator: Allocator, max_workers: int) -> None:
-        self._me = me
+    def __init__(
+        self,
+        me: ProcessId,
+        resources: Demand,
+        allocator: Allocator,
+        max_workers: int,
+        control: ProcessId | None = None,
+    ) -> None:
+        self._me, self._control = me, control
         self._max_workers = max_workers
         self._effects: list[Effect] = []
         self._emit = self._effects.append
         self._pool = WorkerPool(me)
-        self._leases = LeaseQueue(ResourcePool(resources))
+        self._leases = LeaseQueue(ResourcePool(resources), node_index(me) * LEASES_PER_NODE)
         self._extents = Extents(allocator, self._emit)
+        self._others = OtherNodes(control, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them
         self._driver: ProcessId | None = None
         self._failed_starts = 0
@@ -87,6 +106,11 @@ class NodeManager:
             PlacesClaimed: self._on_places_claimed,
             NoViewsOf: self._on_no_views_of,
             EndSession: self._on_end_session,
+            NodeStarted: self._on_node_started,
+            NodeAdded: self._on_node_added,
+            LoadOf: self._on_load_of,
+            ProcessDied: self._on_process_died,
+            NodeDied: self._on_node_died,
             ProcessEnded: self._on_process_ended,
             WorkerFailed: self._on_worker_failed,
             ExtentReserved: self._on_extent_reserved,
@@ -103,9 +127,14 @@ class NodeManager:
             self._on[type(event.message)](now, event.message, event.peer)
         else:
             self._on[type(event)](now, event, self._me)
+        if self._control is not None:
+            self._others.report(now, self._leases.resources, len(self._leases.requests))
         effects = self._effects[:]
         self._effects.clear()
         return effects
+
+    def _may_live(self, process: ProcessId) -> bool:
+        return process in self._processes or (node_of(process) != self._me and self._others.may_live(process))
 
     def _living(self) -> list[ProcessId]:
         return list(self._processes)
@@ -167,8 +196,11 @@ class NodeManager:
         self._schedule(now)
 
     def _announce(self, event: ProcessEnded) -> None:
+        news = ProcessDied(event.process, event.cause, event.lease, event.started)
         for process in self._processes:
-            self._emit(Send(process, ProcessDied(event.process, event.cause, event.lease, event.started)))
+            self._emit(Send(process, news))
+        if self._control is not None:
+            self._emit(Send(self._control, news))
         self._extents.process_died(event.process, self._living())
 
     def _end_leases_of(self, now: float, owner: ProcessId) -> None:
@@ -181,8 +213,11 @@ class NodeManager:
                 self._end_lease(now, worker, orphaned=True)
 
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
-        """The link to a process of this host broke: it is dead, or as good as dead (its reaper tells)."""
-        if event.peer == self._driver:
+        """The link to a process of this host broke: it is dead, or as good as dead (its reaper tells).
+
+        Of a process of another node this one waits to be told.
+        """
+        if event.peer in (self._driver, self._control):
             self._emit(EndNode())
         elif event.peer in self._pool.rows:
             self._emit(KillProcess(event.peer))
@@ -190,18 +225,80 @@ class NodeManager:
     def _on_end_session(self, now: float, message: EndSession, peer: ProcessId) -> None:
         self._emit(EndNode())
 
+    # ---- other nodes ----
+
+    def _on_node_started(self, now: float, event: NodeStarted, peer: ProcessId) -> None:
+        assert self._control is not None
+        self._emit(Send(self._control, RegisterNode(tuple(self._leases.resources.total.items()))))
+
+    def _on_node_added(self, now: float, message: NodeAdded, peer: ProcessId) -> None:
+        self._others.added(message.node, message.resources)
+        self._spill_queued()
+
+    def _on_load_of(self, now: float, message: LoadOf, peer: ProcessId) -> None:
+        self._others.load(message)
+        self._spill_queued()
+
+    def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
+        """An owner of another node: what it has here ends as that of a dead owner of this one."""
+        died = message.process
+        if not self._others.process_died(died):
+            return
+        for process in self._processes:
+            self._emit(Send(process, message))
+        self._end_leases_of(now, died)
+        self._extents.process_died(died, self._living())
+        self._schedule(now)
+
+    def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
+        node = message.node
+        if not self._others.node_died(node):
+            return
+        for process in self._processes:
+            self._emit(Send(process, message))
+        for owner in self._leases.owners_on(node):
+            self._end_leases_of(now, owner)
+        self._extents.node_died(node, self._living())
+        self._schedule(now)
+
+    def _spill_queued(self) -> None:
+        """Something may be free elsewhere for what waits here."""
+        for request in list(self._leases.requests.values()):
+            self._spill(request, even_busy=False)
+
+    def _spill(self, request: Request, *, even_busy: bool) -> bool:
+        """Have its owner ask another node, if this makes sense; it is not queued here then."""
+        if request.spilled >= MAX_SPILLS:
+            return False
+        node = self._others.choose(request.demand, even_busy=even_busy)
+        if node is None:
+            return False
+        self._others.sent_to(node, request.demand)
+        self._leases.cancel(request.owner, request.number)
+        self._emit(Send(request.owner, Spillback(request.number, node)))
+        return True
+
     # ---- leases ----
 
     def _on_request_lease(self, now: float, message: RequestLease, peer: ProcessId) -> None:
-        if peer not in self._processes:
+        if not self._may_live(peer):
             return  # a late request of a dead owner leases nothing (43975)
+        request = Request(peer, message.request, message.demand, message.for_actor, message.spilled)
         if not self._leases.resources.could_ever_fit(message.demand):
-            total = {name: quantity / UNIT for name, quantity in self._leases.resources.total.items()}
-            wanted = {name: quantity / UNIT for name, quantity in message.demand}
-            self._refuse(peer, message.request, f"it asks for {wanted}, and the whole session has {total}")
+            if not self._spill(request, even_busy=True):
+                self._refuse_for_ever(request)
             return
-        self._leases.add(Request(peer, message.request, message.demand, message.for_actor))
+        self._leases.add(request)
+        if self._others.rows and request not in grantable(self._leases):
+            self._spill(request, even_busy=False)
         self._schedule(now)
+
+    def _refuse_for_ever(self, request: Request) -> None:
+        total = {name: quantity / UNIT for name, quantity in self._leases.resources.total.items()}
+        wanted = {name: quantity / UNIT for name, quantity in request.demand}
+        has = f"no node of the session has that; this one has {total}" if self._others.rows else ""
+        message = f"it asks for {wanted}, and {has or f'the whole session has {total}'}"
+        self._refuse(request.owner, request.number, message)
 
     def _on_cancel_request(self, now: float, message: CancelRequest, peer: ProcessId) -> None:
         self._leases.cancel(peer, message.request)
@@ -284,7 +381,7 @@ class NodeManager:
         self._extents.returned(peer, message.offsets)
 
     def _on_ledger_read(self, now: float, event: LedgerRead, peer: ProcessId) -> None:
-        self._extents.ledger_read(event, self._living())
+        self._extents.ledger_read(event, self._may_live)
 
     def _on_places_claimed(self, now: float, message: PlacesClaimed, peer: ProcessId) -> None:
         self._extents.free(message.dead)
@@ -310,8 +407,8 @@ class NodeManager:
 
     def deadline(self) -> float | None:
         times = [worker.idle_since + IDLE_WORKER_SECONDS for worker in self._spare()]
-        until = self._extents.deadline()
-        return min(times + ([until] if until is not None else []), default=None)
+        others = (self._extents.deadline(), self._others.deadline())
+        return min(times + [at for at in others if at is not None], default=None)
 
     def check(self) -> None:
         self._leases.check()

@@ -4,11 +4,14 @@ News of a death may overtake frames that the dead had sent: its link is first dr
 then does the death count (PROTOCOL.md section 2). What asks about the dead is answered after that: claims on places of
 a dead holder (a result that names one may still come, 54904), and whether views of a dead owner's objects are left (a
 push of it may still be read).
+
+With a node everything on it dies, known or not; nobody has seen how far its workers had come.
 """
 
 from __future__ import annotations
 
-from miniray.core.ids import ProcessId
+from miniray.core.failures import NODE_DIED_STATUS, DeathCause
+from miniray.core.ids import LeaseId, ProcessId, node_of
 from miniray.core.messages import ClaimPlaces, ProcessDied
 
 DRAIN_SECONDS = 0.2  # how long the link of a process known to be dead may still bring what it had sent
@@ -18,6 +21,7 @@ MAX_DEATHS_REMEMBERED = 4096
 class Deaths:
     def __init__(self) -> None:
         self.known: dict[ProcessId, ProcessDied] = {}
+        self.nodes: dict[ProcessId, None] = {}  # dead ones, for ever
         self.claims: list[ClaimPlaces] = []
         self.views_asked: dict[ProcessId, None] = {}
         self.draining: dict[ProcessId, float] = {}
@@ -32,6 +36,8 @@ class Deaths:
     def link_ended(self, peer: ProcessId) -> ProcessDied | None:
         """The news of its death, if it has come."""
         self.draining.pop(peer, None)
+        if self.nodes and node_of(peer) in self.nodes:
+            return died_with_its_node(peer)
         return self.known.get(peer)
 
     def take_claims(self) -> list[ClaimPlaces]:
@@ -47,3 +53,7 @@ class Deaths:
 
     def statistics(self) -> dict[str, int]:
         return {"claims": len(self.claims), "views_asked": len(self.views_asked), "draining": len(self.draining)}
+
+
+def died_with_its_node(process: ProcessId) -> ProcessDied:
+    return ProcessDied(process, DeathCause(0, NODE_DIED_STATUS), LeaseId(0), 0)

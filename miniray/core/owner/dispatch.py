@@ -1,7 +1,8 @@
 """Dispatch: tasks to leased workers (PROTOCOL.md section 5). The decisions are in `leases.py`; here they are done.
 
-The node is asked once per lease; then tasks go straight to the worker, many to a message. What a dead worker
-had not started costs its tasks nothing: the worker writes down the sequence number of the task that it starts,
+The node is asked once per lease, and may name another one to ask instead; then tasks go straight to the worker, many to
+a message. What concerns a request goes to the node that was asked last, a lease: to its worker's node. What a dead
+worker had not started costs its tasks nothing: the worker writes down the sequence number of the task that it starts,
 and the node reports it with the death. Until that report (bounded) the worker's tasks are LOST.
 """
 
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
-from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId
+from miniray.core.failures import NODE_DIED_STATUS, UNKNOWN_STATUS, DeathCause, Failure, FailureKind
+from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId, node_of
 from miniray.core.machine import Send
 from miniray.core.messages import (
     CancelRequest,
@@ -24,6 +25,7 @@ from miniray.core.messages import (
     PushTasks,
     RequestLease,
     ReturnLease,
+    Spillback,
     TakeBack,
     TakenBack,
 )
@@ -47,6 +49,7 @@ class Dispatch:
         self._classes: dict[Demand, SchedulingClass] = {}
         self._leases: dict[LeaseId, Lease] = {}
         self._requests: dict[int, SchedulingClass | Task] = {}  # a Task: the creation of an actor
+        self._spilled: dict[int, tuple[ProcessId, int]] = {}  # requests at other nodes: which, sent on how often
         self._actor_leases: dict[ObjectId, Lease] = {}
         self._next_request = 0
         self.flush_at: float | None = None  # queued tasks wait for company until then
@@ -126,11 +129,42 @@ class Dispatch:
         self._emit(Send(self._node, RequestLease(self._next_request, demand, for_actor)))
         return self._next_request
 
+    def spilled(self, message: Spillback, *, node_died: bool) -> None:
+        """Ask that node instead; a dead one cannot be asked (63405)."""
+        wanted = self._requests.get(message.request)
+        if wanted is None:
+            return  # cancelled meanwhile
+        if node_died:
+            self._ask_again(message.request, wanted)
+            return
+        count = self._spilled.get(message.request, (self._node, 0))[1] + 1
+        self._spilled[message.request] = message.node, count
+        self._emit(Send(message.node, _request(message.request, wanted, count)))
+
+    def node_died(self, node: ProcessId) -> None:
+        """What was asked for there is asked for here."""
+        for number in [number for number, (asked, _) in self._spilled.items() if asked == node]:
+            self._ask_again(number, self._requests[number])
+
+    def _ask_again(self, number: int, wanted: SchedulingClass | Task) -> None:
+        self._spilled.pop(number, None)
+        self._emit(Send(self._node, _request(number, wanted, 0)))
+
+    def _take_request(self, number: int) -> SchedulingClass | Task | None:
+        """It is answered."""
+        self._spilled.pop(number, None)
+        return self._requests.pop(number, None)
+
+    def _cancel_request(self, number: int) -> None:
+        node, _ = self._spilled.pop(number, (self._node, 0))
+        del self._requests[number]
+        self._emit(Send(node, CancelRequest(number)))
+
     def granted(self, now: float, message: LeaseGranted, *, lost: bool) -> None:
         """`lost`: the link to that worker has broken already, and nothing will ever say so again."""
-        wanted = self._requests.pop(message.request, None)
+        wanted = self._take_request(message.request)
         if wanted is None or lost:  # cancelled meanwhile: the grant crossed the cancel (17369)
-            self._emit(Send(self._node, ReturnLease(message.lease, spoilt=lost)))
+            self._emit(Send(node_of(message.worker), ReturnLease(message.lease, spoilt=lost)))
             if isinstance(wanted, Task):
                 self.enqueue(now, wanted)
             elif wanted is not None:
@@ -149,7 +183,7 @@ class Dispatch:
         self._settle_idle(now, wanted)
 
     def refused(self, message: LeaseRefused) -> None:
-        wanted = self._requests.pop(message.request, None)
+        wanted = self._take_request(message.request)
         if isinstance(wanted, Task):
             self._completion.fail(wanted, message.failure)
         elif wanted is not None:
@@ -177,7 +211,7 @@ class Dispatch:
         found = self._class_of(lease)
         found.leases.pop(lease.lease, None)
         found.idle.pop(lease.lease, None)
-        self._emit(Send(self._node, ReturnLease(lease.lease)))
+        self._emit(Send(node_of(lease.worker), ReturnLease(lease.lease)))
 
     def _settle_idle(self, now: float, found: SchedulingClass) -> None:
         """A worker may be idle: cancel what was asked for in vain, and let it have what is stuck elsewhere."""
@@ -186,8 +220,7 @@ class Dispatch:
         self._look_at(now + LINGER_SECONDS)
         if found.requests and not found.has_backlog:
             for number in found.requests:
-                del self._requests[number]
-                self._emit(Send(self._node, CancelRequest(number)))
+                self._cancel_request(number)
             found.requests.clear()
         elif len(found.leases) > 1 and not found.queue:
             stuck = found.to_take_back(now)
@@ -270,15 +303,14 @@ class Dispatch:
         lease = self._leases.get(task.lease)
         if lease is not None and task.state is TaskState.PUSHED:
             if force and running:
-                self._emit(Send(self._node, KillWorker(lease.worker)))
+                self._emit(Send(node_of(lease.worker), KillWorker(lease.worker)))
             else:
                 self._emit(Send(lease.worker, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
     def _unqueue(self, task: Task) -> None:
         for number, wanted in self._requests.items():
             if wanted is task:
-                del self._requests[number]
-                self._emit(Send(self._node, CancelRequest(number)))
+                self._cancel_request(number)
                 return
         found = self._classes.get(task.spec.options.demand)
         if found is not None and task in found.queue:
@@ -293,12 +325,12 @@ class Dispatch:
         if lease is not None and not lease.flight:
             del self._actor_leases[actor]
             self._leases.pop(lease.lease, None)
-            self._emit(Send(self._node, ReturnLease(lease.lease, spoilt=True)))
+            self._emit(Send(node_of(lease.worker), ReturnLease(lease.lease, spoilt=True)))
 
     def kill_actor(self, actor: ObjectId) -> None:
         lease = self._actor_leases.get(actor)
         if lease is not None:
-            self._emit(Send(self._node, KillWorker(lease.worker)))
+            self._emit(Send(node_of(lease.worker), KillWorker(lease.worker)))
 
     # ---- deaths ----
 
@@ -312,7 +344,7 @@ class Dispatch:
             for task in lease.flight.values():
                 task.state = TaskState.LOST
         if lost:
-            self._emit(Send(self._node, KillWorker(worker)))
+            self._emit(Send(node_of(worker), KillWorker(worker)))
 
     def worker_died(self, now: float, worker: ProcessId, death: ProcessDied | None) -> None:
         """The cause is known (None: it never came). Only what had started spends a retry."""
@@ -323,8 +355,7 @@ class Dispatch:
                 del self._actor_leases[actor]
             again = []
             for task in lease.flight.values():
-                started = death is None or (death.lease == lease.lease and task.sequence <= death.started)
-                retried = self._completion.again(task, spend=started)
+                retried = self._completion.again(task, spend=_may_have_started(task, lease, death))
                 if retried is not None:
                     again.append(retried)
                 elif task.spec.task_id in self._completion.tasks.rows:
@@ -363,9 +394,23 @@ class Dispatch:
         return {
             "leases": len(self._leases),
             "lease_requests": len(self._requests),
+            "spilled_requests": len(self._spilled),
             "actor_leases": len(self._actor_leases),
             "queued": sum(len(found.queue) for found in self._classes.values()),
         }
+
+
+def _may_have_started(task: Task, lease: Lease, death: ProcessDied | None) -> bool:
+    """Nobody has read the status word of a worker whose end nobody tells, or that died with its node."""
+    if death is None or death.cause.status == NODE_DIED_STATUS:
+        return True
+    return death.lease == lease.lease and task.sequence <= death.started
+
+
+def _request(number: int, wanted: SchedulingClass | Task, spilled: int) -> RequestLease:
+    if isinstance(wanted, Task):
+        return RequestLease(number, wanted.spec.options.demand, True, spilled)
+    return RequestLease(number, wanted.demand, False, spilled)
 
 
 def _is_empty(found: SchedulingClass) -> bool:

@@ -139,6 +139,13 @@ class GiveBackExtents(Effect, frozen=True):
     """Take wholly free extents out of this process's store; `ExtentsGivenBack` comes back."""
 
 
+class DisconnectNode(Effect, frozen=True):
+    """That node is dead: close every link to a process of it, and let none come any more; a `PeerLost` comes back for
+    each."""
+
+    node: ProcessId
+
+
 class Disconnect(Effect, frozen=True):
     """The node says that this process is dead, and its link has not broken by itself (a forked grandchild keeps
     the descriptor open): close it after what has arrived; `PeerLost` comes back."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import ObjectId, ProcessId, TaskId, show
+from miniray.core.ids import ObjectId, ProcessId, TaskId, node_of, show
 from miniray.core.machine import Send
 from miniray.core.messages import (
     AddHolder,
@@ -41,7 +41,6 @@ from miniray.core.task_spec import ActorAt, Failed, Inline, Place, Stored, Value
 class Holding:
     def __init__(self, me: ProcessId, node: ProcessId, emit: Callable[[Effect], None]) -> None:
         self._me = me
-        self._node = node
         self._emit = emit
         self.references = References(me)
         self.objects = Objects()
@@ -100,7 +99,7 @@ class Holding:
             self._emit(FreeStored([(object_id, place)]))
             return
         if place.holder in self.lost:
-            self._emit(Send(self._node, FreeOrphans([(object_id, place)])))
+            self._emit(Send(node_of(place.holder), FreeOrphans([(object_id, place)])))
         else:
             self._emit(Send(place.holder, FreePlaces([(object_id, place)])))
 
@@ -319,6 +318,7 @@ class Holding:
         return ready, tasks
 
     def has_views_of(self, owner: ProcessId) -> bool:
+        """Of this owner's objects; a node's id: of those of all owners there."""
         return any(
             self.references.rows[object_id].views or isinstance(self.objects.values.get(object_id), Stored)
             for object_id in self.references.borrowed_from(owner)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, show, task_of
+from miniray.core.ids import ObjectId, ProcessId, TaskId, node_of, return_id, show, task_of
 from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
@@ -33,12 +33,14 @@ from miniray.core.messages import (
     HolderAdded,
     LeaseGranted,
     LeaseRefused,
+    NodeDied,
     ProcessDied,
     RefGone,
     Register,
     RequestCancel,
     RequestKill,
     RevokeLease,
+    Spillback,
     TakenBack,
     TasksDone,
     ValueIs,
@@ -47,11 +49,12 @@ from miniray.core.messages import (
 from miniray.core.owner.actors import KILLED, Actors
 from miniray.core.owner.adoption import Adoption
 from miniray.core.owner.completion import Completion
-from miniray.core.owner.deaths import Deaths
+from miniray.core.owner.deaths import Deaths, died_with_its_node
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
     CancelRequested,
     Disconnect,
+    DisconnectNode,
     FunctionDropped,
     FunctionExported,
     KillRequested,
@@ -114,7 +117,9 @@ class Owner:
             LeaseGranted: self._on_lease_granted,
             LeaseRefused: self._on_lease_refused,
             RevokeLease: self._on_revoke_lease,
+            Spillback: self._on_spillback,
             ProcessDied: self._on_process_died,
+            NodeDied: self._on_node_died,
             AddHolder: self._on_add_holder,
             HolderAdded: self._on_holder_added,
             DropHolders: self._on_drop_holders,
@@ -329,6 +334,19 @@ class Owner:
 
     def _on_revoke_lease(self, now: float, message: RevokeLease, peer: ProcessId) -> None:
         self._dispatch.revoked(now, message.lease)
+
+    def _on_spillback(self, now: float, message: Spillback, peer: ProcessId) -> None:
+        self._dispatch.spilled(message, node_died=message.node in self._deaths.nodes)
+
+    def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
+        """Links to it need no draining: it had ended for some time when this was declared."""
+        node = message.node
+        self._deaths.nodes[node] = None
+        self._dispatch.node_died(node)
+        for lost in [one for one in self._holding.lost if node_of(one) == node]:
+            self._dispatch.worker_died(now, lost, died_with_its_node(lost))
+            self._actors.process_died(lost, died_with_its_node(lost))
+        self._emit(DisconnectNode(node))
 
     def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
         """The link to it is first drained to its end; only then does the death count (PROTOCOL.md section 2)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ProcessId, node_of
 from miniray.core.machine import Send
 from miniray.core.messages import (
     ClaimPlaces,
@@ -87,7 +87,7 @@ class Places:
             value = self._holding.objects.values.get(object_id)
             if not (isinstance(value, Stored) and value.place == place):
                 dead.append((object_id, place))
-        self._emit(Send(self._node, PlacesClaimed(dead)))
+        self._emit(Send(peer, PlacesClaimed(dead)))
 
     def _on_views_of(self, now: float, message: ViewsOf, peer: ProcessId) -> None:
         self._deaths.views_asked[message.owner] = None
@@ -98,11 +98,11 @@ class Places:
     def link_ended(self, now: float) -> None:
         """Claims that waited for what a dead holder may have sent."""
         for claim in self._deaths.take_claims():
-            self._on_claim_places(now, claim, self._node)
+            self._on_claim_places(now, claim, node_of(claim.objects[0][1].holder))
 
     def answer_views_asked(self) -> None:
-        """The node may free a dead owner's places when no view of them is left here."""
-        asked, holding = self._deaths.views_asked, self._holding
-        for owner in [one for one in asked if one in holding.lost and not holding.has_views_of(one)]:
+        """The node may free a dead owner's places when no view of them is left here; a dead node's: all together."""
+        asked, holding, nodes = self._deaths.views_asked, self._holding, self._deaths.nodes
+        for owner in [one for one in asked if (one in holding.lost or one in nodes) and not holding.has_views_of(one)]:
             del asked[owner]
             self._emit(Send(self._node, NoViewsOf(owner)))

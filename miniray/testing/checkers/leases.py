@@ -7,6 +7,8 @@ one; who owes `LeaseStopped` says it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from miniray.core.ids import LeaseId, ProcessId, node_of
 from miniray.core.machine import Received, Send
 from miniray.core.messages import (
@@ -15,6 +17,8 @@ from miniray.core.messages import (
     LeaseGranted,
     LeaseStarted,
     LeaseStopped,
+    NodeDied,
+    ProcessDied,
     PushTasks,
     RequestLease,
     ReturnLease,
@@ -46,6 +50,8 @@ class Leases(Checker):
             RequestLease: self._requested,
             ReturnLease: self._returned,
             ProcessEnded: self._ended,
+            ProcessDied: self._died_elsewhere,
+            NodeDied: self._node_died,
             Blocked: self._blocked,
             Unblocked: self._unblocked,
             LeaseStopped: self._stopped,
@@ -106,10 +112,23 @@ class Leases(Checker):
         died = event.process
         self._running.pop(died, None)
         self._stopping.pop(died, None)
+        self._orphan(home, lambda process: process == died)
+
+    def _died_elsewhere(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, ProcessDied)
+        died = event.message.process
+        self._orphan(home, lambda process: process == died)
+
+    def _node_died(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, NodeDied)
+        node = event.message.node
+        self._orphan(home, lambda process: node_of(process) == node)
+
+    def _orphan(self, home: SimulatedProcess, is_dead: Callable[[ProcessId], bool]) -> None:
         for key, row in list(self._granted.items()):
-            if key[0] == home.me and died in (row.owner, row.worker):
+            if key[0] == home.me and (is_dead(row.owner) or is_dead(row.worker)):
                 del self._granted[key]
-                if row.worker != died:
+                if not is_dead(row.worker):
                     self._stopping[row.worker] = key[1]
 
     def _blocked(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:

@@ -1,0 +1,108 @@
+"""Several nodes: leases across them, and nodes that die. Values are small: what lies in an arena is not copied yet."""
+
+from __future__ import annotations
+
+import pytest
+
+import miniray
+from miniray.testing import faults as _faults
+from miniray.testing.checkers import Watch
+from miniray.testing.choices import SeededChoices
+from miniray.testing import cluster as simulation
+from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.faults import NO_FAULTS, Faults
+from miniray.core.record import replace
+
+SEEDS = range(40)
+
+
+def _tasks_actors_and_refs() -> None:
+    """Wide, nested, through actors, and with refs that travel: each of it on whichever node has room."""
+
+    @miniray.remote
+    def add(x: int) -> int:
+        simulation.running[0].sleep(0.05)
+        return x + 1
+
+    @miniray.remote
+    def tree(me: list[object], depth: int) -> int:
+        if not depth:
+            return 1
+        return sum(miniray.get([me[0].remote(me, depth - 1) for _ in range(2)]))  # type: ignore[attr-defined]
+
+    @miniray.remote
+    def boxed() -> list[object]:
+        return [miniray.put(4), add.remote(2)]
+
+    @miniray.remote
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def up(self) -> int:
+            self.count += 1
+            return self.count
+
+    wide = [add.remote(number) for number in range(12)]
+    counters = [Counter.remote(), Counter.remote()]
+    ups = [counters[0].up.remote() for _ in range(4)]
+    nested, box = tree.remote([tree], 3), boxed.remote()
+    try:
+        assert miniray.get(nested) == 8
+        assert miniray.get(wide) == list(range(1, 13))
+        assert miniray.get(miniray.get(box)) == [4, 3]
+        assert miniray.get(ups) == [1, 2, 3, 4]
+        del counters[0]
+        assert miniray.get(counters[0].up.remote()) == 1
+    except (miniray.errors.ActorDiedError, miniray.errors.ObjectLostError, miniray.errors.WorkerCrashedError):
+        if not simulation.running[0].disturbed:
+            raise
+
+
+def _run(seed: int, faults: Faults) -> SimulatedCluster:
+    cluster = SimulatedCluster(SeededChoices(seed), nodes=2 + seed % 2, num_cpus=1, faults=faults)
+    try:
+        watch = Watch(cluster)
+        cluster.run(_tasks_actors_and_refs)
+        cluster.settle()
+        watch.at_end()
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+    finally:
+        cluster.close()
+    return cluster
+
+
+def test_nothing_fails_on_several_nodes() -> None:
+    for seed in SEEDS:
+        assert not _run(seed, NO_FAULTS).disturbed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nodes_that_die_take_no_more_along_than_what_ran_there(count: int) -> None:
+    crashed = 0
+    for seed in SEEDS:
+        draw = SeededChoices(1_000_000 + seed)
+        crashes = tuple(draw.choose(400, "steps until a node is gone") for _ in range(count))
+        crashed += _run(seed, replace(_faults.draw(draw), node_crashes=crashes)).disturbed
+    assert crashed > len(SEEDS) // 2
+
+
+def test_work_of_one_cpu_each_uses_all_nodes() -> None:
+    told: list[float] = []
+
+    def program() -> None:
+        @miniray.remote
+        def second() -> int:
+            simulation.running[0].sleep(1.0)
+            return simulation.running[0].note("ran")
+
+        assert sorted(miniray.get([second.remote() for _ in range(6)])) == [1, 2, 3, 4, 5, 6]
+        told.append(simulation.running[0].timeline.now)
+
+    cluster = SimulatedCluster(SeededChoices(3), nodes=3, num_cpus=1)
+    try:
+        cluster.run(program)
+    finally:
+        cluster.close()
+    assert 2.0 < told[0] < 3.0, "two after another on each node"
