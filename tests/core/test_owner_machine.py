@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from miniray.core.failures import DeathCause, FailureKind
+from miniray.core.failures import DeathCause, Failure, FailureKind
 from miniray.core.ids import FunctionId, LeaseId, ProcessId, process_id, return_id, task_id
 from miniray.core.machine import Awaited, PeerLost, Received, Send
 from miniray.core.messages import (
@@ -18,6 +18,7 @@ from miniray.core.messages import (
     PushTasks,
     RequestLease,
     ReturnLease,
+    TasksDone,
     ValueIs,
     WhereIs,
 )
@@ -102,3 +103,20 @@ def test_a_ref_that_comes_home_after_it_was_freed_has_an_error() -> None:
     assert said(talk.hears(WhereIs(freed), OTHER), ValueIs) == [ValueIs(freed, value)]
     talk.hears(ExecutionEnded(OTHER, TaskResult(task_id(OTHER, 1), 1, (Inline(b""),))), ME)
     assert not talk.owner.knows(freed)
+
+
+def test_a_chain_of_ten_thousand_fails_with_its_first_link() -> None:
+    """Each failure failed the next task from within: past a few hundred links that was a RecursionError."""
+    owner = Owner(ME, NODE)
+    owner.step(0.0, FunctionExported(FUNCTION, Inline(b"")))
+    tasks = [task_id(ME, number) for number in range(1, 10_001)]
+    asked = said(owner.step(0.0, Submitted(TaskSpec(tasks[0], FUNCTION, b"", OPTIONS))), RequestLease)
+    for before, task in zip(tasks, tasks[1:], strict=False):
+        owner.step(0.0, Submitted(TaskSpec(task, FUNCTION, b"", OPTIONS, slots=(return_id(before),))))
+    owner.step(1.0, Received(NODE, LeaseGranted(asked[0].request, LeaseId(5), WORKER)))
+    failed = Failed(Failure(FailureKind.TASK_ERROR, "f", "no"))
+    owner.step(1.0, Received(WORKER, TasksDone([TaskResult(tasks[0], 1, (failed,))])))
+    assert all(owner.values[return_id(task)] == failed for task in tasks[1:])
+    owner.step(1.0, RefsDropped([return_id(task) for task in tasks]))
+    owner.check()
+    assert not owner.statistics()["tasks"] and not owner.statistics()["references"]

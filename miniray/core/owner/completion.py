@@ -8,6 +8,7 @@ that have `left` their actor's queue, since an argument has failed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from miniray.core.failures import Failure, FailureKind
@@ -34,6 +35,8 @@ class Completion:
         self.runnable: list[Task] = []
         self.retried: list[Task] = []
         self.left: list[Task] = []
+        self._resolved: deque[TaskId] = deque()  # tasks of which one more argument is there
+        self._resolving = False
 
     # ---- the beginning ----
 
@@ -85,9 +88,14 @@ class Completion:
                 self._holding.objects.forget_task(object_id, task.spec.task_id)
 
     def resolved(self, task_ids: list[TaskId]) -> None:
-        """One argument of each of these tasks has become ready."""
-        for task_id in task_ids:
-            task = self.tasks.rows.get(task_id)
+        """One argument of each of these tasks has become ready. A failed one fails tasks that others wait for: over an
+        explicit list, since such a chain may be long."""
+        self._resolved.extend(task_ids)
+        if self._resolving:
+            return
+        self._resolving = True
+        while self._resolved:
+            task = self.tasks.rows.get(self._resolved.popleft())
             if task is None:
                 continue
             task.unresolved -= 1
@@ -98,6 +106,7 @@ class Completion:
             if task.unresolved == 0:
                 task.state = TaskState.QUEUED
                 self.runnable.append(task)
+        self._resolving = False
 
     def pushed(self, task: Task) -> PushedTask:
         """The task as a worker gets it: slots resolved, and every ref that arrives with it named."""
