@@ -33,3 +33,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def prepared() -> None:
     prepare()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many interleavings were run of each small program."""
+    told = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "interleavings"
+    ]
+    if told:
+        terminalreporter.section("interleavings")
+        terminalreporter.write("\n".join(map(str, told)) + "\n")
