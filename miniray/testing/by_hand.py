@@ -115,12 +115,12 @@ class Member:
         self._world.doomed[effect.process] = None
 
     def _ReserveExtent(self, effect: Any) -> Event:
+        self._world.granted[effect.offset] = effect.holder
         return ExtentReserved(effect.holder, effect.offset, effect.size_bytes, True)
 
     def _ReadLedger(self, effect: Any) -> Event:
-        members = self._world.members.values()
-        holder = next(one for one in members for offset, _ in one.extents if offset == effect.extent_offset)
-        size = dict(holder.extents)[effect.extent_offset]
+        holder = self._world.members[self._world.granted[effect.extent_offset]]
+        size = dict(holder.extents).get(effect.extent_offset, 0)  # 0: it died before it knew
         return LedgerRead(effect.extent_offset, holder.sealed_in(effect.extent_offset, size))
 
     # ---- its share of the arena ----
@@ -152,6 +152,7 @@ class World:
         self.starting: dict[ProcessId, None] = {}
         self.doomed: dict[ProcessId, None] = {}
         self.unreaped: dict[ProcessId, int] = {}  # exit status
+        self.granted: dict[int, ProcessId] = {}  # offset of an extent -> whoever got it last
         self.members: dict[ProcessId, Member] = {}
         allocator = Allocator(ARENA_BYTES, 0)
         self.members[NODE] = Member(self, NODE, NodeManager(NODE, demand({"CPU": cpus}), allocator, MAX_WORKERS))
