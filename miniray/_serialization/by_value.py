@@ -233,6 +233,28 @@ def _define_class(cls: type[Any], namespace: str) -> Any:
     return _load_class, known.arguments
 
 
+def begin_anew() -> Callable[[], None]:
+    """Pickle as a process that has pickled nothing yet, until what this returns is called. For one thread at a time."""
+    global _numbers
+    tables: list[Any] = [
+        cp._DYNAMIC_CLASS_TRACKER_BY_CLASS, cp._DYNAMIC_CLASS_TRACKER_BY_ID, class_versions, _definitions,
+        versions.numbered_globals, versions.states,
+    ]  # fmt: skip
+    kept = [dict(table) for table in tables]
+    numbers, _numbers = _numbers, itertools.count(1)
+
+    def go_back() -> None:
+        global _numbers
+        _numbers = numbers
+        for table, entries in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(entries)
+
+    for table in tables:
+        table.clear()
+    return go_back
+
+
 def prepare_fork(namespace: str) -> None:
     """Called in the driver before it forks a worker of `namespace`.
 

@@ -92,16 +92,16 @@ class _Versions:
     def __init__(self) -> None:
         self.origin = uuid.uuid4().hex
         self.parent = ""
-        self._globals: dict[tuple[str, str], tuple[int, Callable[[], Any]]] = {}
-        self._states: OrderedDict[int, tuple[type[Any], dict[str, Any]]] = OrderedDict()
+        self.numbered_globals: dict[tuple[str, str], tuple[int, Callable[[], Any]]] = {}
+        self.states: OrderedDict[int, tuple[type[Any], dict[str, Any]]] = OrderedDict()
         self.lock = threading.RLock()  # a finaliser may pickle, inside anything
 
     def of_global(self, module: str, name: str, value: Any) -> int:
         with self.lock:
-            number, same = self._globals.get((module, name), (0, _nothing))
+            number, same = self.numbered_globals.get((module, name), (0, _nothing))
             if same() is not value:
                 number += 1
-                self._globals[module, name] = (number, _hold(value))
+                self.numbered_globals[module, name] = (number, _hold(value))
             return number
 
     def of_class(self, cls: type[Any]) -> tuple[str, int]:
@@ -111,13 +111,13 @@ class _Versions:
             if known is not None and known[0] != self.origin:
                 return known
             state = dict(vars(cls))
-            held = self._states.get(id(cls))
+            held = self.states.get(id(cls))
             if known is None or held is None or not same_objects(held[1], state):
                 known = (self.origin, known[1] + 1 if known else 1)
                 class_versions[cls] = known
-                self._states[id(cls)] = (cls, state)
-                if len(self._states) > TRACKED_CLASSES:
-                    self._states.popitem(last=False)
+                self.states[id(cls)] = (cls, state)
+                if len(self.states) > TRACKED_CLASSES:
+                    self.states.popitem(last=False)
             return known
 
     def after_fork(self) -> None:
@@ -126,7 +126,7 @@ class _Versions:
         _process_table.origins = {self.origin: None}
 
     def current(self, module: str) -> Iterator[tuple[str, int, Any]]:
-        for (of, name), (number, same) in list(self._globals.items()):
+        for (of, name), (number, same) in list(self.numbered_globals.items()):
             if of == module:
                 yield name, number, same()
 

@@ -1,0 +1,56 @@
+"""miniray.testing: test your own programs of tasks and actors in a simulated cluster (README.md beside this file).
+
+    from miniray.testing import explore
+
+    @explore
+    def test_my_program():
+        assert miniray.get(work.remote(1)) == 2
+
+Names are resolved at first use, as those of `miniray`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
+    from miniray.testing.exploration import NotDeterministic, explore
+    from miniray.testing.faults import Crash, CrashMode, Faults
+    from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
+
+__all__ = [
+    "Crash",
+    "CrashMode",
+    "DrawnChoices",
+    "Faults",
+    "NotDeterministic",
+    "RecordedChoices",
+    "SeededChoices",
+    "Simulated",
+    "SimulationFailed",
+    "Statistics",
+    "explore",
+    "simulate",
+]
+
+_HOME = {
+    "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
+    "exploration": ("NotDeterministic", "explore"),
+    "faults": ("Crash", "CrashMode", "Faults"),
+    "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),
+}
+_MODULES = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _MODULES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'miniray.testing' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"miniray.testing.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

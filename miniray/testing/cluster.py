@@ -27,7 +27,7 @@ from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
 from miniray.testing import faults as _faults
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
-from miniray.testing.fibers import Fiber, FiberKilled
+from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
 from miniray.testing.fixed import Fixed
 from miniray.testing.host import SimulatedHost
 from miniray.testing.recorder import Recorder
@@ -86,7 +86,8 @@ class SimulatedCluster:
         self.watch: Watch | None = None  # it sets itself
         self.healed_at: float | None = None  # from then on there are no faults
         self.awake: Fiber | None = None
-        self.steps = 0
+        self.steps = self.frames = 0
+        self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
@@ -198,8 +199,14 @@ class SimulatedCluster:
 
     def run_fiber(self, home: SimulatedProcess, fiber: Fiber) -> None:
         before = self.awake
-        fiber.run()
-        self.awake = before
+        try:
+            fiber.run()
+        except FiberStuck as error:
+            home.fibers.remove(fiber)
+            self.fail(SimulationError(f"{self.code_in(home)} waits for what is outside of the simulation, {error}"))
+            return
+        finally:
+            self.awake = before
         context.set_current(None)
         if fiber.ended:
             home.fibers.remove(fiber)
@@ -213,14 +220,17 @@ class SimulatedCluster:
     def maybe_pause(self, home: SimulatedProcess) -> None:
         """Users' code has posted something; other things may happen before it goes on."""
         fiber = self.awake
-        if fiber is not None and fiber in home.fibers and not self.choices.choose(_POST_PAUSE_ONE_IN, "pause"):
+        if fiber is None or fiber not in home.fibers:
+            return
+        if self.choices.choose(_POST_PAUSE_ONE_IN, "pause") == _POST_PAUSE_ONE_IN - 1:
             home.wake(fiber, self.draw_lag())
             fiber.park()
 
     def sleep(self, seconds: float) -> None:
         """Called by simulated code: virtual time passes."""
-        home = next(one for one in self.processes.values() if self.awake in one.fibers)
-        assert self.awake is not None
+        home = next((one for one in self.processes.values() if self.awake in one.fibers), None)
+        if home is None or self.awake is None:
+            raise FiberKilled  # a `finally` of what is unwound
         home.sleep(self.awake, seconds)
 
     def die(self, status: int = -9) -> None:
@@ -315,6 +325,18 @@ class SimulatedCluster:
             self.watch.task_starts(home, task)
         if self.recorder is not None:
             self.recorder.task_started(home.me, self.timeline.now, task.task_id, task.attempt, task.sequence)
+        if self.on_task is not None:
+            self.on_task(task)
+
+    def code_in(self, home: SimulatedProcess) -> str:
+        """Whose users' code runs in this process now, in words."""
+        running = home.process.running if home.process is not None else None
+        return f"task {show(running)}" if running else "the program" if home is self.driver else f"process {home.name}"
+
+    def who_is_awake(self) -> str:
+        """The same, for the fiber that asks."""
+        home = next((one for one in self.processes.values() if self.awake in one.fibers), None)
+        return "nobody" if home is None else self.code_in(home)
 
     def tell(self, me: ProcessId, kind: str, **fields: Any) -> None:
         """Something happens to a process from outside of its machines (the kinds are in `recording.py`)."""

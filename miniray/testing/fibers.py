@@ -9,10 +9,30 @@ Threads are kept and used again: making one costs more than a small program's wh
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 
+STUCK_SECONDS = 30.0  # real ones; a task may compute that long, but not wait for what is outside of the simulation
+
 _idle: list[_Thread] = []
+
+
+class _Inside(threading.local):
+    fiber = False
+
+
+_inside = _Inside()
+
+
+def inside_fiber() -> bool:
+    """Whether the thread that asks runs simulated code."""
+    return _inside.fiber
+
+
+class FiberStuck(Exception):
+    """It has not come back for `STUCK_SECONDS`: it blocks on something real. The message has its stack."""
 
 
 class FiberKilled(BaseException):
@@ -28,9 +48,11 @@ class _Thread:
         self.go.acquire()
         self.back.acquire()
         self.job: Callable[[], None] | None = None
-        threading.Thread(target=self._serve, name="miniray-fiber", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="miniray-fiber", daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
+        _inside.fiber = True
         while True:
             self.go.acquire()
             job, self.job = self.job, None
@@ -38,6 +60,10 @@ class _Thread:
             job()
             del job  # nothing of a finished job may live on here
             self.back.release()
+
+    def stack(self) -> str:
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
 
 class Fiber:
@@ -59,12 +85,18 @@ class Fiber:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Let it go on until it parks or ends. Called by whoever has the baton, never by itself."""
+        """Let it go on until it parks or ends. Called by whoever has the baton, never by itself.
+
+        Raises:
+            FiberStuck: it does neither; its thread is given up.
+        """
         if self.ended:
             return
         thread = self._thread
         thread.go.release()
-        thread.back.acquire()
+        if not thread.back.acquire(timeout=STUCK_SECONDS):
+            self.ended = self.killed = True
+            raise FiberStuck(f"for {STUCK_SECONDS:g} real seconds, here:\n{thread.stack()}")
         if self.ended:
             _idle.append(thread)
 

@@ -2,7 +2,8 @@
 
 - The collector is off, so objects die when their last reference goes, or at the run's own calls of `gc.collect`.
 - `uuid.uuid4` is drawn from the session's name: classes that travel by value are named by it.
-- So is the name of this process as the origin of functions that travel by value.
+- So is the name of this process as the origin of functions that travel by value; and it has pickled nothing yet, so
+  that a second run numbers classes and globals as the first one did.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Fixed:
         uuid.uuid4 = lambda: uuid.UUID(int=draw(128), version=4)
         namespaces.versions.origin = self._name.hex()
         namespaces.process_table().origins = {namespaces.versions.origin: None}
+        from miniray._serialization.by_value import begin_anew  # loads cloudpickle
+
+        self._go_back = begin_anew()
         gc.collect()
         gc.disable()
         self._active = True
@@ -35,6 +39,7 @@ class Fixed:
     def end(self) -> None:
         if self._active:
             self._active = False
+            self._go_back()
             uuid.uuid4 = self._uuid4
             namespaces.versions.origin = self._origin
             namespaces.process_table().origins = self._origins

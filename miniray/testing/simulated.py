@@ -142,6 +142,7 @@ class SimulatedProcess:
     def _send_or_crash(self, peer: ProcessId, frame: bytes) -> None:
         if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_SEND):
             raise CrashNow
+        self.cluster.frames += 1
         self._send(peer, frame)
 
     # ---- fibers ----

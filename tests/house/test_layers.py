@@ -81,6 +81,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "miniray.errors",
         "miniray._runtime",  # it runs the shipping process, executor and loop
         "miniray._serialization.namespaces",  # and names what by-value functions come from
+        "miniray._serialization.by_value",  # which is numbered anew in each run
         "miniray._store",
         "miniray._api",
         "miniray",

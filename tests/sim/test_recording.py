@@ -94,7 +94,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert fault_of(read(file).faults) == CRASH
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", f'{{{{"format": "{FORMAT}"}}}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", f'{{"format": "{FORMAT}"}}'])
 def test_another_file_is_refused_with_its_name(text: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
     file.write_text(text)

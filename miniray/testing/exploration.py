@@ -1,0 +1,278 @@
+"""`@explore`: a test whose body runs as a simulated program under many seeds; the first failure is told shortly.
+
+- The seeds are the same each time, so a test that passes passes again.
+- A program may end with an error that says that somebody has died: that is an outcome of a fault, and `allow` names
+  such errors. Anything else that it raises is a failure, and so is a wait without an end.
+- What fails is run again before anything is told. If that run is another one, the program depends on something that is
+  no choice of the simulation (a real clock, `id`, what an earlier run left in a global), and that is the failure.
+- Then it is shrunk, recorded into a file, and raised as one error that fits on a screen.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import inspect
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+import miniray
+from miniray.errors import ActorDiedError, ObjectLostError, WorkerCrashedError
+from miniray.testing.choices import RecordedChoices, SeededChoices
+from miniray.testing.faults import Faults
+from miniray.testing.levels import Level, faults_of
+from miniray.testing.matters import what_matters
+from miniray.testing.recorder import Recorder
+from miniray.testing.recording import Recording, Step, plain, write
+from miniray.testing.shrinking import MAX_SECONDS, Failing, shrink, signature
+from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SEEDS = 200
+FOLDER = ".miniray-failures"
+DEATHS: tuple[type[BaseException], ...] = (WorkerCrashedError, ActorDiedError, ObjectLostError)
+_HERE = str(Path(miniray.__file__).parent)
+
+
+class NotDeterministic(SimulationFailed):
+    """The same choices have given two different runs; the message names the task where they part."""
+
+
+@overload
+def explore(test: F) -> F: ...
+@overload
+def explore(
+    *,
+    seeds: int = ...,
+    first_seed: int = ...,
+    faults: Level | Faults = ...,
+    num_cpus: int = ...,
+    allow: tuple[type[BaseException], ...] = ...,
+    folder: str | Path = ...,
+    shrink_seconds: float = ...,
+) -> Callable[[F], F]: ...
+def explore(
+    test: Any = None,
+    *,
+    seeds: int = SEEDS,
+    first_seed: int = 0,
+    faults: Level | Faults = "all",
+    num_cpus: int = 2,
+    allow: tuple[type[BaseException], ...] = DEATHS,
+    folder: str | Path = FOLDER,
+    shrink_seconds: float = MAX_SECONDS,
+) -> Any:
+    """Make a function (a test, with fixtures or without) run its body in simulated clusters, one a seed.
+
+    Args:
+        seeds, first_seed: how many, from which on.
+        faults: as of `simulate`.
+        allow: errors that a program may end with when a process has died. `()`: it has to survive every fault.
+        folder: where the file of a failure is written.
+        shrink_seconds: how long a failure is made smaller, at most, in real seconds.
+
+    Raises (when it is called):
+        SimulationFailed: a seed fails; the message says what matters and where the story is, the cause what was raised.
+        NotDeterministic: a seed fails, and the same choices give another run.
+    """
+
+    def decorate(test: Any) -> Any:
+        if inspect.iscoroutinefunction(test) or not callable(test):
+            raise TypeError(f"explore takes a plain function, not {test!r}")
+
+        @functools.wraps(test)
+        def explored(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            program = functools.partial(test, *args, **kwargs) if args or kwargs else test
+            _explore(Exploration(program, test, range(first_seed, first_seed + seeds), num_cpus, allow), faults,
+                     Path(folder), shrink_seconds)  # fmt: skip
+
+        return explored
+
+    return decorate if test is None else decorate(test)
+
+
+class Exploration:
+    """A program and how it is run; told apart what fails from what may happen."""
+
+    def __init__(
+        self, program: Program, test: Any, seeds: range, num_cpus: int, allow: tuple[type[BaseException], ...]
+    ) -> None:
+        self.program = program
+        self.test = test
+        self.name = getattr(test, "__qualname__", "program").rpartition("<locals>.")[2]
+        self.seeds = seeds
+        self.num_cpus = num_cpus
+        self.allow = allow
+
+    def run(self, failing: Failing, recorder: Recorder | None = None) -> Simulated:
+        return run_once(self.program, RecordedChoices(failing.choices), failing.faults, self.num_cpus, recorder)
+
+    def fails(self, done: Simulated) -> bool:
+        if done.error is None:
+            return False
+        return not (done.statistics.deaths and isinstance(done.error, self.allow))
+
+
+def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shrink_seconds: float) -> None:
+    __tracebackhide__ = True
+    frozen = gc.get_freeze_count()
+    if not frozen:  # each run collects: not what is there already
+        gc.collect()
+        gc.freeze()
+    ended = 0
+    try:
+        for seed in exploration.seeds:
+            choices = SeededChoices(seed)
+            done = run_once(exploration.program, choices, faults_of(faults, choices), exploration.num_cpus)
+            if exploration.fails(done):
+                raise _failure(exploration, seed, done, folder, shrink_seconds)
+            ended += done.error is None
+    finally:
+        if not frozen:
+            gc.unfreeze()
+    if exploration.seeds and not ended:
+        raise SimulationFailed(
+            f"{exploration.name} never came to its end: in each of {len(exploration.seeds)} runs somebody died first. "
+            'Explore fewer faults (faults="delays"), or let it survive them (max_retries, try/except)', done
+        ) from done.error  # fmt: skip
+
+
+def _failure(
+    exploration: Exploration, seed: int, done: Simulated, folder: Path, shrink_seconds: float
+) -> SimulationFailed:
+    first = Failing(done.faults, done.choices)
+    _assert_deterministic(exploration, seed, first, done)
+    assert done.error is not None
+    wanted = signature(done.error)
+
+    def same(candidate: Failing) -> bool:
+        found = exploration.run(candidate)
+        return exploration.fails(found) and found.error is not None and signature(found.error) == wanted
+
+    smallest = shrink(first, same, max_seconds=shrink_seconds)
+    recorder = Recorder()
+    last = exploration.run(smallest, recorder)
+    if last.error is None or signature(last.error) != wanted:  # it shrank into what happens once only
+        recorder = Recorder()
+        last = exploration.run(first, recorder)
+    assert last.error is not None
+    matters = what_matters(recorder.steps, recorder.tasks)
+    file = folder / f"{exploration.name.replace('.', '-')}-{seed}.json"
+    write(recording_of(exploration, seed, last, recorder, matters), file)
+    _keep_users_frames(last.error)
+    error = SimulationFailed(_message(exploration, seed, last, wanted[1], matters, file), last)
+    error.__cause__ = last.error
+    return error
+
+
+def _message(
+    exploration: Exploration, seed: int, last: Simulated, line: str, matters: Sequence[str], file: Path
+) -> str:
+    assert last.error is not None
+    count = seed - exploration.seeds.start + 1
+    figures = last.statistics
+    size = f"tasks: {figures.tasks}, deaths: {figures.deaths}"
+    told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
+    if not told:
+        told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"
+    real = f"\n\nIt used the real world: {'; '.join(figures.real)}" if figures.real else ""
+    return (
+        f"{exploration.name} fails with seed {seed} (run {count} of {len(exploration.seeds)}):\n"
+        f"  {one_line(last.error)}\n  at {line}\n"
+        f"\nWhat matters, in the smallest run that fails so ({size}):{told}{real}"
+        f"\n\nThe whole story: python -m miniray replay {file}"
+    )
+
+
+def recording_of(
+    exploration: Exploration, seed: int | None, done: Simulated, recorder: Recorder, matters: list[str]
+) -> Recording:
+    test = inspect.unwrap(exploration.test)
+    error = done.error
+    code = getattr(test, "__code__", None)
+    return Recording(
+        program={
+            "file": code.co_filename if code is not None else "",
+            "module": getattr(test, "__module__", "") or "",
+            "name": getattr(test, "__qualname__", ""),
+        },
+        cluster={"num_cpus": exploration.num_cpus},
+        faults=plain(done.faults),
+        seed=seed,
+        choices=list(done.choices),
+        error=None if error is None else {
+            "type": signature(error)[0],
+            "text": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        },
+        trace_hash=done.trace_hash,
+        matters=list(matters),
+        processes=recorder.processes,
+        tasks=recorder.tasks,
+        steps=recorder.steps,
+    )  # fmt: skip
+
+
+def _keep_users_frames(error: BaseException) -> None:
+    frames: list[TracebackType] = []
+    trace = error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(_HERE):
+            frames.append(trace)
+        trace = trace.tb_next
+    kept: TracebackType | None = None
+    for one in reversed(frames):
+        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    error.__traceback__ = kept
+
+
+# ---- the same choices, the same run ------------------------------------------------------------------------
+
+
+def _assert_deterministic(exploration: Exploration, seed: int, failing: Failing, done: Simulated) -> None:
+    """Raises:
+    NotDeterministic: the run is another one when it is run again.
+    """
+    if exploration.run(failing).trace_hash == done.trace_hash:
+        return
+    one, other = Recorder(), Recorder()
+    for recorder in (one, other):
+        exploration.run(failing, recorder)
+    where = parting(one.steps, other.steps, one.tasks)
+    if where is None:
+        what = "the first run was another one than those after it: it left something behind, in a module's global, say"
+    else:
+        what = f"{where} did something else the second time"
+    real = f"\nIt used the real world: {'; '.join(done.statistics.real)}" if done.statistics.real else ""
+    raise NotDeterministic(
+        f"{exploration.name} fails with seed {seed}, but not twice in the same way: {what}.\n"
+        "Look for a real clock (datetime.now, a name bound by `from time import ...` in another module), id(), "
+        f"the order of a set, NumPy's global random state, a cache.{real}", done
+    ) from done.error  # fmt: skip
+
+
+def parting(one: Sequence[Step], other: Sequence[Step], tasks: dict[str, dict[str, Any]]) -> str | None:
+    """The task (or "the program") that did the first thing in which two recorded runs differ; None: they do not."""
+    for step, second in zip(one, other, strict=False):
+        if step != second:
+            break
+    else:
+        if len(one) == len(other):
+            return None
+        step = (one if len(one) > len(other) else other)[min(len(one), len(other))]
+    by_number = {found.number: found for found in one}
+    found: Step | None = step
+    while found is not None:
+        if found.event["kind"] == "TaskStarted":
+            task = found.event["task"]
+            told = tasks.get(task, {})
+            return f"task {told.get('name') or task} (called at {told.get('site')})"
+        if found.event["kind"] == "Began":
+            return "the program"
+        found = by_number.get(found.cause) if found.cause is not None else None
+    return f"process {step.process}"

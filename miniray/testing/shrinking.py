@@ -1,0 +1,141 @@
+"""Shrinking: the same failure in fewer faults and fewer choices that matter.
+
+A candidate is `Faults` and a list of choices; where the list ends, everything is the first possibility (the shortest
+delay, no pause). It counts when its run ends with the same error: the same class, raised at the same line of the
+user's. Faults go first, since they are what a reader has to understand: each crash, each kind of delay. Then choices:
+all of them, blocks of them, the tail. Then the moments of the crashes, towards the beginning.
+
+Bounded in real time; the best so far counts. Every candidate is a whole run, so nothing can be shrunk wrongly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import miniray
+from miniray.core.record import Record, replace
+from miniray.errors import TaskError
+from miniray.testing.faults import Crash, Faults
+
+MAX_SECONDS = 20.0
+_HERE = str(Path(miniray.__file__).parent)
+_QUIETER = ("one_failed_start_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
+
+
+class Failing(Record, frozen=True):
+    """What made a run fail."""
+
+    faults: Faults
+    choices: tuple[int, ...]
+
+
+def signature(error: BaseException) -> tuple[str, str]:
+    """Two failures with an equal one are the same failure: class, and the line of the user's that raised."""
+    root = error
+    while isinstance(root, TaskError) and root.cause is not None:
+        root = root.cause
+    return f"{type(root).__module__}.{type(root).__qualname__}", user_line(error.__traceback__)
+
+
+def user_line(trace: TracebackType | None) -> str:
+    """`file.py:31`, the innermost one outside of miniray."""
+    line = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith(_HERE):
+            line = f"{file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def shrink(
+    failing: Failing,
+    fails: Callable[[Failing], bool],
+    *,
+    max_seconds: float = MAX_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Failing:
+    """The smallest that was found in so many real seconds.
+
+    Args:
+        fails: runs it, and tells whether it is the same failure.
+    """
+    until = clock() + max_seconds
+    best = failing
+    improved = True
+    while improved:
+        improved = False
+        for simpler in (_without_faults, _without_choices, _earlier_crashes):
+            best, better = _descend(best, simpler, fails, lambda: clock() < until)
+            improved = improved or better
+            if clock() >= until:
+                return best
+    return best
+
+
+def _descend(
+    best: Failing,
+    simpler: Callable[[Failing], Iterator[Failing]],
+    fails: Callable[[Failing], bool],
+    in_time: Callable[[], bool],
+) -> tuple[Failing, bool]:
+    """Take the first candidate that fails, and go on from there, until none does."""
+    first = best
+    found = True
+    while found:
+        found = False
+        for candidate in simpler(best):
+            if not in_time():
+                return best, best != first
+            if candidate != best and fails(candidate):
+                best, found = candidate, True
+                break
+    return best, best != first
+
+
+def _without_faults(one: Failing) -> Iterator[Failing]:
+    faults = one.faults
+    crashes = faults.crashes
+    for choices in dict.fromkeys((one.choices, ())):  # other faults, other numbers of choices: or none of them
+        yield Failing(Faults(crashes), choices)
+        for name in _QUIETER:
+            if getattr(faults, name):
+                yield Failing(replace(faults, **{name: 0}), choices)
+        for index in range(len(crashes)):
+            yield Failing(replace(faults, crashes=crashes[:index] + crashes[index + 1 :]), choices)
+
+
+def _without_choices(one: Failing) -> Iterator[Failing]:
+    choices = _trimmed(one.choices)
+    yield Failing(one.faults, ())
+    yield Failing(one.faults, choices)
+    size = len(choices)
+    while size > 1:
+        size //= 2
+        for start in range(0, len(choices), size):
+            block = choices[start : start + size]
+            if any(block):
+                zeros = choices[:start] + (0,) * len(block) + choices[start + size :]
+                yield Failing(one.faults, _trimmed(zeros))
+        if size * 16 < len(choices):
+            return
+
+
+def _earlier_crashes(one: Failing) -> Iterator[Failing]:
+    """Each crash in turn, as early as it may be; all other choices away when that does as well."""
+    crashes = one.faults.crashes
+    for index, crash in enumerate(crashes):
+        for after in range(crash.after):
+            earlier = Crash(after, crash.mode)
+            faults = replace(one.faults, crashes=(*crashes[:index], earlier, *crashes[index + 1 :]))
+            yield Failing(faults, one.choices)
+
+
+def _trimmed(choices: Sequence[int]) -> tuple[int, ...]:
+    end = len(choices)
+    while end and not choices[end - 1]:
+        end -= 1
+    return tuple(choices[:end])

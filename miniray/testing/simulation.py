@@ -1,0 +1,221 @@
+"""`simulate`: run your own program, unchanged, in a simulated cluster. One seed is one run.
+
+- The program is an ordinary function; it, its tasks and its actors call `miniray.get` and the rest as always. All of
+  them run in this process, one at a time, in virtual time; so module globals are shared by all simulated processes.
+- Every run begins anew: nothing of an earlier one changes what happens in it.
+- What a program returns outlives its cluster, so refs in it are got first.
+- A run that ends with an error says which line runs it again.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from miniray._api.actor import ActorHandle
+from miniray._api.object_ref import ObjectRef
+from miniray._api.objects import get
+from miniray._runtime import context
+from miniray.core.ids import TaskId, show
+from miniray.core.record import Record
+from miniray.core.task_spec import PushedTask
+from miniray.testing.checkers.quiet import assert_quiet
+from miniray.testing.choices import SeededChoices
+from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.faults import Faults
+from miniray.testing.levels import Level, faults_of
+from miniray.testing.recorder import Recorder
+from miniray.testing.recording import Step
+from miniray.testing.virtual import Virtual
+from miniray.transport import Choices
+
+Program = Callable[[], Any]
+
+_MAX_LOOKED_AT = 100_000  # objects of a result that are searched for refs
+_MAX_REAL = 20
+
+
+class Statistics(Record, frozen=True):
+    """What a run was made of. `deaths` counts worker processes that did not end by themselves."""
+
+    steps: int
+    frames: int
+    virtual_seconds: float
+    deaths: int
+    tasks: int  # executions that began, calls of actors among them
+    repeats: int  # of them, those that were not the first of their task
+    real: tuple[str, ...]  # what users' code did with the real world: "task p1.t2: socket.connect(...)"
+
+
+class Simulated(Record, frozen=True):
+    """One run. `error` is what it ended with, or None; `choices` are the numbers that were taken.
+
+    `trace` has every step when the run was recorded, else nothing; `trace_hash` is of all of them.
+    """
+
+    value: Any
+    error: BaseException | None
+    trace_hash: str
+    trace: tuple[Step, ...]
+    statistics: Statistics
+    faults: Faults
+    choices: tuple[int, ...]
+
+
+class SimulationFailed(AssertionError):
+    """A simulated run has ended with an error, which is the cause; `simulated` is the run."""
+
+    def __init__(self, message: str, simulated: Simulated) -> None:
+        super().__init__(message)
+        self.simulated = simulated
+
+
+def simulate(
+    program: Program,
+    *,
+    seed: int = 0,
+    num_cpus: int = 2,
+    faults: Level | Faults = "none",
+    choices: Choices | None = None,
+    record: bool = False,
+) -> Simulated:
+    """Run a program in a simulated cluster.
+
+    Args:
+        program: a function without arguments.
+        seed: of all choices: delays, what happens first, faults, what `random` draws. One seed is one run.
+        num_cpus: of the cluster.
+        faults: what may go wrong: "none", "delays", "crashes" or "all", of which the seed draws when and how often; or
+            `Faults`, exactly.
+        choices: another source of all choices, such as `RecordedChoices` or `DrawnChoices`; then `seed` is not used.
+        record: keep every step in `trace`, with its cause.
+
+    Raises:
+        SimulationFailed: the program raised, or waits for ever, or a rule of miniray itself was broken: see its cause.
+        ValueError, TypeError: an argument is wrong.
+    """
+    source = SeededChoices(seed) if choices is None else choices
+    drawn = faults_of(faults, source)
+    recorder = Recorder() if record else None
+    done = run_once(program, source, drawn, num_cpus, recorder)
+    if done.error is not None:
+        name = getattr(program, "__qualname__", "program")
+        again = f"miniray.testing.simulate({name}, seed={seed}, num_cpus={num_cpus}, faults={faults!r})"
+        if choices is not None:
+            again = f"simulate({name}, num_cpus={num_cpus}, faults={drawn}, choices=RecordedChoices({done.choices}))"
+        raise SimulationFailed(f"{one_line(done.error)}\nrun it again: {again}", done) from done.error
+    return done
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def run_once(
+    program: Program, choices: Choices, faults: Faults, num_cpus: int = 2, recorder: Recorder | None = None
+) -> Simulated:
+    """One run with these faults; its error is returned, not raised."""
+    real: list[str] = []
+    results: list[Any] = []
+    began: list[TaskId] = []
+    taken: list[int] = []
+    outside = context.get_current()
+    cluster = SimulatedCluster(_Kept(choices, taken), num_cpus=num_cpus, faults=faults, recorder=recorder)
+
+    def note(what: str) -> None:
+        if len(real) < _MAX_REAL:
+            real.append(f"{cluster.who_is_awake()}: {what}")
+
+    def die(status: int) -> None:
+        if cluster.awake in cluster.driver.fibers:
+            raise SystemExit(status)
+        cluster.die(status)
+
+    virtual = Virtual(lambda: cluster.timeline.now, cluster.sleep, die, note)
+
+    def on_task(task: PushedTask) -> None:
+        began.append(task.task_id)
+        virtual.seed(f"{show(task.task_id)} {task.attempt} {cluster.session.hex()}")
+
+    def main() -> None:
+        virtual.seed(cluster.session.hex())
+        results.append(_resolved(program()))
+
+    cluster.on_task = on_task
+    error: BaseException | None = None
+    try:
+        virtual.begin(getattr(program, "__globals__", {}))
+        cluster.run(main)
+        cluster.settle()
+        _assert_nothing_left(cluster)
+    except (Exception, SystemExit) as raised:
+        error = raised
+    finally:
+        virtual.end()
+        figures = (cluster.steps, cluster.frames, cluster.timeline.now, len(cluster.deaths))
+        trace_hash = cluster.trace_hash
+        cluster.close()
+        context.set_current(outside)
+    statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(real))
+    value = results[0] if results and error is None else None
+    steps = tuple(recorder.steps) if recorder is not None else ()
+    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken))
+
+
+class _Kept:
+    """Any source of choices; what it chose is kept."""
+
+    def __init__(self, source: Choices, taken: list[int]) -> None:
+        self._source = source
+        self._taken = taken
+
+    def choose(self, count: int, why: str) -> int:
+        chosen = self._source.choose(count, why)
+        self._taken.append(chosen)
+        return chosen
+
+
+# ---- what outlives a run -----------------------------------------------------------------------------------
+
+
+def _resolved(value: Any) -> Any:
+    if type(value) is ObjectRef:
+        return get(value)
+    if type(value) in (list, tuple):
+        return type(value)([_resolved(part) for part in value])
+    if type(value) is dict:
+        return {key: _resolved(part) for key, part in value.items()}
+    for found in _inside(value):
+        if isinstance(found, ObjectRef | ActorHandle):
+            raise TypeError(
+                f"the program returned {type(value).__name__} with a {type(found).__name__} inside, which cannot"
+                " outlive the simulated cluster: return values (refs in lists, tuples and dicts are got)"
+            )
+    return value
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """`value`, and what it keeps alive; not what functions, classes and modules do."""
+    seen = {id(value): value}
+    pending = [value]
+    while pending and len(seen) < _MAX_LOOKED_AT:
+        one = pending.pop()
+        yield one
+        if isinstance(one, type | FunctionType | ModuleType | ObjectRef | ActorHandle):
+            continue
+        for part in gc.get_referents(one):
+            if id(part) not in seen:
+                seen[id(part)] = part
+                pending.append(part)
+
+
+def _assert_nothing_left(cluster: SimulatedCluster) -> None:
+    """Unless the program itself keeps refs, in a global say, nothing may be left."""
+    try:
+        assert_quiet(cluster, but=("functions",))  # those of modules are not dropped
+    except AssertionError:
+        if not any(isinstance(one, ObjectRef | ActorHandle) for one in gc.get_objects()):
+            raise

@@ -1,0 +1,172 @@
+"""Clocks, sleeping and randomness are virtual for users' code while a simulated run lasts, and real everywhere else.
+
+- Users' code runs in fibers, which are threads of their own: what is replaced asks first which thread calls it.
+- `time.sleep` takes virtual time; the clocks of `time` tell it. `time.time` begins at `EPOCH_SECONDS`.
+- The functions of the module `random`, and `os.urandom` with `secrets`, draw from a source that each task gets anew,
+  seeded by its id and attempt: a replay draws the same.
+- `os._exit` and `os.kill` of one's own process end the simulated process.
+- `from time import sleep` has been bound before: names of the program's own module are replaced too, those of other
+  modules are not. `datetime.now` and NumPy's random state stay real; a run that depends on them is told
+  (`explore` runs what fails twice).
+- What users' code does with the real world (files that it writes, sockets, processes) is noted, by an audit hook.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from miniray.testing.fibers import inside_fiber
+
+EPOCH_SECONDS = 1_700_000_000.0
+NOTED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.fork", "os.exec", "os.posix_spawn")
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+_RANDOM = (
+    "betavariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits", "getstate",
+    "lognormvariate", "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "seed",
+    "setstate", "shuffle", "triangular", "uniform", "vonmisesvariate", "weibullvariate",
+)  # fmt: skip
+
+
+class _Drawn(threading.local):
+    """What the task that runs in this fiber draws from; made when it draws first."""
+
+    seed = ""
+    source: random.Random | None = None
+
+
+class Virtual:
+    """Between `begin` and `end`. Runs do not nest.
+
+    Args:
+        now: virtual seconds.
+        sleep: lets them pass for the fiber that is awake.
+        die: ends the simulated process of that fiber, with an exit status (negative: a signal).
+        note: is told what users' code does with the real world.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        sleep: Callable[[float], None],
+        die: Callable[[int], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self._now = now
+        self._sleep = sleep
+        self._die = die
+        self._note = note
+        self._drawn = _Drawn()
+        self._replaced: list[tuple[Any, str, Any]] = []
+
+    def seed(self, name: str) -> None:
+        """A task begins in the fiber that calls this."""
+        self._drawn.seed, self._drawn.source = name, None
+
+    def begin(self, names: dict[str, Any]) -> None:
+        """Args:
+        names: the globals of the program, where these functions may be bound as well.
+        """
+        new: dict[Any, Any] = {}  # by the real function
+        for unit, factor in (("", 0), ("_ns", 1_000_000_000)):
+            for name, origin in (("monotonic", 0.0), ("perf_counter", 0.0), ("time", EPOCH_SECONDS)):
+                self._replace(time, name + unit, self._clock(origin, factor), new)
+        self._replace(time, "sleep", self._slept, new)
+        for name in _RANDOM:
+            self._replace(random, name, partial(self._draws, name), new)
+        self._replace(os, "urandom", lambda real: lambda size: self._source().randbytes(size), new)
+        self._replace(random, "_urandom", lambda real: os.urandom, new)
+        self._replace(os, "_exit", lambda real: self._die, new)
+        self._replace(os, "kill", self._killed, new)
+        bound = [(name, value) for name, value in names.items() if type(value).__name__ in _BOUND]
+        for name, value in bound:
+            virtual = next((virtual for real, virtual in new.items() if real == value), None)
+            if virtual is not None:
+                self._replaced.append((names, name, value))
+                names[name] = virtual
+        _auditing.note = self._note
+        _auditing.begin()
+
+    def end(self) -> None:
+        _auditing.note = None
+        while self._replaced:
+            home, name, real = self._replaced.pop()
+            if isinstance(home, dict):
+                home[name] = real
+            else:
+                setattr(home, name, real)
+
+    def _replace(self, home: ModuleType, name: str, make: Callable[[Any], Any], new: dict[Any, Any]) -> None:
+        real = getattr(home, name)
+        virtual = make(real)
+
+        def either(*args: Any, **kwargs: Any) -> Any:
+            return (virtual if inside_fiber() else real)(*args, **kwargs)
+
+        either.__name__ = either.__qualname__ = name  # pickled by this name, as the real one
+        either.__module__ = home.__name__
+        self._replaced.append((home, name, real))
+        setattr(home, name, either)
+        new[real] = either
+
+    def _clock(self, origin: float, factor: int) -> Callable[[Any], Any]:
+        if factor:
+            return lambda real: lambda: round((origin + self._now()) * factor)
+        return lambda real: lambda: origin + self._now()
+
+    def _slept(self, real: Any) -> Callable[[float], None]:
+        def sleep(seconds: float) -> None:
+            if seconds < 0:
+                raise ValueError("sleep length must be non-negative")
+            self._sleep(seconds)
+
+        return sleep
+
+    def _killed(self, real: Any) -> Callable[[int, int], None]:
+        """The process that a task sees is this one: killing it ends the simulated one."""
+        return lambda pid, number: self._die(-number) if number and pid == os.getpid() else real(pid, number)
+
+    def _draws(self, name: str, real: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: getattr(self._source(), name)(*args, **kwargs)
+
+    def _source(self) -> random.Random:
+        drawn = self._drawn
+        if drawn.source is None:
+            drawn.source = random.Random(drawn.seed)
+        return drawn.source
+
+
+_BOUND = ("builtin_function_or_method", "method", "function")
+
+
+class _Auditing:
+    """An audit hook stays for the life of the process: there is one, and it does nothing between runs."""
+
+    def __init__(self) -> None:
+        self.note: Callable[[str], None] | None = None
+        self._begun = False
+
+    def begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
+        note = self.note
+        if note is None or not inside_fiber():
+            return
+        if event in NOTED:
+            note(f"{event}{args!r:.80}")
+        elif event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
+            note(f"open({args[0]!r:.80}) to write")
+
+
+_auditing = _Auditing()

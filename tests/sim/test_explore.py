@@ -1,0 +1,161 @@
+"""`@explore` finds what users do wrong, shrinks it, and tells it shortly; it never tells a wrong story."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import miniray
+from miniray.errors import ActorDiedError
+from miniray.testing import NotDeterministic, RecordedChoices, SimulationFailed, explore
+from miniray.testing.recording import fault_of, read
+from miniray.testing.simulation import run_once
+
+MAX_SECONDS = 60.0
+SCREEN_LINES, SCREEN_COLUMNS = 24, 160
+
+serial = itertools.count()
+
+
+@miniray.remote
+class Counter:
+    def __init__(self) -> None:
+        self.total = 0
+        self.seen: dict[int, None] = {}
+
+    def add(self, amount: int) -> int:
+        self.total += amount
+        return self.total
+
+    def add_once(self, key: int, amount: int) -> int:
+        if key not in self.seen:
+            self.seen[key] = None
+            self.total += amount
+        return self.total
+
+
+@miniray.remote
+def work(counter: Any) -> Any:
+    return miniray.get(counter.add.remote(1))
+
+
+@miniray.remote
+def careful_work(counter: Any, key: int) -> Any:
+    return miniray.get(counter.add_once.remote(key, 1))
+
+
+def counts_twice() -> None:
+    counter = Counter.remote()
+    miniray.get([work.remote(counter) for _ in range(5)])
+    assert miniray.get(counter.add.remote(0)) == 5
+
+
+def counts_once() -> None:
+    counter = Counter.remote()
+    miniray.get([careful_work.remote(counter, key) for key in range(5)])
+    assert miniray.get(counter.add.remote(0)) == 5
+
+
+def failure_of(program: Any, folder: Path, **how: Any) -> SimulationFailed:
+    with pytest.raises(SimulationFailed) as failed:
+        explore(folder=folder, **how)(program)()
+    return failed.value
+
+
+def test_a_newcomers_counter_is_found_and_told_on_one_screen(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    error = failure_of(counts_twice, tmp_path)
+    assert time.monotonic() - begin < MAX_SECONDS
+    text = str(error)
+    assert isinstance(error.__cause__, AssertionError) and __file__ in text
+    assert len(text.splitlines()) <= SCREEN_LINES and max(map(len, text.splitlines())) <= SCREEN_COLUMNS
+    first, second = [line for line in text.splitlines() if line.startswith(("  1. ", "  2. "))]
+    assert "was killed" in first and "work had called Counter.add" in first and "before the answer of work" in first
+    assert second.startswith("  2. work (") and "ran again" in second and "called Counter.add again" in second
+    assert "  3. " not in text
+
+
+def test_the_file_of_a_failure_is_its_run(tmp_path: Path) -> None:
+    failure_of(counts_twice, tmp_path)
+    (file,) = tmp_path.iterdir()
+    told = read(file)
+    assert told.program == {"file": __file__, "module": __name__, "name": "counts_twice"}
+    assert told.error is not None and told.error["type"] == "builtins.AssertionError"
+    again = run_once(counts_twice, RecordedChoices(told.choices), fault_of(told.faults), **told.cluster)
+    assert again.trace_hash == told.trace_hash and isinstance(again.error, AssertionError)
+
+
+def test_the_same_failure_is_found_each_time(tmp_path: Path) -> None:
+    assert str(failure_of(counts_twice, tmp_path)) == str(failure_of(counts_twice, tmp_path))
+
+
+def test_a_program_that_repeats_safely_passes(tmp_path: Path) -> None:
+    explore(folder=tmp_path, seeds=60)(counts_once)()
+    assert not list(tmp_path.iterdir())
+
+
+def test_deaths_are_failures_of_who_says_so(tmp_path: Path) -> None:
+    error = failure_of(counts_once, tmp_path, allow=())
+    assert isinstance(error.__cause__, ActorDiedError)
+
+
+def test_a_fault_of_the_program_needs_no_fault_of_the_cluster(tmp_path: Path) -> None:
+    error = failure_of(lambda: miniray.get(work.remote(None)), tmp_path, faults="none")
+    assert isinstance(error.__cause__, AttributeError) and "no fault is needed" in str(error)
+
+
+def test_fixtures_are_given(tmp_path: Path, request: Any) -> None:
+    seen = []
+
+    @explore(seeds=2, faults="none", folder=tmp_path)
+    def body(folder: Path, *, name: str) -> None:
+        seen.append((folder, name))
+
+    body(tmp_path, name="x")
+    assert seen == [(tmp_path, "x")] * 2
+
+
+@miniray.remote
+def forgetful() -> int:
+    return next(serial)
+
+
+def uneven() -> None:
+    assert miniray.get(forgetful.remote()) < 0
+
+
+def test_what_is_not_deterministic_is_named_and_not_shrunk(tmp_path: Path) -> None:
+    error = failure_of(uneven, tmp_path, faults="none")
+    assert isinstance(error, NotDeterministic)
+    assert "task forgetful (called at" in str(error) and "uneven" in str(error)
+    assert not list(tmp_path.iterdir())
+
+
+class Remembered:
+    calls = 0
+
+
+def remembers() -> None:
+    Remembered.calls += 1
+    if Remembered.calls == 1:
+        miniray.get(forgetful.remote())
+    raise ValueError("planned")
+
+
+def test_what_only_the_first_run_does_is_named(tmp_path: Path) -> None:
+    Remembered.calls = 0
+    error = failure_of(remembers, tmp_path, faults="none")
+    assert isinstance(error, NotDeterministic) and "left something behind" in str(error)
+
+
+def test_a_program_that_somebody_always_ends_is_told() -> None:
+    def always() -> None:
+        miniray.get(miniray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+
+    with pytest.raises(SimulationFailed, match="never came to its end"):
+        explore(seeds=3, faults="none")(always)()

@@ -1,0 +1,166 @@
+"""`simulate` runs users' programs unchanged: clocks and chance are virtual, values come out, nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import pytest
+
+import miniray
+from miniray.errors import WorkerCrashedError
+from miniray.testing import SimulationFailed, fibers, simulate
+
+LONG_SECONDS = 1000.0
+REAL_SECONDS = 20.0
+
+
+@miniray.remote
+def sleeps() -> float:
+    before = time.monotonic(), time.time(), time.perf_counter_ns()
+    time.sleep(LONG_SECONDS / 2)
+    sleep(LONG_SECONDS / 2)
+    after = time.monotonic(), time.time(), time.perf_counter_ns()
+    assert after[1] - before[1] == pytest.approx(LONG_SECONDS)
+    assert (after[2] - before[2]) / 1e9 == pytest.approx(LONG_SECONDS)
+    return after[0] - before[0]
+
+
+@miniray.remote
+def draws() -> Any:
+    names = random.sample(range(1000), 3)
+    return random.random(), names, secrets.token_hex(4), str(uuid.uuid4()), random.SystemRandom().random()
+
+
+@miniray.remote
+class Waits:
+    def call(self, me: Any) -> Any:
+        return miniray.get(me.call.remote(me))
+
+
+def test_sleeping_takes_virtual_time() -> None:
+    begin = time.monotonic()
+    done = simulate(lambda: sleeps.remote())
+    assert done.value == pytest.approx(LONG_SECONDS)
+    assert done.statistics.virtual_seconds > LONG_SECONDS and time.monotonic() - begin < REAL_SECONDS
+
+
+def test_chance_is_of_the_seed_and_of_the_task() -> None:
+    def program() -> Any:
+        return [draws.remote(), draws.remote()], random.random()
+
+    one, again, other = simulate(program, seed=1), simulate(program, seed=1), simulate(program, seed=2)
+    assert one.value == again.value and one.trace_hash == again.trace_hash
+    assert one.value[0][0] != one.value[0][1] and one.value != other.value
+
+
+def test_everything_is_as_before_when_it_has_ended() -> None:
+    names = (time.sleep, time.time, random.random, random._urandom, sleep)  # type: ignore[attr-defined]
+    state = random.getstate()
+    simulate(lambda: sleeps.remote())
+    with pytest.raises(SimulationFailed):
+        simulate(lambda: 1 / random.choice([0]))
+    assert names == (time.sleep, time.time, random.random, random._urandom, sleep)  # type: ignore[attr-defined]
+    assert random.getstate() == state
+
+
+def test_other_threads_have_the_real_clock() -> None:
+    seen: list[float] = []
+
+    def program() -> float:
+        other = threading.Thread(target=lambda: seen.append(time.time()))
+        other.start()
+        other.join()
+        return time.time()
+
+    virtual = simulate(program).value
+    assert abs(seen[0] - time.time()) < REAL_SECONDS and abs(virtual - seen[0]) > REAL_SECONDS
+
+
+def test_refs_are_got_and_what_hides_them_is_refused() -> None:
+    one = draws.options(num_returns=5)
+    assert len(simulate(lambda: {"a": (one.remote(),)}).value["a"][0]) == 5
+
+    class Box:
+        def __init__(self) -> None:
+            self.inside = [draws.remote()]
+
+    with pytest.raises(SimulationFailed, match="Box with a ObjectRef inside"):
+        simulate(Box)
+
+
+def test_an_error_is_the_cause_and_says_how_to_run_it_again() -> None:
+    def program() -> None:
+        raise KeyError("planned")
+
+    with pytest.raises(SimulationFailed, match=r"simulate\(.*program, seed=7, num_cpus=3, faults='all'\)") as failed:
+        simulate(program, seed=7, num_cpus=3, faults="all")
+    assert isinstance(failed.value.__cause__, KeyError)
+    assert failed.value.simulated.error is failed.value.__cause__
+
+
+def test_a_wait_without_an_end_is_told() -> None:
+    def program() -> Any:
+        waits = Waits.remote()
+        return miniray.get(waits.call.remote(waits))
+
+    with pytest.raises(SimulationFailed, match="waits, and nothing is left to happen"):
+        simulate(program)
+
+
+def test_real_blocking_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    never = threading.Event()
+
+    def program() -> None:
+        never.wait(REAL_SECONDS)
+
+    with pytest.raises(SimulationFailed) as failed:
+        simulate(program)
+    never.set()
+    assert "outside of the simulation" in str(failed.value.__cause__) and "never.wait" in str(failed.value.__cause__)
+
+
+def test_what_touches_the_real_world_is_noted(tmp_path: Path) -> None:
+    @miniray.remote
+    def writes(file: str) -> None:
+        Path(file).write_text("x")
+
+    done = simulate(lambda: writes.remote(str(tmp_path / "x")))
+    (note,) = done.statistics.real
+    assert note.startswith("task p1.t1: open(") and note.endswith("to write")
+
+
+@pytest.mark.parametrize(("faults", "error"), [("some", ValueError), (3, TypeError)])
+def test_faults_are_checked(faults: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="faults must be Faults or one of 'none', 'delays', 'crashes', 'all'"):
+        simulate(lambda: None, faults=faults)
+
+
+@miniray.remote(max_retries=0)
+def ends(how: str) -> None:
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("how", "told"), [("exit", "exited with code 3"), ("kill", "ended by signal 9")])
+def test_a_process_that_ends_itself_is_a_simulated_one(how: str, told: str) -> None:
+    with pytest.raises(SimulationFailed, match=told) as failed:
+        simulate(lambda: ends.remote(how))
+    assert isinstance(failed.value.__cause__, WorkerCrashedError)
+    with pytest.raises(SimulationFailed, match="SystemExit: 3"):
+        simulate(lambda: os._exit(3))
+
+
+def test_a_recorded_run_is_the_same_run() -> None:
+    one, other = simulate(lambda: sleeps.remote()), simulate(lambda: sleeps.remote(), record=True)
+    assert one.trace_hash == other.trace_hash and not one.trace and len(other.trace) > other.statistics.steps
