@@ -2,8 +2,12 @@
 
 A candidate is `Faults` and a list of choices; where the list ends, everything is the first possibility (the shortest
 delay, no pause). It counts when its run ends with the same error: the same class, raised at the same line of the
-user's. Faults go first, since they are what a reader has to understand: each crash, each kind of delay. Then choices:
-all of them, blocks of them, the tail. Then the moments of the crashes, towards the beginning.
+user's.
+
+First the plainest runs of all: no fault, then one crash in a quiet cluster, as early as it does; most bugs show there,
+and nothing smaller is to be found. Else from what failed: faults go first, since they are what a reader has to
+understand (each crash, each kind of delay), then choices (all of them, blocks of them, the tail), then the moments of
+the crashes, towards the beginning.
 
 Bounded in real time; the best so far counts. Every candidate is a whole run, so nothing can be shrunk wrongly.
 """
@@ -18,9 +22,10 @@ from types import TracebackType
 import miniray
 from miniray.core.record import Record, replace
 from miniray.errors import TaskError
-from miniray.testing.faults import Crash, Faults
+from miniray.testing.faults import NO_FAULTS, Crash, CrashMode, Faults
 
 MAX_SECONDS = 20.0
+MAX_MOMENTS = 100  # of one crash in a quiet cluster that are tried
 _HERE = str(Path(miniray.__file__).parent)
 _QUIETER = ("one_failed_start_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
 
@@ -64,7 +69,9 @@ def shrink(
         fails: runs it, and tells whether it is the same failure.
     """
     until = clock() + max_seconds
-    best = failing
+    best, plain = _descend(failing, _plainest, fails, lambda: clock() < until, once=True)
+    if plain:
+        return best
     improved = True
     while improved:
         improved = False
@@ -81,6 +88,8 @@ def _descend(
     simpler: Callable[[Failing], Iterator[Failing]],
     fails: Callable[[Failing], bool],
     in_time: Callable[[], bool],
+    *,
+    once: bool = False,
 ) -> tuple[Failing, bool]:
     """Take the first candidate that fails, and go on from there, until none does."""
     first = best
@@ -91,9 +100,17 @@ def _descend(
             if not in_time():
                 return best, best != first
             if candidate != best and fails(candidate):
-                best, found = candidate, True
+                best, found = candidate, not once
                 break
     return best, best != first
+
+
+def _plainest(one: Failing) -> Iterator[Failing]:
+    yield Failing(NO_FAULTS, ())
+    last = sum(crash.after + 1 for crash in one.faults.crashes)
+    for after in range(min(last, MAX_MOMENTS)):
+        for mode in CrashMode:
+            yield Failing(Faults((Crash(after, mode),)), ())
 
 
 def _without_faults(one: Failing) -> Iterator[Failing]:
