@@ -142,14 +142,17 @@ class NodeManager:
     # ---- processes ----
 
     def _on_register(self, now: float, message: Register, peer: ProcessId) -> None:
-        self._processes[peer] = None
         if message.is_driver:
+            self._processes[peer] = None
             self._driver = peer
             for _ in range(self._prestart):
                 self._emit(StartWorker(self._pool.new().process))
             return
         worker = self._pool.rows.get(peer)
-        if worker is not None and worker.state is WorkerState.STARTING:
+        if worker is None:
+            return  # its reaper's news has overtaken this: the dead must not be waited for, nor lease anything
+        self._processes[peer] = None
+        if worker.state is WorkerState.STARTING:
             self._failed_starts = 0
             worker.state = WorkerState.IDLE
             worker.idle_since = now
@@ -371,7 +374,8 @@ class NodeManager:
     # ---- the arena ----
 
     def _on_request_extent(self, now: float, message: RequestExtent, peer: ProcessId) -> None:
-        self._extents.request(now, peer, message.size_bytes, self._living())
+        if peer in self._processes:  # else its end is known: what it got would never come back
+            self._extents.request(now, peer, message.size_bytes, self._living())
 
     def _on_extent_reserved(self, now: float, event: ExtentReserved, peer: ProcessId) -> None:
         lives = event.holder in self._processes

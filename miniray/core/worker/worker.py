@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import LeaseId, ObjectId, ProcessId
+from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId
 from miniray.core.machine import Awaited, AwaitEnded, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     ArgumentsArrived,
@@ -213,8 +213,18 @@ class Worker:
     # ---- taking back, cancelling ----
 
     def _on_take_back(self, now: float, message: TakeBack, peer: ProcessId) -> None:
-        back = [task_id for task_id in message.tasks if self._queue.remove(task_id) is not None]
+        back = [task_id for task_id in message.tasks if self._take_out(task_id) is not None]
         self._give_back(peer, message.lease, back, blocked=False)
+
+    def _take_out(self, task_id: TaskId) -> Waiting | None:
+        """A task that has not started, also of a push that is held back; it will not run here."""
+        for lease, pushes in self._early.items():
+            for index, (owner, push) in enumerate(pushes):
+                for task in push.tasks:
+                    if task.task_id == task_id:
+                        pushes[index] = owner, PushTasks(lease, [one for one in push.tasks if one is not task])
+                        return Waiting(owner, lease, task)
+        return self._queue.remove(task_id)
 
     def _on_cancel_task(self, now: float, message: CancelTask, peer: ProcessId) -> None:
         running = self._queue.running
@@ -225,7 +235,7 @@ class Worker:
                 self._emit(Send(self._me, CancelChildren(message.task)))
             self._emit(InterruptTask(message.task))
             return
-        item = self._queue.remove(message.task)
+        item = self._take_out(message.task)
         if item is not None:
             failed = Failed(Failure(FailureKind.CANCELLED, "", "the task was cancelled before it started"))
             result = TaskResult(message.task, message.attempt, (failed,) * item.task.num_returns)
