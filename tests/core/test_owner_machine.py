@@ -22,7 +22,7 @@ from miniray.core.messages import (
     ValueIs,
     WhereIs,
 )
-from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted
+from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted, ValuePut
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Effect, Event, Message
 from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskResult, TaskSpec
@@ -120,3 +120,12 @@ def test_a_chain_of_ten_thousand_fails_with_its_first_link() -> None:
     owner.step(1.0, RefsDropped([return_id(task) for task in tasks]))
     owner.check()
     assert not owner.statistics()["tasks"] and not owner.statistics()["references"]
+
+
+def test_the_loss_of_its_node_takes_nothing_of_its_own_along() -> None:
+    """A node's id names all owners there where a dead node is buried; the end of a link to it says nothing of them."""
+    talk = Talk()
+    mine = return_id(task_id(ME, 1))
+    talk.does(ValuePut(mine, Inline(b"")))
+    talk.does(PeerLost(NODE, "the link was cut"))
+    assert talk.owner.values[mine] == Inline(b"")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import ObjectId, ProcessId, TaskId, node_of, show
+from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, TaskId, local_number, node_of, show
 from miniray.core.machine import Send
 from miniray.core.messages import (
     AddHolder,
@@ -319,9 +319,11 @@ class Holding:
 
     def has_views_of(self, owner: ProcessId) -> bool:
         """Of this owner's objects; a node's id: of those of all owners there."""
+        whole_node = local_number(owner) == NODE_NUMBER
+        borrowed = self.references.borrowed_from_node if whole_node else self.references.borrowed_from
         return any(
             self.references.rows[object_id].views or isinstance(self.objects.values.get(object_id), Stored)
-            for object_id in self.references.borrowed_from(owner)
+            for object_id in borrowed(owner)
         )
 
     def check(self) -> None:

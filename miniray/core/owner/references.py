@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, local_number, node_of, show
+from miniray.core.ids import ObjectId, ProcessId, node_of, show
 from miniray.core.machine import InvariantError
 from miniray.core.record import Row
 
@@ -117,10 +117,11 @@ class References:
         ]
 
     def borrowed_from(self, owner: ProcessId) -> list[ObjectId]:
-        """A node's id: from all owners there."""
-        if local_number(owner) == NODE_NUMBER:
-            return [object_id for object_id in self.rows if node_of(object_id) == owner]
         return [object_id for object_id in self.rows if object_id[:8] == owner]
+
+    def borrowed_from_node(self, node: ProcessId) -> list[ObjectId]:
+        """From all owners of another node."""
+        return [object_id for object_id in self.rows if node_of(object_id) == node]
 
     def held_of_others(self) -> list[ObjectId]:
         rows = self.rows.items()
