@@ -372,6 +372,7 @@ class Drawing:
         _op_make_box,
         situations.later_box,
         situations.inherit,
+        situations.gap,
         situations.hand_on,
         situations.hand_on,
         _op_rebox,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from miniray.testing.programs import FAULT, VALUE, Op
+from miniray.testing.programs import FAULT, USER, VALUE, Op
 from miniray.testing.slots import Slot
 
 if TYPE_CHECKING:
@@ -81,3 +81,17 @@ def _through_an_actor(drawing: Drawing, opened: int, got: int, gone: list[int]) 
     drawing.drop_all([actor])
     if drawing.chance(2):
         drawing.get(got)
+
+
+def gap(drawing: Drawing) -> None:
+    """A call whose argument fails later stands before one that is ready (60850)."""
+    failing = drawing.new(Slot("number", 0, USER))
+    drawing.ops.append(Op("call", failing, (), ("fail", (drawing.seconds(),), {}, -1)))
+    actor = drawing.new(Slot("actor", 0, FAULT))
+    drawing.ops.append(Op("make_actor", actor, (), (0,)))
+    first = drawing.new(Slot("number", 0, USER | FAULT), (actor, failing))
+    drawing.ops.append(Op("call_actor", first, (actor, failing), ("add", ("gap", 0), False)))
+    amount = drawing.pick(9)
+    second = drawing.new(Slot("number", amount, VALUE | FAULT), (actor,))
+    drawing.ops.append(Op("call_actor", second, (actor,), ("add", ("gap", 1, amount), False)))
+    drawing.drop_all([failing, actor])

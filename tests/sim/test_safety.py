@@ -1,10 +1,15 @@
-"""Random small programs under random faults: every get ends, every result is right, and nothing is left."""
+"""Random programs under random faults: every get ends, every result is right, no invariant breaks, nothing is left."""
 
 from __future__ import annotations
 
 import pytest
 
+from miniray.testing.choices import SeededChoices
+from miniray.testing.drawing import count_tasks, draw_program
 from miniray.testing.seeds import FailedSeed, run_seed
+
+LARGE_TASKS = 50
+LARGE_SEEDS = 60
 
 
 def test_seeds(seeds: range) -> None:
@@ -16,3 +21,14 @@ def test_seeds(seeds: range) -> None:
             failed.append(str(error))
     if failed:
         pytest.fail("\n\n".join(failed), pytrace=False)
+
+
+def test_large_programs() -> None:
+    """The whole of it: python -m miniray.testing 0 10000 --tasks 50 --jobs 2."""
+    for seed in range(LARGE_SEEDS):
+        run_seed(seed, tasks=LARGE_TASKS)
+
+
+def test_a_large_program_is_as_large_as_was_asked() -> None:
+    for seed in range(LARGE_SEEDS):
+        assert count_tasks(draw_program(SeededChoices(seed), LARGE_TASKS)) >= LARGE_TASKS

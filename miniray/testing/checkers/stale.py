@@ -1,17 +1,18 @@
 """Invariant 8: no message of a dead attempt changes a table (of an ended lease: `leases.py`).
 
 And no attempt is given up while its answer is under way: a link is read to its end before a death counts (section 2).
-Who has buried a process gives nobody its address.
+Who has buried a process gives nobody its address, and runs nothing for it.
 """
 
 from __future__ import annotations
 
-from miniray.core.ids import ProcessId, TaskId, show, task_of
+from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
 from miniray.core.machine import PeerLost, Received, Send
 from miniray.core.messages import CallActor, ProcessDied, PushTasks, TasksDone, ValueIs
 from miniray.core.owner.events import Ready
 from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, PushedTask
+from miniray.core.worker.events import RunTask
 from miniray.testing.checkers.checker import BrokenInvariant, Checker
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.simulated import SimulatedProcess
@@ -21,8 +22,14 @@ class Stale(Checker):
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
         self.after = {TasksDone: self._answered, ProcessDied: self._died, PeerLost: self._lost}
-        self.decided = {PushTasks: self._pushed, CallActor: self._called, ValueIs: self._tells}
-        self._buried: dict[tuple[ProcessId, ProcessId], int] = {}  # who knows of whose death: news, and end of link
+        self.decided = {
+            PushTasks: self._pushed,
+            CallActor: self._called,
+            ValueIs: self._tells,
+            RunTask: self._runs,
+        }
+        self._news: dict[tuple[ProcessId, ProcessId], bool] = {}  # who was told of whose death
+        self._ended: dict[tuple[ProcessId, ProcessId], bool] = {}  # and whose link has ended
         self._pushes: dict[TaskId, int] = {}
         self._answers: dict[tuple[TaskId, int], bool] = {}
 
@@ -40,20 +47,25 @@ class Stale(Checker):
 
     def _died(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
         assert isinstance(event.message, ProcessDied)
-        self._bury(home.me, event.message.process)
+        self._news[home.me, event.message.process] = True
 
     def _lost(self, home: SimulatedProcess, event: PeerLost, effects: list[Effect]) -> None:
-        self._bury(home.me, event.peer)
-
-    def _bury(self, me: ProcessId, died: ProcessId) -> None:
-        self._buried[me, died] = self._buried.get((me, died), 0) + 1
+        self._ended[home.me, event.peer] = True
 
     def _tells(self, home: SimulatedProcess, effect: Send) -> None:
         assert isinstance(effect.message, ValueIs)
         value = effect.message.value
-        if isinstance(value, ActorAt) and self._buried.get((home.me, value.process)) == 2:
+        if not isinstance(value, ActorAt):
+            return
+        key = home.me, value.process
+        if key in self._news and key in self._ended:
             told = f"{home.name} gives the address of an actor whose process it has buried"
             raise BrokenInvariant(8, told, effect.message.object_id, value.process)
+
+    def _runs(self, home: SimulatedProcess, effect: RunTask) -> None:
+        task_id = effect.task.task_id
+        if (home.me, owner_of(task_id)) in self._ended:
+            raise BrokenInvariant(8, f"{home.name} runs {show(task_id)} for an owner whose link has ended", task_id)
 
     def _answered(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
         assert isinstance(event.message, TasksDone)
