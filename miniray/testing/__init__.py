@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from miniray.testing.exploration import NotDeterministic, explore
     from miniray.testing.faults import Crash, CrashMode, Faults
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
+    from miniray.testing.strategies import fault_schedules, schedules
 
 __all__ = [
     "Crash",
@@ -32,6 +33,8 @@ __all__ = [
     "SimulationFailed",
     "Statistics",
     "explore",
+    "fault_schedules",
+    "schedules",
     "simulate",
 ]
 
@@ -39,6 +42,7 @@ _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
     "faults": ("Crash", "CrashMode", "Faults"),
+    "strategies": ("fault_schedules", "schedules"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}

@@ -14,10 +14,21 @@ from time import sleep
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import miniray
 from miniray.errors import WorkerCrashedError
-from miniray.testing import SimulationFailed, fibers, simulate
+from miniray.testing import (
+    DrawnChoices,
+    Faults,
+    RecordedChoices,
+    SimulationFailed,
+    fault_schedules,
+    fibers,
+    schedules,
+    simulate,
+)
 
 LONG_SECONDS = 1000.0
 REAL_SECONDS = 20.0
@@ -44,6 +55,15 @@ def draws() -> Any:
 class Waits:
     def call(self, me: Any) -> Any:
         return miniray.get(me.call.remote(me))
+
+
+@miniray.remote
+def same(x: int) -> int:
+    return x
+
+
+def three() -> Any:
+    return [same.remote(x) for x in range(3)]
 
 
 def test_sleeping_takes_virtual_time() -> None:
@@ -159,6 +179,19 @@ def test_a_process_that_ends_itself_is_a_simulated_one(how: str, told: str) -> N
     assert isinstance(failed.value.__cause__, WorkerCrashedError)
     with pytest.raises(SimulationFailed, match="SystemExit: 3"):
         simulate(lambda: os._exit(3))
+
+
+@settings(max_examples=15, deadline=None)
+@given(numbers=st.lists(st.integers(), max_size=4), schedule=schedules(), faults=fault_schedules(max_crashes=0))
+def test_hypothesis_draws_program_and_schedule(numbers: list[int], schedule: DrawnChoices, faults: Faults) -> None:
+    assert simulate(lambda: [same.remote(x) for x in numbers], choices=schedule, faults=faults).value == numbers
+
+
+def test_a_drawn_schedule_is_a_run_and_shrinks_to_the_quiet_one() -> None:
+    hashes = [simulate(three, choices=DrawnChoices((1, 2, 3), seed)).trace_hash for seed in (5, 5, 6)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    quiet = simulate(three, choices=DrawnChoices())
+    assert not any(quiet.choices) and quiet.trace_hash == simulate(three, choices=RecordedChoices(())).trace_hash
 
 
 def test_a_recorded_run_is_the_same_run() -> None:

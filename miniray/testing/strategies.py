@@ -1,0 +1,41 @@
+"""Hypothesis strategies: schedules and faults of simulated runs, to be drawn beside the arguments of a program.
+
+    @given(amounts=st.lists(st.integers()), schedule=schedules(), faults=fault_schedules())
+    def test_sum(amounts, schedule, faults):
+        done = simulate(lambda: total(amounts), choices=schedule, faults=faults)
+        assert done.value == sum(amounts)
+
+Both shrink towards a cluster in which nothing is late and nothing dies, so program and schedule shrink together.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from miniray.testing.choices import DrawnChoices
+from miniray.testing.faults import Crash, CrashMode, Faults
+
+MAX_NUMBERS = 200  # drawn one by one; what a run needs beyond comes from the seed
+MAX_CRASHES = 4
+MAX_MOMENT = 128  # steps (or sends) of workers between one crash and the next
+ONE_IN = (0, 200, 50, 8)  # how rare a fault is; 0: never
+
+
+def schedules() -> st.SearchStrategy[DrawnChoices]:
+    """Sources of choices for `simulate(choices=)`: what happens first, and how long it takes."""
+    numbers = st.lists(st.integers(0, 1 << 16), max_size=MAX_NUMBERS)
+    return st.builds(DrawnChoices, numbers, st.integers(0, (1 << 32) - 1))
+
+
+def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faults]:
+    """Faults for `simulate(faults=)`; with `max_crashes=0` nobody dies, and things are only late."""
+    crash = st.builds(Crash, st.integers(0, MAX_MOMENT), st.sampled_from(CrashMode))
+    one_in = st.sampled_from(ONE_IN)
+    return st.builds(
+        Faults,
+        crashes=st.lists(crash, max_size=max_crashes).map(tuple),
+        one_long_in=one_in,
+        one_slow_link_in=one_in,
+        one_pause_in=one_in,
+        one_failed_start_in=one_in if max_crashes else st.just(0),
+    )

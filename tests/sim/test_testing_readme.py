@@ -1,0 +1,29 @@
+"""The examples of `miniray/testing/README.md` run, and do what it says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import miniray
+from miniray.testing import SimulationFailed
+
+README = Path(miniray.__file__).parent / "testing" / "README.md"
+
+
+def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "test_counter.py"
+    file.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)))
+    module = ModuleType("readme_of_testing")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(file.read_text(), str(file), "exec"), vars(module))
+    with pytest.raises(SimulationFailed, match=r"(?s)1\. worker p\d was killed .* 2\. work .* ran again") as failed:
+        module.test_nothing_is_counted_twice()
+    told = re.search(r"miniray replay (\S+)", str(failed.value))
+    assert told is not None and Path(told[1]).exists()
+    module.test_double()
