@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     replay.add_argument("--html", type=Path, help="where the page with the picture goes (beside FILE)")
     replay.add_argument("--svg", type=Path, help="write the picture alone, here, and no page unless --html is given")
     replay.add_argument("--all", action="store_true", help="tell every step, and draw every message")
+    replay.add_argument("--run", action="store_true", help="run it again, and say whether it is the same run")
     replay.add_argument("--about", metavar="ID", help="tell the last steps of one task (p1.t7) or object only")
     options = parser.parse_args(arguments)
     if options.version:
@@ -65,6 +66,10 @@ def _replay(options: argparse.Namespace) -> int:
         for file, text in pictures.items():
             file.write_text(text, encoding="utf-8")
             print(f"picture: {file}")
+        if options.run:
+            from miniray.testing.rerun import compare, rerun
+
+            print(compare(recording, rerun(recording)))
     except (RecordingError, LookupError) as error:
         print(f"miniray replay: {error.args[0]}", file=sys.stderr)
         return WRONG_FILE

@@ -1,0 +1,82 @@
+"""A recorded run, run again: its program imported, its choices taken again, its trace hash compared.
+
+The program is found by its module's name, or by its file when that module is not on the path. It must be a function
+without arguments at the top of its module, or one that `explore` has wrapped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from miniray.testing.choices import RecordedChoices
+from miniray.testing.recording import Recording, RecordingError, fault_of
+from miniray.testing.simulation import Simulated, SimulationFailed, simulate
+
+
+def rerun(recording: Recording) -> Simulated:
+    """Take the recorded choices again.
+
+    Raises:
+        RecordingError: its program cannot be imported, or takes arguments.
+    """
+    program = _program(recording)
+    choices, faults = RecordedChoices(recording.choices), fault_of(recording.faults)
+    try:
+        return simulate(program, choices=choices, faults=faults, **recording.cluster)
+    except SimulationFailed as failed:
+        return failed.simulated
+
+
+def compare(recording: Recording, again: Simulated) -> str:
+    """One sentence: whether it was the same run, and if not how it ended."""
+    if again.trace_hash == recording.trace_hash:
+        return f"run again: the same run, step by step (trace {again.trace_hash})"
+    ended = f"{type(again.error).__name__}: {again.error}".splitlines()[0] if again.error else "no error"
+    return (
+        f"run again: ANOTHER run, which ended with {ended}. The program or miniray has changed since it was recorded, "
+        f"or it is not deterministic (trace {again.trace_hash}, recorded {recording.trace_hash})"
+    )
+
+
+def _program(recording: Recording) -> Callable[[], Any]:
+    told = recording.program
+    found: Any = _module(told["module"], Path(told["file"]))
+    for part in told["name"].split("."):
+        found = getattr(found, part, None)
+    if found is None or not callable(found):
+        raise RecordingError(
+            f"{told['name']} of {told['file']} cannot be run again: it is not at the top of its module"
+        )
+    program: Callable[[], Any] = inspect.unwrap(found)
+    if inspect.signature(program).parameters:
+        raise RecordingError(f"{told['name']} of {told['file']} cannot be run again from here: it takes arguments")
+    return program
+
+
+def _module(name: str, file: Path) -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(name)
+        if Path(found.__file__ or "").resolve() == file.resolve():
+            return found
+    except ImportError:
+        pass
+    except Exception as error:
+        raise RecordingError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.exists():
+        raise RecordingError(f"{file}, whose program was recorded, is not there any more")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RecordingError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
