@@ -28,7 +28,8 @@ _SILENCE_MILLISECONDS, _SILENCE_ROWS = 5.0, 0.9
 _LETTER = 6.3  # pixels of width at 11 px, a little more than the mean
 _LEAST_GAP, _MOST_GAP = 116, 230
 _BAR = 12
-_STEEP = 0.7  # height to width of an arrow, beyond which it is bent
+_STEEP, _LONG = 0.9, 6 * _ROW  # an arrow of more height to its width, and of more height, is bent
+_NEAR = 4 * _ROW  # so near below its arrow a bar needs no name
 _TITLE = 300  # letters
 _LEAST_WIDTH = 620  # of the legend
 
@@ -244,12 +245,13 @@ def _bar(run: Run, one: Execution, layout: _Layout) -> Iterator[str]:
 
 
 def _bar_note(run: Run, one: Execution, picture: _Picture, layout: _Layout) -> Iterator[str]:
-    """A bar is named where its arrow does not do it; that it runs again is always said."""
+    """A bar is named where no arrow shortly above does it; that it runs again is always said."""
     y = layout.y[one.started.number]
     arrows = [
         message
         for message in picture.messages
-        if message.received is not None and message.target == one.process and layout.y[message.received.number] == y
+        if message.received is not None and message.target == one.process and one.task in message.tasks
+        if 0 <= y - layout.y[message.received.number] <= _NEAR
     ]
     if arrows and one.attempt == 1:
         return
@@ -281,7 +283,9 @@ def _arrow(message: Message, layout: _Layout) -> Iterator[str]:
     y2 = layout.y[message.received.number]
     yield f"<g><title>{escape(f'{sent}, received in step {message.received.number}'[:_TITLE])}: "
     yield f"{escape(show_event(message.received.event)[:_TITLE])}</title>"
-    if y2 - y1 > _STEEP * abs(x2 - x1):  # long under way: it waits beside its receiver, for a diagonal would cross all
+    if y2 - y1 > max(
+        _STEEP * abs(x2 - x1), _LONG
+    ):  # long under way: it waits beside its receiver, for a diagonal would cross all
         wait = x2 - side * 12
         yield f'<path class="arrow {kind}" d="M{x1:.1f} {y1:.1f} L{wait:.1f} {y1 + _ROW * 0.8:.1f}"/>'
         yield f'<path class="arrow lost {kind}" d="M{wait:.1f} {y1 + _ROW * 0.8:.1f} V{y2 - 12:.1f}"/>'

@@ -1,4 +1,8 @@
-"""The notebooks run, and say again what they say in the repository."""
+"""The notebooks run, and say again what they say in the repository.
+
+What a simulated run says follows the protocol: its seed, times and steps are others when a message is added. So of that
+notebook only what it wants to show is compared. After such a change: `jupyter execute --inplace notebooks/2-*.ipynb`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,17 @@ pytest.importorskip("ipykernel")
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = 60
+SHOWS = {
+    "2-find-a-bug-by-seed.ipynb": (
+        "AssertionError: the bank began with 200 and has ",
+        "  1. worker p",
+        "  2. transfer (bank.py:24 in no_money_is_lost) ran again",
+        "starts a second time",
+        "is killed by a fault",
+        "the same run: True",
+        "100 seeds, and no money is lost",
+    ),
+}
 
 
 def said(notebook: Any) -> dict[str, str]:
@@ -36,7 +51,15 @@ def test_notebook(file: Path, tmp_path: Path) -> None:
     assert before, "its outputs are kept, so that a reader sees them"
     where = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources=where).execute()
-    assert said(notebook) == before
+    after = said(notebook)
+    shows = SHOWS.get(file.name)
+    if shows is None:
+        assert after == before
+        return
+    assert list(after) == list(before)
+    for text in shows:
+        assert any(text in told for told in before.values()), f"kept outputs do not show: {text}"
+        assert any(text in told for told in after.values()), f"it does not show: {text}\n{after}"
 
 
 def test_there_are_notebooks_and_no_place_of_a_machine_is_in_them() -> None:
