@@ -6,7 +6,7 @@ from typing import Any
 
 from miniray.core.failures import DeathCause, Failure, FailureKind
 from miniray.core.ids import FunctionId, LeaseId, ProcessId, process_id, return_id, task_id
-from miniray.core.machine import Awaited, PeerLost, Received, Send
+from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
@@ -18,6 +18,9 @@ from miniray.core.messages import (
     PushTasks,
     RequestLease,
     ReturnLease,
+    TakeBack,
+    TakenBack,
+    TasksDone,
     TasksDone,
     ValueIs,
     WhereIs,
@@ -129,3 +132,27 @@ def test_the_loss_of_its_node_takes_nothing_of_its_own_along() -> None:
     talk.does(ValuePut(mine, Inline(b"")))
     talk.does(PeerLost(NODE, "the link was cut"))
     assert talk.owner.values[mine] == Inline(b"")
+
+
+def test_an_idle_lease_waits_for_what_is_taken_back() -> None:
+    """Given up while `TakeBack` was under way on a slow link, it left the task to the same busy worker, for ever."""
+    talk = Talk()
+    ids = [task_id(ME, number) for number in (1, 2, 3)]
+    asked = said(talk.does(Submitted(TaskSpec(ids[0], FUNCTION, b"", OPTIONS))), RequestLease)
+    talk.hears(LeaseGranted(asked[0].request, LeaseId(1), WORKER), NODE)
+    talk.hears(TasksDone([TaskResult(ids[0], 1, (Inline(b""),), 100)]), WORKER)
+    effects = [effect for one in ids[1:] for effect in talk.does(Submitted(TaskSpec(one, FUNCTION, b"", OPTIONS)))]
+    effects += talk.does(Awaited([return_id(ids[2])]))
+    assert [push.lease for push in said(effects, PushTasks)] == [LeaseId(1)] * 2, "both there, for they are short"
+    (request,) = said(effects, RequestLease)
+    effects = talk.hears(LeaseGranted(request.request, LeaseId(2), OTHER), NODE)
+    for _ in range(3):
+        effects += talk.does(Tick())
+    assert [message.tasks for message in said(effects, TakeBack)] == [[ids[2]]]
+    talk.now += 0.5
+    assert not said(talk.does(Tick()), ReturnLease)
+    effects = talk.hears(TakenBack(LeaseId(1), [ids[2]]), WORKER)
+    assert [(push.lease, push.tasks[0].task_id) for push in said(effects, PushTasks)] == [(LeaseId(2), ids[2])]
+    talk.hears(TasksDone([TaskResult(ids[2], 2, (Inline(b""),), 100)]), OTHER)
+    talk.now += 0.5
+    assert said(talk.does(Tick()), ReturnLease) == [ReturnLease(LeaseId(2))]

@@ -44,6 +44,9 @@ class World(Protocol):
     def kill(self, name: str) -> None:
         """SIGKILL to the process of that name, and wait until it has ended."""
 
+    def doom_next_start(self) -> None:
+        """The next worker that is forked dies before it has said anything, and "doomed" is noted."""
+
     def sleep(self, seconds: float) -> None: ...
 
 
@@ -145,6 +148,13 @@ def fetch(world: World, giver: Any) -> int:
     return miniray.get(inner)
 
 
+def meet(world: World, key: str, value: int) -> int:
+    """Ends when another one runs beside it."""
+    world.note(key)
+    until(world, key, 2)
+    return value
+
+
 class Dying:
     """Unpickling it ends the process."""
 
@@ -229,6 +239,16 @@ def arguments_that_kill_are_a_start(world: World) -> Told:
     once = remote(same, max_retries=1).remote(Dying(world, "one", 1))
     twice = remote(same, max_retries=1).remote(Dying(world, "two", 2))
     return {"once": outcome(once), "twice": outcome(twice), "runs": [world.count("one"), world.count("two")]}
+
+
+def a_worker_dies_at_its_start(world: World) -> Told:
+    """Two tasks need two workers at once; one of them is killed before, and the one in its place is born dead."""
+    victim = remote(named, max_retries=0).remote(world, "victim", 1)
+    first = outcome(victim)
+    world.doom_next_start()
+    world.kill("victim")
+    refs = [remote(meet, max_retries=0).remote(world, "met", i) for i in range(2)]
+    return {"first": first, "results": [outcome(ref) for ref in refs], "doomed": world.count("doomed")}
 
 
 def a_stored_value_survives_its_maker(world: World) -> Told:
@@ -383,6 +403,7 @@ ALLOWED: dict[Callable[[World], Told], list[Told]] = {
     arguments_that_kill_are_a_start: [
         {"once": _value(8), "twice": _crashed("same", "attempt 2 of 2"), "runs": [2, 2]},
     ],
+    a_worker_dies_at_its_start: [{"first": _value(1), "results": [_value(0), _value(1)], "doomed": 1}],
     a_stored_value_survives_its_maker: [{"result": _value(7), "elsewhere": _value(7)}],
     views_end_with_their_process: [{"result": _value(3), "array": _value(3), "runs": 2}],
     children_end_with_their_parent: [{"result": _value(5), "runs": 2}],

@@ -16,6 +16,20 @@ from quiescence import assert_quiet, await_end
 import miniray
 
 
+AT_FORK = """
+import os, signal
+
+def die_if_doomed():
+    try:
+        os.rename({doom!r}, {doomed!r})
+    except FileNotFoundError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.register_at_fork(after_in_child=die_if_doomed)
+"""
+
+
 class RealWorld:
     """Notes are bytes appended to a file; names are pids in a file.
 
@@ -47,14 +61,25 @@ class RealWorld:
         os.kill(pid, signal.SIGKILL)
         await_end(pid)
 
+    def doom_next_start(self) -> None:
+        (self.folder / "doom").write_bytes(b".")
+
+    def prepare_doom(self) -> None:
+        """Before the session begins: the zygote's interpreter runs `sitecustomize`, and its children inherit that."""
+        code = AT_FORK.format(doom=str(self.folder / "doom"), doomed=str(self.folder / "doomed.notes"))
+        (self.folder / "sitecustomize.py").write_text(code)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(self.folder), os.environ["PYTHONPATH"]])
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
 
 def main(name: str, folder: str) -> None:
     """Run one scenario, print what it told, and ask that nothing is left."""
+    world = RealWorld(Path(folder))
+    world.prepare_doom()
     miniray.init(num_cpus=crash_scenarios.NUM_CPUS)
-    told = getattr(crash_scenarios, name)(RealWorld(Path(folder)))
+    told = getattr(crash_scenarios, name)(world)
     print(json.dumps(told))
     assert_quiet()
     miniray.shutdown()

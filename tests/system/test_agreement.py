@@ -16,6 +16,7 @@ import crash_scenarios
 import pytest
 from crash_scenarios import ALLOWED, ONLY_SIMULATED, Told, World
 
+from miniray.core.ids import ProcessId
 from miniray.testing.cluster import running
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.seeds import prepare, simulate
@@ -60,7 +61,19 @@ class SimulatedWorld:
         self.places[name] = next(home for home in cluster.processes.values() if cluster.awake in home.fibers)
 
     def kill(self, name: str) -> None:
-        running[-1].crash(self.places[name], -9)
+        running[-1].crash(self.places[name], -9, "killed by its program")
+
+    def doom_next_start(self) -> None:
+        host = running[-1].head
+        start = host.start
+
+        def start_dead(process: ProcessId) -> None:
+            setattr(host, "start", start)  # noqa: B010
+            self.note("doomed")
+            start(process)
+            host.kill(process)
+
+        setattr(host, "start", start_dead)  # noqa: B010
 
     def sleep(self, seconds: float) -> None:
         running[-1].sleep(seconds)

@@ -375,8 +375,11 @@ class Dispatch:
         self.sweep_at = None
         for found in self._classes.values():
             self._settle_idle(now, found)
+            awaited = any(lease.taking_back for lease in found.leases.values())
             for lease in list(found.idle.values()):
-                if lease.idle_since + LINGER_SECONDS <= now:
+                if awaited:  # what comes back is for this one: without it, that would go behind the same long task again
+                    self._look_at(now + LINGER_SECONDS)
+                elif lease.idle_since + LINGER_SECONDS <= now:
                     self._give_up(lease)
                 else:
                     self._look_at(lease.idle_since + LINGER_SECONDS)
