@@ -21,7 +21,6 @@ from miniray.core.messages import (
     TakeBack,
     TakenBack,
     TasksDone,
-    TasksDone,
     ValueIs,
     WhereIs,
 )

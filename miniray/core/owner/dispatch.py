@@ -377,7 +377,7 @@ class Dispatch:
             self._settle_idle(now, found)
             awaited = any(lease.taking_back for lease in found.leases.values())
             for lease in list(found.idle.values()):
-                if awaited:  # what comes back is for this one: without it, that would go behind the same long task again
+                if awaited:  # what comes back is for this one; else that goes behind the same long task again
                     self._look_at(now + LINGER_SECONDS)
                 elif lease.idle_since + LINGER_SECONDS <= now:
                     self._give_up(lease)
