@@ -124,8 +124,8 @@ def later_box(key: str, dies_after: float, seconds: float, *numbers: int) -> lis
     """Refs of tasks of the worker's own, which have not ended: whoever waits for them waits for their owner."""
     if dies_after and running[-1].note(key) == 1:
         running[-1].die_soon(dies_after)
-    child = miniray.remote(max_retries=-1)(add)
-    return [child.remote(seconds, number) for number in numbers]
+    children = [miniray.remote(max_retries=-1)(kind) for kind in (add, fill)]
+    return [children[number % 2].remote(seconds, number) for number in numbers]
 
 
 def rebox(box: list[Any]) -> list[Any]:

@@ -5,14 +5,24 @@ all live, nobody comes too late. Dead or alive, these hold at every step:
 
 - a confirmation ends the waits for receipts up to its number, never a later one;
 - who reads a value registers each ref inside it before it lets the outer one go;
-- the answer to a question is not used by who has let go since it asked.
+- the answer to a question is not used by who has let go since it asked;
+- a result, which registers what is retained, leaves before the drops of its step.
 """
 
 from __future__ import annotations
 
 from miniray.core.ids import ObjectId, ProcessId, owner_of, show
 from miniray.core.machine import PeerLost, Received, Send
-from miniray.core.messages import AddHolder, DropHolders, HolderAdded, RefGone, ValueIs, WhereIs
+from miniray.core.messages import (
+    AddHolder,
+    DropHolders,
+    ExecutionEnded,
+    HolderAdded,
+    RefGone,
+    TasksDone,
+    ValueIs,
+    WhereIs,
+)
 from miniray.core.record import Effect
 from miniray.core.task_spec import Value, contained
 from miniray.testing.checkers.checker import BrokenInvariant, Checker
@@ -30,6 +40,7 @@ class Held(Checker):
             RefGone: self._came_too_late,
             ValueIs: self._learned,
             PeerLost: self._lost,
+            ExecutionEnded: self._answers,
         }
         self.decided = {AddHolder: self._registers, WhereIs: self._asks, DropHolders: self._drops}
         self._receipts: dict[Held_, int] = {}
@@ -82,6 +93,17 @@ class Held(Checker):
             told = f"{home.name} takes receipt {message.number} of {show(message.object_id)} for its receipt {last}"
             raise BrokenInvariant(1, told, message.object_id)
         self._forget_confirmed(home)
+
+    def _answers(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, ExecutionEnded)
+        dropped: tuple[ObjectId, ...] = ()
+        for effect in effects:
+            if type(effect) is Send and effect.peer == event.message.submitter:
+                if type(effect.message) is DropHolders:
+                    dropped = (*dropped, *effect.message.object_ids)
+                elif type(effect.message) is TasksDone and dropped:
+                    told = f"{home.name} sends a drop of {show(dropped[0])} before the result that registers"
+                    raise BrokenInvariant(1, told, *dropped)
 
     # ---- reading ----
 

@@ -11,6 +11,7 @@ from miniray.core.failures import UNKNOWN_STATUS, Failure, FailureKind
 from miniray.core.ids import ProcessId, TaskId, show, task_of
 from miniray.core.machine import PeerLost, Received, Send
 from miniray.core.messages import ExecutionEnded, ProcessDied, TasksDone
+from miniray.core.node.events import ProcessEnded
 from miniray.core.owner.events import Ready, Submitted
 from miniray.core.record import Effect
 from miniray.core.task_spec import Failed, PushedTask
@@ -27,6 +28,7 @@ class Starts(Checker):
             Submitted: self._submitted,
             TaskFinished: self._finished,
             ProcessDied: self._heard,
+            ProcessEnded: self._ended,
             PeerLost: self._lost,
         }
         self.decided = {
@@ -35,6 +37,7 @@ class Starts(Checker):
             TasksDone: self._sent,
             ExecutionEnded: self._handed_over,
         }
+        self._sequences: dict[ProcessId, int] = {}  # of the task that each process started last
         self._unsent: dict[ProcessId, dict[TaskId, bool]] = {}
         self._deaths: dict[tuple[ProcessId, ProcessId], bool] = {}  # who has heard of whose
         self._attempts: dict[TaskId, list[int]] = {}  # that have started
@@ -47,6 +50,7 @@ class Starts(Checker):
 
     def started(self, home: SimulatedProcess, task: PushedTask) -> None:
         task_id = task.task_id
+        self._sequences[home.me] = task.sequence
         attempts = self._attempts.setdefault(task_id, [])
         if task.attempt in attempts:
             raise BrokenInvariant(7, f"attempt {task.attempt} of {show(task_id)} starts twice", task_id)
@@ -72,6 +76,12 @@ class Starts(Checker):
         unsent = self._unsent.get(home.me, {})
         for task_id in [one for one in unsent if one.startswith(event.peer)]:
             del unsent[task_id]
+
+    def _ended(self, home: SimulatedProcess, event: ProcessEnded, effects: list[Effect]) -> None:
+        last = self._sequences.get(event.process, 0)
+        if event.started != last:
+            told = f"{show(event.process)} had started number {last}, and its status word says {event.started}"
+            raise BrokenInvariant(7, told, event.process)
 
     # ---- results ----
 
