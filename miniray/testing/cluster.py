@@ -289,9 +289,22 @@ class SimulatedCluster:
 
     def _crash_a_node(self) -> None:
         del self._node_crashes[0]
-        others = [host for host in self.hosts.values() if host is not self.head]
-        if others:
-            self.crash_host(others[self.choices.choose(len(others), "the node that crashes")])
+        others = [host for host in self.hosts.values() if host is not self.head and host.node.alive]
+        if not others:
+            return
+        host = others[self.choices.choose(len(others), "the node that crashes")]
+        if self.choices.choose(2, "its process alone"):
+            self.crash_host(host)
+        else:
+            self._crash_node_process(host)
+
+    def _crash_node_process(self, host: SimulatedHost) -> None:
+        """Its workers end when they see that their link to it has broken; until then nobody rules them."""
+        self.disturbed = True
+        self.tell(host.me, "Crashed", status=-9, why="fault")
+        self.deaths[host.me] = -9
+        host.node.end(crashed=True)
+        del self.processes[host.me]
 
     def crash_host(self, host: SimulatedHost) -> None:
         """All its processes are gone at once, with its arena; nobody reaps them."""

@@ -46,7 +46,7 @@ class Faults(Record, frozen=True):
     one_pause_in: int = 0
     one_failed_start_in: int = 0
     heal_after: int = 0
-    node_crashes: tuple[int, ...] = ()  # after so many steps of machines a node is gone, but never the driver's
+    node_crashes: tuple[int, ...] = ()  # after so many steps of machines a node dies, but never the driver's
 
 
 NO_FAULTS = Faults()

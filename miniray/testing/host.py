@@ -29,7 +29,7 @@ from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
 from miniray.core.resources import Demand
 from miniray.core.worker.worker import Worker
-from miniray.testing.simulated import SimulatedDrives, SimulatedExecutor, SimulatedProcess
+from miniray.testing.simulated import CrashNow, SimulatedDrives, SimulatedExecutor, SimulatedProcess
 
 if TYPE_CHECKING:
     from miniray.testing.cluster import SimulatedCluster
@@ -112,7 +112,7 @@ class SimulatedHost:
         process.tells_waits = True
         executor = home.executor = SimulatedExecutor(home, self.arena.status_word(local_number(me)).write)
         rows = rows_for(process=process, runs=executor)
-        home.join((Worker(me, self.me), process.owner), rows, lambda peer, reason: None)
+        home.join((Worker(me, self.me), process.owner), rows, self._lost_by_a_worker)
         process.run_by(SimulatedDrives(home), home.loop)
         home.may_crash = True
         if me in self._doomed:
@@ -126,6 +126,11 @@ class SimulatedHost:
             home.end(crashed=False)
 
         home.start_fiber(main)
+
+    def _lost_by_a_worker(self, peer: ProcessId, reason: str) -> None:
+        """A worker ends with its node process (`worker_main.py`)."""
+        if peer == self.me:
+            raise CrashNow
 
     def _process(self, me: ProcessId) -> SimulatedProcess:
         home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
