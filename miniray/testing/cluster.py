@@ -299,12 +299,15 @@ class SimulatedCluster:
             self._crash_node_process(host)
 
     def _crash_node_process(self, host: SimulatedHost) -> None:
-        """Its workers end when they see that their link to it has broken; until then nobody rules them."""
+        """The zygote kills its workers a moment later, until which nobody rules them. They would end by themselves, but
+        may stand still for longer than `FENCE_SECONDS`, and then run beside what was started in their place."""
         self.disturbed = True
         self.tell(host.me, "Crashed", status=-9, why="fault")
         self.deaths[host.me] = -9
         host.node.end(crashed=True)
         del self.processes[host.me]
+        for home in [one for one in self.processes.values() if node_of(one.me) == host.me]:
+            self.timeline.after(self.draw_lag(), partial(self.crash, home, -9, "its node died"))
 
     def crash_host(self, host: SimulatedHost) -> None:
         """All its processes are gone at once, with its arena; nobody reaps them."""
