@@ -41,7 +41,7 @@ def test_two_handoffs_one_done() -> None:
     assert table.unpin(one) == [X]
     assert table.unpin(one) == []
     assert table.receiver_lost(OTHER) == [X]
-    assert table.statistics() == {"pins": 0, "receipts_waiting": 0}
+    assert not any(table.statistics().values())
 
 
 def test_a_transfer_ends_when_its_last_owner_is_lost() -> None:

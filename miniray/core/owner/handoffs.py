@@ -32,6 +32,7 @@ class Handoffs:
         self._waits: dict[ProcessId, dict[ObjectId, list[tuple[int, Transfer]]]] = {}
         self._receipts: dict[ProcessId, int] = {}
         self._open: dict[ProcessId, dict[ObjectId, int]] = {}
+        self._viewed: dict[ObjectId, list[Transfer]] = {}  # with whose places came; their owners are dead
 
     # ---- sending ----
 
@@ -88,6 +89,19 @@ class Handoffs:
         by_object = self._waits.pop(owner, {})
         return self._count_down([transfer for waits in by_object.values() for _, transfer in waits])
 
+    def wait_for_views(self, object_id: ObjectId, transfer: Transfer) -> None:
+        """A dead owner cannot count this process, which has views of that place: whoever passed it on holds it until
+        they are gone. (Its node may have been told already that there are none here.)"""
+        transfer.left += 1
+        self._viewed.setdefault(object_id, []).append(transfer)
+
+    def waits_for(self, owner: ProcessId) -> list[tuple[ObjectId, Transfer]]:
+        by_object = self._waits.get(owner, {})
+        return [(object_id, transfer) for object_id, waits in by_object.items() for _, transfer in waits]
+
+    def views_gone(self, object_id: ObjectId) -> list[Transfer]:
+        return self._count_down(self._viewed.pop(object_id, []))
+
     @staticmethod
     def _count_down(transfers: list[Transfer]) -> list[Transfer]:
         finished = []
@@ -99,4 +113,4 @@ class Handoffs:
 
     def statistics(self) -> dict[str, int]:
         waiting = sum(len(waits) for by_object in self._waits.values() for waits in by_object.values())
-        return {"pins": len(self.pins), "receipts_waiting": waiting}
+        return {"pins": len(self.pins), "receipts_waiting": waiting, "transfers_viewed": len(self._viewed)}

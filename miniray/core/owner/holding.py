@@ -125,6 +125,15 @@ class Holding:
             if not release(object_id):
                 self.let_go(object_id)
 
+    def drop_views(self, object_ids: Iterable[ObjectId]) -> None:
+        for object_id in object_ids:
+            row = self.references.rows[object_id]
+            keeps_value = self.references.release_view(object_id)
+            if not row.views:
+                self.finish(self.handoffs.views_gone(object_id))
+            if not keeps_value:
+                self.let_go(object_id)
+
     def release_arguments(self, object_ids: Iterable[ObjectId]) -> None:
         for object_id in object_ids:
             if not self.references.release_argument(object_id):
@@ -264,6 +273,8 @@ class Holding:
             elif isinstance(row, Borrowed) and object_id[:8] == submitter and not row.arrivals:
                 row.registered = True
                 retained[object_id] = None
+            elif isinstance(row, Borrowed) and row.views and object_id[:8] in self.lost:
+                self.handoffs.wait_for_views(object_id, transfer)
         return tuple(retained), transfer.left > 0
 
     # ---- this process as an owner ----
@@ -303,6 +314,9 @@ class Holding:
         for object_id in self.references.held_by(peer):
             self.drop_holder(object_id, peer)
         self.release_arguments(self.handoffs.receiver_lost(peer))
+        for object_id, transfer in self.handoffs.waits_for(peer):
+            if object_id in self.references.rows and self.references.rows[object_id].views:
+                self.handoffs.wait_for_views(object_id, transfer)
         self.finish(self.handoffs.owner_lost(peer))
         ready: list[ObjectId] = []
         tasks: list[TaskId] = []

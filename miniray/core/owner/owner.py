@@ -217,9 +217,7 @@ class Owner:
         self._holding.references.rows[event.object_id].views += 1
 
     def _on_views_dropped(self, now: float, event: ViewsDropped, peer: ProcessId) -> None:
-        for object_id in event.object_ids:
-            if not self._holding.references.release_view(object_id):
-                self._holding.let_go(object_id)
+        self._holding.drop_views(event.object_ids)
 
     def _on_function_exported(self, now: float, event: FunctionExported, peer: ProcessId) -> None:
         if self._completion.functions.add_handle(event.function, event.value, event.object_id):
