@@ -56,10 +56,14 @@ class Message(Record, frozen=True):
 
 
 class Execution(Record, frozen=True):
-    """Users' code of a task in one process; `ended` is None when it was still running at the end of the recording."""
+    """Users' code of a task in one process; `ended` is None when it was still running at the end of the recording.
+
+    `time` counts the starts of this task from 1. `attempt` counts also what was sent and never started.
+    """
 
     task: str
     attempt: int
+    time: int
     process: str
     started: Step
     ended: Step | None
@@ -69,8 +73,8 @@ class Execution(Record, frozen=True):
 _ORDINALS = {2: "a second", 3: "a third", 4: "a fourth"}
 
 
-def ordinal(attempt: int) -> str:
-    return _ORDINALS.get(attempt, f"a {attempt}th")
+def ordinal(time: int) -> str:
+    return _ORDINALS.get(time, f"a {time}th")
 
 
 class Run:
@@ -83,7 +87,9 @@ class Run:
         self.messages: list[Message] = []
         self.executions: list[Execution] = []
         self.routine: Counter[str] = Counter()
-        self._running: dict[str, Step] = {}  # process -> its TaskStarted
+        self._running: dict[str, tuple[Step, int]] = {}  # process -> its TaskStarted, which start of the task it is
+        self._starts: Counter[str] = Counter()
+        self._pushes: Counter[str] = Counter()
         self._given: dict[tuple[str, str], dict[str, int]] = {}  # (owner, worker) -> tasks not answered -> sequence
         self._sent: dict[tuple[int, str], deque[int]] = {}  # (step, receiver) -> places in `messages`
         for step in recording.steps:
@@ -206,8 +212,10 @@ class Run:
             return
         message = effect["message"]
         for task in message.get("tasks") or message.get("calls") or ():
+            self._pushes[task["task_id"]] += 1
             if task["attempt"] > 1:
-                words = f"sends {self.named(task['task_id'])} {ordinal(task['attempt'])} time, to {effect['peer']}"
+                time = ordinal(self._pushes[task["task_id"]])
+                words = f"sends {self.named(task['task_id'])} {time} time, to {effect['peer']}"
                 yield MomentKind.PUSHED_AGAIN, task["task_id"], words
 
     def tell_began(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
@@ -225,9 +233,10 @@ class Run:
         yield MomentKind.CALLED, task, f"{caller}{verb} {self.named(task)}{given}{f' at {place}' if place else ''}"
 
     def tell_started(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
-        task, attempt = step.event["task"], step.event["attempt"]
-        self._running[step.process] = step
-        again = f" {ordinal(attempt)} time" if attempt > 1 else ""
+        task = step.event["task"]
+        self._starts[task] += 1
+        self._running[step.process] = step, self._starts[task]
+        again = f" {ordinal(self._starts[task])} time" if self._starts[task] > 1 else ""
         yield MomentKind.STARTED, task, f"{self.named(task)} starts{again}"
 
     def tell_finished(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
@@ -240,8 +249,8 @@ class Run:
             yield MomentKind.ENDED, task, f"{self.named(task)} ends"
 
     def tell_crashed(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
-        started = self._running.get(step.process)
-        task = started.event["task"] if started else ""
+        found = self._running.get(step.process)
+        task = found[0].event["task"] if found else ""
         self._close(step.process, step, died=True)
         how = {"killed": "is killed, as the node was told", "itself": f"ends itself ({step.event['status']})"}
         words = f"{self.who(step.process)} {how.get(step.event['why'], 'is killed by a fault')}"
@@ -288,10 +297,11 @@ class Run:
                     self.moments[place] = Moment(moment.step, moment.kind, moment.task or mine[-1], words)
 
     def _close(self, process: str, step: Step | None, *, died: bool) -> None:
-        started = self._running.pop(process, None)
-        if started is not None:
+        found = self._running.pop(process, None)
+        if found is not None:
+            started, time = found
             task, attempt = started.event["task"], started.event["attempt"]
-            self.executions.append(Execution(task, attempt, process, started, step, died))
+            self.executions.append(Execution(task, attempt, time, process, started, step, died))
 
 
 def _nothing(run: Run, step: Step) -> Iterator[tuple[MomentKind, str, str]]:

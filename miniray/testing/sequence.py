@@ -239,7 +239,7 @@ def _bar(run: Run, one: Execution, layout: _Layout) -> Iterator[str]:
     title = f"{run.named(one.task)}, attempt {one.attempt}, steps {one.started.number} to "
     title += str(one.ended.number) if one.ended else "the end"
     yield (
-        f'<rect class="bar{" again" if one.attempt > 1 else ""}" x="{x}" y="{top:.1f}" width="{_BAR}" '
+        f'<rect class="bar{" again" if one.time > 1 else ""}" x="{x}" y="{top:.1f}" width="{_BAR}" '
         f'height="{height:.1f}" rx="2"><title>{escape(title)}</title></rect>'
     )
 
@@ -253,13 +253,13 @@ def _bar_note(run: Run, one: Execution, picture: _Picture, layout: _Layout) -> I
         if message.received is not None and message.target == one.process and one.task in message.tasks
         if 0 <= y - layout.y[message.received.number] <= _NEAR
     ]
-    if arrows and one.attempt == 1:
+    if arrows and one.time == 1:
         return
-    words = f"{run.name(one.task)}, {ordinal(one.attempt)[2:]} time" if one.attempt > 1 else run.name(one.task)
+    words = f"{run.name(one.task)}, {ordinal(one.time)[2:]} time" if one.time > 1 else run.name(one.task)
     from_right = bool(arrows) and layout.x[arrows[0].source] > layout.x[one.process]
     x = layout.x[one.process] + (-10 if from_right else 10)
     anchor = "end" if from_right else "start"
-    kind = "note again" if one.attempt > 1 else ""
+    kind = "note again" if one.time > 1 else ""
     yield f'<text class="label {kind}" x="{x}" y="{y + 8:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
