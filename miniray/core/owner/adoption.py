@@ -69,6 +69,9 @@ class Adoption:
         value = self._offered.pop(message.object_id)
         self._apply(self._holding.learn(message.object_id, value))
 
+    def is_offered(self, object_id: ObjectId) -> bool:
+        return object_id in self._offered
+
     def owner_lost(self, owner: ProcessId) -> None:
         for object_id in [one for one in self._offered if one[:8] == owner]:
             self._holding.discard(object_id, self._offered.pop(object_id))

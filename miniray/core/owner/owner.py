@@ -435,7 +435,8 @@ class Owner:
 
     def held_of_others(self) -> list[ObjectId]:
         """The refs of living owners that something here holds."""
-        return self._holding.references.held_of_others()
+        held = self._holding.references.held_of_others()
+        return [one for one in held if not self._adoption.is_offered(one)]  # their owner may not have read of them yet
 
     def knows(self, object_id: ObjectId) -> bool:
         """Whether it is owned here, and not freed."""
