@@ -65,7 +65,10 @@ class ActorError(MinirayError):
 
 
 class ActorDiedError(ActorError):
-    """The actor's process died, was ended by `kill`, or its constructor raised (then `__cause__` says what)."""
+    """The actor's process died, was ended by `kill`, or its constructor raised (then `__cause__` says what).
+
+    With `max_restarts` an actor begins anew when its process has died; `max_task_retries` says how often a call that
+    was under way is then made again."""
 
 
 class TaskCancelledError(MinirayError):

@@ -39,7 +39,7 @@ class ActorClass:
         process = current()
         function = self._handle.export(process, self._class)
         creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
-        return ActorHandle(creation, self._class.__qualname__, self._methods)
+        return ActorHandle(creation, self._class.__qualname__, self._methods, self._options.task_retries)
 
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options, for actors made through what this returns."""
@@ -67,8 +67,9 @@ def _methods_of(cls: type[Any]) -> tuple[str, ...]:
 class ActorHandle:
     """Calls of one actor: `handle.method.remote(...)`. Those of one caller start in the order of their making."""
 
-    def __init__(self, creation: ObjectRef[Any], class_name: str, methods: tuple[str, ...]) -> None:
+    def __init__(self, creation: ObjectRef[Any], class_name: str, methods: tuple[str, ...], task_retries: int) -> None:
         self._creation = creation
+        self._task_retries = task_retries
         self._class_name = class_name
         self._methods = methods
 
@@ -80,7 +81,7 @@ class ActorHandle:
                 f"actor {self._class_name} has no method {name!r} (its state is reached through methods only); "
                 f"there are: {', '.join(sorted(self._methods))}"
             )
-        method = ActorMethod(self, name, {})
+        method = ActorMethod(self, name, {"max_task_retries": self._task_retries})
         self.__dict__[name] = method
         return method
 
@@ -102,7 +103,7 @@ class ActorHandle:
         return f"ActorHandle({self._class_name}, {show(self._creation._id)})"
 
     def __reduce__(self) -> Any:
-        return ActorHandle, (self._creation, self._class_name, self._methods)
+        return ActorHandle, (self._creation, self._class_name, self._methods, self._task_retries)
 
 
 class ActorMethod:
@@ -137,7 +138,9 @@ class ActorMethod:
         """The same method with other options.
 
         Args:
-            num_returns, retry_exceptions (with max_retries), writable_arguments, name: as those of functions.
+            max_task_retries: how often the call may be made again, when the actor has died before it answered and is
+                restarted, and by retry_exceptions; together. -1: no limit. At first the actor's.
+            num_returns, retry_exceptions (needs max_task_retries), writable_arguments, name: as those of functions.
             function: what the method gets as its first argument. Unlike an argument it is sent once to the actor's
                 process, as remote functions are, and again only when it or something that it names has changed.
         """
@@ -161,12 +164,12 @@ class ActorMethod:
 _NO_FUNCTION: Any = b""
 
 
-def _dump(handle: ActorHandle) -> tuple[ObjectId, tuple[str, tuple[str, ...]]]:
-    return handle._creation._id, (handle._class_name, handle._methods)
+def _dump(handle: ActorHandle) -> tuple[ObjectId, tuple[str, tuple[str, ...], int]]:
+    return handle._creation._id, (handle._class_name, handle._methods, handle._task_retries)
 
 
 @unbroken
-def _load(object_id: ObjectId, extra: tuple[str, tuple[str, ...]]) -> ActorHandle:
+def _load(object_id: ObjectId, extra: tuple[str, tuple[str, ...], int]) -> ActorHandle:
     process = current()
     ref: ObjectRef[Any] = ObjectRef(object_id, process)
     process.adopt(ref, object_id)

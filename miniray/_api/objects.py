@@ -154,9 +154,8 @@ def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
     if not isinstance(owner, ActorHandle):
         raise TypeError(f"{word}: owner must be an actor's handle, not {_shown(owner)}")
     creation = owner._creation
-    if creation._id not in process.values:
+    while (value := process.values.get(creation._id)) is None:  # not there yet, or being restarted
         _await_all(process, [creation], None)
-    value = process.values[creation._id]
     if isinstance(value, Failed):
         raise_failure(value.failure)
     assert isinstance(value, ActorAt)
@@ -228,15 +227,19 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, 
     current().post(CancelRequested(ref._id, force, recursive, running))
 
 
-def kill(actor: ActorHandle) -> None:
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor's process at once. Calls that it had not answered raise `ActorDiedError`.
+
+    Args:
+        no_restart: False: it is as if the process had died by itself, so that a restart that is left is used
+            (`max_restarts`) and calls may be made again (`max_task_retries`).
 
     Raises:
         TypeError: not an actor's handle.
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill takes an actor's handle, not {_shown(actor)}; a task is ended by cancel(ref)")
-    current().post(KillRequested(actor._creation._id))
+    current().post(KillRequested(actor._creation._id, not no_restart))
 
 
 def _check_refs(word: str, refs: Sequence[Any]) -> None:

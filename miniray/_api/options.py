@@ -26,17 +26,20 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "num_gpus": 0,
     "memory": 0,
     "resources": None,
+    "max_restarts": 0,
+    "max_task_retries": 0,
     "writable_arguments": False,
     "name": None,
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": 1,
-    "max_retries": 3,
+    "max_task_retries": 0,
     "retry_exceptions": False,
     "writable_arguments": False,
     "function": None,
     "name": None,
 }
+_RETRIES = {"task": "max_retries", "actor": "max_restarts", "method": "max_task_retries"}  # what counts its attempts
 _RESERVED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
@@ -46,6 +49,7 @@ class CallOptions(Record, frozen=True):
     task: TaskOptions
     num_returns: int
     given: dict[str, Any]  # as the user said them, for `.options(...)` on top
+    task_retries: int = 0  # of an actor: what its methods' `max_task_retries` begin with
 
 
 def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> CallOptions:
@@ -62,18 +66,19 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
         )
     full = {**defaults, **given}
     num_returns = _whole(name, "num_returns", full.get("num_returns", 1), least=0)
-    retries = _whole(name, "max_retries", full.get("max_retries", 0), least=-1)
-    if what == "method" and not full["retry_exceptions"]:
-        retries = 0  # a call that its actor did not answer is not made again
+    retries = _whole(name, _RETRIES[what], full[_RETRIES[what]], least=-1)
+    task_retries = _whole(name, "max_task_retries", full.get("max_task_retries", 0), least=-1)
     shown = full["name"]
     if shown is not None and not isinstance(shown, str):
         raise TypeError(f"{name}: name must be a str, not {shown!r}")
     retry_on = _retry_on(name, full.get("retry_exceptions", False))
+    if what == "method" and retry_on and not task_retries:
+        raise ValueError(f"{name}: retry_exceptions needs max_task_retries=N: how often the call may be made again")
     writable = full["writable_arguments"]
     if not isinstance(writable, bool):
         raise TypeError(f"{name}: writable_arguments must be a bool, not {writable!r}")
     task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable)
-    return CallOptions(task, num_returns, dict(given))
+    return CallOptions(task, num_returns, dict(given), task_retries)
 
 
 def demand_of(name: str, full: Mapping[str, Any]) -> Demand:

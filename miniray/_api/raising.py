@@ -42,7 +42,8 @@ def _text(failure: Failure, what: str) -> str:
     if failure.site:
         lines.append(f"  called    at {failure.site}")
     if failure.death is not None and failure.death.status == -9:
-        lines.append("  perhaps   the kernel's OOM killer, or somebody's kill -9; see max_retries=")
+        option = "max_restarts" if failure.kind is FailureKind.ACTOR_DIED else "max_retries"
+        lines.append(f"  perhaps   the kernel's OOM killer, or somebody's kill -9; see {option}=")
     return "\n".join(lines)
 
 

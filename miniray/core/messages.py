@@ -241,6 +241,7 @@ class RequestKill(Message, frozen=True):
     """A borrower's `kill(actor)`, to the owner of the actor."""
 
     actor: ObjectId
+    restart: bool = False
 
 
 # ---- references: holder <-> owner, sender <-> receiver -------------------------------------------------
@@ -279,9 +280,11 @@ class HandoffDone(Message, frozen=True):
 
 
 class WhereIs(Message, frozen=True):
-    """Answered when the value is ready; a process asks once at a time for each object."""
+    """Answered when the value is ready; a process asks once at a time for each object. Of an actor: with a life later
+    than `after`, which the asker knows to be over (its owner may not know it yet, 10176), or with its end."""
 
     object_id: ObjectId
+    after: int = 0
 
 
 class ValueIs(Message, frozen=True):

@@ -151,7 +151,7 @@ def test_retry_exceptions_of_a_call():
             return self.tries
 
     flaky = Flaky.remote()
-    assert miniray.get(flaky.work.options(retry_exceptions=[OSError]).remote()) == 3
+    assert miniray.get(flaky.work.options(retry_exceptions=[OSError], max_task_retries=2).remote()) == 3
 
 
 def test_handles_passed_to_tasks_and_to_other_actors():

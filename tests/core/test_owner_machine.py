@@ -10,6 +10,7 @@ from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
+    CallActor,
     DropHolders,
     ExecutionEnded,
     HolderAdded,
@@ -68,7 +69,8 @@ def test_a_grant_on_a_lost_worker_is_given_back_and_asked_again() -> None:
     assert len(again) == 1 and again[0].request != asked[0].request
 
 
-def test_an_actor_whose_address_is_learnt_after_its_death_fails_its_calls() -> None:
+def test_an_actor_whose_address_is_learnt_after_its_death_is_asked_for_again() -> None:
+    """Its owner may have told it before it knew; only the owner says that there is no other life."""
     talk = Talk()
     actor = return_id(task_id(OTHER, 1))
     talk.does(RefsHeld([actor]))
@@ -76,7 +78,9 @@ def test_an_actor_whose_address_is_learnt_after_its_death_fails_its_calls() -> N
     assert said(talk.does(Submitted(call)), WhereIs)
     talk.does(PeerLost(WORKER, "it broke"))
     talk.hears(ProcessDied(WORKER, DeathCause(1, -9), LeaseId(0), 0), NODE)
-    talk.hears(ValueIs(actor, ActorAt(WORKER, 1)), OTHER)
+    effects = talk.hears(ValueIs(actor, ActorAt(WORKER, 1)), OTHER)
+    assert said(effects, WhereIs) == [WhereIs(actor, after=1)] and not said(effects, CallActor)
+    talk.hears(ValueIs(actor, Failed(Failure(FailureKind.ACTOR_DIED, "A", "gone"))), OTHER)
     value = talk.owner.values[return_id(task_id(ME, 2))]
     assert isinstance(value, Failed) and value.failure.kind is FailureKind.ACTOR_DIED
 

@@ -215,7 +215,8 @@ class Script:
         object_id = self._new(me, plain[0])
         actor = self._ids[plain.pop(1)] if verb == "call" else None
         cpus = float(options.get("cpus", 0 if verb == "create" else 1))
-        named = TaskOptions(plain[0], demand({"CPU": cpus}) if verb != "call" else (), int(options.get("retries", 3)))
+        retries = int(options.get("retries", 3 if verb == "submit" else 0))  # as for users
+        named = TaskOptions(plain[0], demand({"CPU": cpus}) if verb != "call" else (), retries)
         inside = self._inside(plain[1:])
         slots = tuple(self._ids[word] for word in takewhile(lambda word: word != "[", plain[1:]))
         defined = function(options["function"]) if "function" in options else FunctionId(b"")

@@ -4,14 +4,14 @@
   it; one that fails or is cancelled meanwhile just leaves the queue, so a gap can never block (PROTOCOL.md 7).
 - An actor is named by its creation object, and its address is that object's value; so a handle is a ref, and
   finding an actor is a `WhereIs` like any other. No second mechanism.
-- The link to the actor's process is in order, and it has one life: so calls carry no numbers of their own.
+- The link to the actor's process is in order, and each incarnation has a process of its own, whose id is never given
+  again: so calls carry no numbers, and what an old incarnation answers is known by its link.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from miniray.core.failures import Failure
 from miniray.core.ids import ObjectId, ProcessId, TaskId
 from miniray.core.owner.tasks import Task
 from miniray.core.record import Row
@@ -20,8 +20,7 @@ from miniray.core.record import Row
 class Actor(Row):
     actor: ObjectId
     queue: deque[Task]
-    process: ProcessId | None = None  # None: not yet known
-    failure: Failure | None = None  # it is dead: every call fails with this
+    process: ProcessId | None = None  # None: not yet known, or it is being restarted
     lost_at: float | None = None  # the link broke then; the cause of the death is awaited
     flight: dict[TaskId, Task] = {}
 

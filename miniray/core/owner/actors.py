@@ -1,7 +1,9 @@
 """Actors, at the caller: calls to the process where the actor lives (PROTOCOL.md section 7).
 
 `actor_calls.py` has the queues. A call is a task whose worker is fixed: it waits for its arguments like any
-other, and for the actor's creation, whose value is the address. A dead actor fails what it had not answered.
+other, and for the actor's creation, whose value is the address (`ActorAt`). When that process dies the value is absent
+again, until the owner knows the next incarnation or the end: calls that were not answered and may be made again
+(`max_task_retries`) and those that had not left wait for it, in their order; the others fail.
 """
 
 from __future__ import annotations
@@ -10,16 +12,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
-from miniray.core.ids import ObjectId, ProcessId
+from miniray.core.ids import ObjectId, ProcessId, node_of
 from miniray.core.machine import Send
-from miniray.core.messages import CallActor, CancelTask, DefineFunction, ProcessDied
+from miniray.core.messages import CallActor, CancelTask, DefineFunction, KillWorker, ProcessDied
 from miniray.core.owner.actor_calls import Actor, ActorCalls
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import CAUSE_SECONDS
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.leases import BATCH_TASKS, FLUSH_SECONDS, MAX_DEPTH_TASKS
+from miniray.core.owner.references import Borrowed
 from miniray.core.owner.tasks import Task, TaskState
-from miniray.core.record import Effect
+from miniray.core.record import Effect, replace
 from miniray.core.task_spec import ActorAt, Failed
 
 KILLED = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
@@ -142,13 +145,19 @@ class Actors:
 
     def kill(self, actor: ObjectId) -> None:
         """The owner has asked its node to end the process: what is queued fails at once."""
-        self._mark_dead(actor, KILLED)
+        if isinstance(self._holding.objects.values.get(actor), ActorAt):
+            self._end(actor, KILLED)
         row = self._calls.rows.get(actor)
         if row is not None:
-            self._fail_all(row, KILLED, include_flight=False)
+            self._queue_anew(row)
 
     def process_lost(self, now: float, process: ProcessId) -> None:
-        for row in self._calls.at(process):
+        rows = self._calls.at(process)
+        if any(isinstance(self._holding.references.rows[row.actor], Borrowed) for row in rows):
+            # Whoever cannot be reached must not live on, since its owner is asked for the next incarnation. Its owner
+            # has its lease, and does the same for that.
+            self._emit(Send(node_of(process), KillWorker(process)))
+        for row in rows:
             row.lost_at = now
             self.sweep_at = now + CAUSE_SECONDS if self.sweep_at is None else self.sweep_at
             for task in row.flight.values():
@@ -160,26 +169,53 @@ class Actors:
         failure = Failure(FailureKind.ACTOR_DIED, "", message, death=cause, process=process)
         for actor, value in list(self._holding.objects.values.items()):
             if isinstance(value, ActorAt) and value.process == process:
-                self._mark_dead(actor, failure)
+                self._lose(actor, value, failure)
         for row in self._calls.at(process):
-            self._fail_all(row, failure, include_flight=True)
+            self._call_again(row, failure)
 
-    def _mark_dead(self, actor: ObjectId, failure: Failure) -> None:
-        """From now on its creation object says so, to whoever asks."""
-        if isinstance(self._holding.objects.values.get(actor), ActorAt):
-            self._holding.objects.values[actor] = Failed(failure)
+    def _lose(self, actor: ObjectId, value: ActorAt, failure: Failure) -> None:
+        """This incarnation is over: is there another one? Only the owner knows."""
+        row = self._holding.references.rows[actor]
+        if isinstance(row, Borrowed) and not row.orphaned:
+            row.died = value.incarnation
+            del self._holding.objects.values[actor]
+        elif self._completion.restarting(actor):
+            del self._holding.objects.values[actor]
+        else:
+            self._end(actor, failure)
 
-    def _fail_all(self, row: Actor, failure: Failure, *, include_flight: bool) -> None:
-        tasks = list(row.queue)
-        row.queue.clear()
-        if include_flight:
-            tasks = [*row.flight.values(), *tasks]
-            row.flight.clear()
-        for task in tasks:
-            if task.decided:
-                self._completion.again(task, spend=False)
-            else:
-                self._completion.stop(task, failure)
+    def _end(self, actor: ObjectId, failure: Failure) -> None:
+        """From now on its creation object says so, to whoever asks or has asked."""
+        self._completion.resolved(self._holding.set_value(actor, Failed(failure)))
+
+    def _call_again(self, row: Actor, failure: Failure) -> None:
+        """What was not answered goes before what had not left (52833)."""
+        flight = list(row.flight.values())
+        row.flight.clear()
+        row.process = row.lost_at = None
+        again = []
+        for task in flight:
+            retried = self._completion.again(task, spend=True)
+            if retried is not None:
+                again.append(retried)
+            elif task.spec.task_id in self._completion.tasks.rows:
+                self._completion.fail(task, _interrupted(task, failure))
+        row.queue.extendleft(reversed(again))
+        self._queue_anew(row)
+
+    def _queue_anew(self, row: Actor) -> None:
+        """The actor's address has changed: these wait for the next one, or fail with the actor."""
+        value = self._holding.objects.values.get(row.actor)
+        if isinstance(value, Failed):
+            tasks = list(row.queue)
+            row.queue.clear()
+            for task in tasks:
+                self._completion.stop(task, value.failure)
+        elif value is None:
+            for task in row.queue:
+                self._completion.await_actor(task, row.actor)
+        elif row.queue:
+            self._completion.runnable.append(row.queue[0])
 
     # ---- time ----
 
@@ -199,3 +235,10 @@ class Actors:
 
     def statistics(self) -> dict[str, int]:
         return {"actor_queues": sum(1 for row in self._calls.rows.values() if row.queue or row.flight)}
+
+
+def _interrupted(task: Task, failure: Failure) -> Failure:
+    if task.spec.options.max_retries != 0:
+        return failure
+    hint = "; the call was under way, and max_task_retries=0: it is not made again"
+    return replace(failure, message=failure.message + hint)

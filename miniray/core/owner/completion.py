@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import FIRST_RETURN, FunctionId, ObjectId, ProcessId, TaskId, return_id
+from miniray.core.ids import FIRST_RETURN, FunctionId, ObjectId, ProcessId, TaskId, return_id, task_of
 from miniray.core.machine import Send
 from miniray.core.messages import ForgetFunction, HandoffDone
 from miniray.core.owner.functions import Function, Functions
@@ -139,14 +139,17 @@ class Completion:
         if task is None:
             self._refuse(worker, result)
         elif result.retry and not task.decided and task.retries_left != 0:
-            if result.pending:  # the old attempt's worker is still registering; the next attempt holds the same refs
-                for object_id in task.held:
-                    self._holding.row(object_id).arguments += 1
-                self._holding.handoffs.pin((worker, result.task_id, result.attempt), list(task.held))
+            self._pin_again(task, worker, result)
             self._refuse(worker, result)
             self.retried.append(self._next_attempt(task, spend=True))
         else:
             self._conclude(task, result.values, worker, result)
+
+    def _pin_again(self, task: Task, worker: ProcessId, result: TaskResult) -> None:
+        """This attempt's worker may still be registering, while the next attempt holds the same refs."""
+        if result.pending:
+            self._holding.hold_arguments(task.held)
+            self._holding.handoffs.pin((worker, result.task_id, result.attempt), list(task.held))
 
     def _refuse(self, worker: ProcessId, result: TaskResult) -> None:
         """Dropped, never ignored: what it brought is freed, and what it pins is released."""
@@ -170,11 +173,16 @@ class Completion:
                 self._holding.discard(return_id(spec.task_id, index), value)
         if transfer is not None and not transfer.left and worker is not None:
             self._emit(Send(worker, HandoffDone(spec.task_id, task.attempt)))
+        if spec.creates_actor and self._lives(task, worker, result):
+            return
         if task.held:
             if result is not None and result.pending and worker is not None:
                 self._holding.handoffs.pin((worker, spec.task_id, task.attempt), list(task.held))
             else:
                 self._holding.release_arguments(task.held)
+        self._done_with(task)
+
+    def _done_with(self, task: Task) -> None:
         function = task.function
         if function is not None:
             function.pending -= 1
@@ -237,6 +245,45 @@ class Completion:
         if spend and task.retries_left == 0:
             return None
         return self._next_attempt(task, spend=spend)
+
+    # ---- actors that may be restarted ----
+
+    def _lives(self, task: Task, worker: ProcessId | None, result: TaskResult | None) -> bool:
+        """Whether this creation may have to run again: then what it needs stays held (47043)."""
+        actor = return_id(task.spec.task_id)
+        value = self._values.get(actor)
+        if not isinstance(value, ActorAt) or task.decided or task.retries_left == 0:
+            return False
+        if worker is not None and result is not None:
+            self._pin_again(task, worker, result)
+        task.state = TaskState.LIVING
+        self.tasks.living[actor] = task
+        return True
+
+    def restart(self, actor: ObjectId) -> Task | None:
+        """The creation of an actor whose process has died, for its next incarnation; None when it has no other."""
+        task = self.tasks.living.pop(actor, None)
+        if task is None:
+            return None
+        self.tasks.rows[task.spec.task_id] = task
+        return self._next_attempt(task, spend=True)
+
+    def retire(self, actor: ObjectId) -> None:
+        """There will be no other incarnation: let go of what the constructor would need."""
+        task = self.tasks.living.pop(actor, None)
+        if task is not None:
+            self._holding.release_arguments(task.held)
+            self._done_with(task)
+
+    def restarting(self, actor: ObjectId) -> bool:
+        return task_of(actor) in self.tasks.rows
+
+    def await_actor(self, task: Task, actor: ObjectId) -> None:
+        """This call waits for its actor's next incarnation, as it did for the first."""
+        task.unresolved += 1
+        task.state = TaskState.WAITING
+        self._holding.objects.depend(actor, task.spec.task_id)
+        self._holding.want(actor)
 
     def drop_handle(self, function_id: FunctionId) -> None:
         function = self.functions.rows[function_id]

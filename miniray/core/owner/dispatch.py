@@ -321,13 +321,16 @@ class Dispatch:
 
         While the creation is in flight nothing happens; this is asked again when that is answered.
         """
+        self._completion.retire(actor)
         lease = self._actor_leases.get(actor)
         if lease is not None and not lease.flight:
             del self._actor_leases[actor]
             self._leases.pop(lease.lease, None)
             self._emit(Send(node_of(lease.worker), ReturnLease(lease.lease, spoilt=True)))
 
-    def kill_actor(self, actor: ObjectId) -> None:
+    def kill_actor(self, actor: ObjectId, *, restart: bool) -> None:
+        if not restart:
+            self._completion.retire(actor)
         lease = self._actor_leases.get(actor)
         if lease is not None:
             self._emit(Send(node_of(lease.worker), KillWorker(lease.worker)))
@@ -351,9 +354,12 @@ class Dispatch:
         for lease in [one for one in self._leases.values() if one.worker == worker and one.lost_at is not None]:
             del self._leases[lease.lease]
             self._class_of(lease).leases.pop(lease.lease, None)  # it left the idle ones when it was lost
+            again = []
             for actor in [actor for actor, held in self._actor_leases.items() if held is lease]:
                 del self._actor_leases[actor]
-            again = []
+                creation = self._completion.restart(actor)
+                if creation is not None:
+                    again.append(creation)
             for task in lease.flight.values():
                 retried = self._completion.again(task, spend=_may_have_started(task, lease, death))
                 if retried is not None:

@@ -87,6 +87,7 @@ class CancelRequested(Event, frozen=True):
 
 class KillRequested(Event, frozen=True):
     actor: ObjectId
+    restart: bool = False  # it begins anew, if a restart is left
 
 
 class ExtentNeeded(Event, frozen=True):

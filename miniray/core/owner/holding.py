@@ -71,6 +71,8 @@ class Holding:
             self.discard(object_id, value)
             return []
         self.objects.values[object_id] = value
+        if type(value) is ActorAt:
+            self._settle_in(object_id, value)
         for inner in contained(value):
             self._hold_container(inner, transfer)
         if not self.objects.is_awaited(object_id):
@@ -78,6 +80,12 @@ class Holding:
         for asker in self.objects.take_askers(object_id):
             self._emit(Send(asker, ValueIs(object_id, value)))
         return self.objects.take_dependants(object_id)
+
+    def _settle_in(self, actor: ObjectId, value: ActorAt) -> None:
+        """From now on the hold of the actor's own process on it does not count, or it would never end."""
+        row = self.references.rows[actor]
+        if isinstance(row, Owned):
+            row.weak = value.process
 
     def _hold_container(self, inner: ObjectId, transfer: Transfer | None) -> None:
         row = self.row(inner)
@@ -152,10 +160,10 @@ class Holding:
                 del self.references.rows[object_id]
                 if type(value) is Inline and not value.contains:
                     continue
-                if value is None:
+                if value is None or type(value) is ActorAt:  # of an actor: the next life was asked for
                     for asker in self.objects.take_askers(object_id):
                         self._emit(Send(asker, RefGone(object_id, 0)))
-                else:
+                if value is not None:
                     self.discard(object_id, value)
             elif isinstance(row, Borrowed):
                 self._let_go_borrowed(object_id, row)
@@ -201,7 +209,7 @@ class Holding:
         if not isinstance(row, Borrowed) or object_id in self.objects.values or row.asking is not Asking.NO:
             return
         row.asking = Asking.ASKED
-        self._emit(Send(ProcessId(object_id[:8]), WhereIs(object_id)))
+        self._emit(Send(ProcessId(object_id[:8]), WhereIs(object_id, row.died)))
 
     def learn(self, object_id: ObjectId, value: Value) -> tuple[list[ObjectId], list[TaskId]]:
         """The answer to `WhereIs`: what is ready now, and the tasks that waited for it."""
@@ -283,9 +291,11 @@ class Holding:
         known = self.references.add_holder(object_id, holder)
         self._emit(Send(holder, (HolderAdded if known else RefGone)(object_id, number)))
 
-    def answer_where_is(self, object_id: ObjectId, asker: ProcessId) -> None:
+    def answer_where_is(self, object_id: ObjectId, asker: ProcessId, after: int) -> None:
         value = self.objects.values.get(object_id)
-        if value is not None:
+        if type(value) is ActorAt and value.incarnation <= after:  # this process has not heard of that death yet
+            self.objects.ask(object_id, asker)
+        elif value is not None:
             self._emit(Send(asker, ValueIs(object_id, value)))
         elif object_id in self.references.rows:
             self.objects.ask(object_id, asker)

@@ -260,19 +260,22 @@ class Owner:
 
     def _on_kill_requested(self, now: float, event: KillRequested, peer: ProcessId) -> None:
         if event.actor[:8] != self._me:
-            self._emit(Send(ProcessId(event.actor[:8]), RequestKill(event.actor)))
+            self._emit(Send(ProcessId(event.actor[:8]), RequestKill(event.actor, event.restart)))
+            return
+        if event.restart:
+            self._dispatch.kill_actor(event.actor, restart=True)
             return
         creation = self._completion.tasks.rows.get(task_of(event.actor))
         if creation is not None:
             force = creation.state is TaskState.PUSHED
             self._dispatch.cancel(creation, force=force, recursive=True, failure=KILLED)
         else:
-            self._dispatch.kill_actor(event.actor)
+            self._dispatch.kill_actor(event.actor, restart=False)
             self._actors.kill(event.actor)
 
     def _on_request_kill(self, now: float, message: RequestKill, peer: ProcessId) -> None:
         if message.actor[:8] == self._me:
-            self._on_kill_requested(now, KillRequested(message.actor), peer)
+            self._on_kill_requested(now, KillRequested(message.actor, message.restart), peer)
 
     # ---- from this process: the worker role ----
 
@@ -386,7 +389,7 @@ class Owner:
         self._apply(self._holding.learn_gone(message.object_id, answers_where_is=not message.number))
 
     def _on_where_is(self, now: float, message: WhereIs, peer: ProcessId) -> None:
-        self._holding.answer_where_is(message.object_id, peer)
+        self._holding.answer_where_is(message.object_id, peer, message.after)
 
     def _on_value_is(self, now: float, message: ValueIs, peer: ProcessId) -> None:
         self._apply(self._holding.learn(message.object_id, message.value))
@@ -449,6 +452,7 @@ class Owner:
     def statistics(self) -> dict[str, int]:
         return {
             "tasks": len(self._completion.tasks.rows),
+            "restartable": len(self._completion.tasks.living),
             "functions": len(self._completion.functions.rows),
             **self._deaths.statistics(),
             **self._holding.statistics(),

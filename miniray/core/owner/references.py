@@ -36,10 +36,14 @@ class Owned(Row):
     containers: int = 0
     views: int = 0
     holders: dict[ProcessId, None] | None = None
+    weak: ProcessId | None = None  # of an actor's creation: its own process, whose hold keeps nothing (45699)
 
     @property
     def keeps_value(self) -> bool:
-        return bool(self.local or self.arguments or self.containers or self.views or self.holders)
+        if self.local or self.arguments or self.containers or self.views:
+            return True
+        holders = self.holders
+        return bool(holders and (len(holders) > 1 or self.weak not in holders))
 
 
 class Borrowed(Row):
@@ -51,6 +55,7 @@ class Borrowed(Row):
     arrivals: int = 0  # running tasks that came from its owner with it: their pins cover it, unregistered
     asking: Asking = Asking.NO
     orphaned: bool = False  # its owner is dead, or has said that it is gone: nobody to register with
+    died: int = 0  # of an actor's creation: the last incarnation that is known here to be dead
 
     @property
     def keeps_value(self) -> bool:

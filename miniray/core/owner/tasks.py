@@ -6,6 +6,7 @@
 | QUEUED | in the queue of its scheduling class, or of its actor |
 | PUSHED | in flight on one lease, or to one actor |
 | LOST | its worker's link broke; in that lease's flight until the cause of the death is known |
+| LIVING | in `living`: the creation of an actor that may be restarted has ended, and may run again |
 
 A task has one outcome. `decided` says that it was told to the user already (cancel came first), while some
 process still has the task: its arguments stay held until that process has answered or died.
@@ -26,6 +27,7 @@ class TaskState(Enum):
     QUEUED = 1
     PUSHED = 2
     LOST = 3
+    LIVING = 4
 
 
 class Task(Row):
@@ -44,6 +46,7 @@ class Task(Row):
 class Tasks:
     def __init__(self) -> None:
         self.rows: dict[TaskId, Task] = {}
+        self.living: dict[ObjectId, Task] = {}
 
     def children_of(self, parent: TaskId) -> list[TaskId]:
         return [task_id for task_id, task in self.rows.items() if task.spec.parent == parent]

@@ -160,7 +160,7 @@ class Worker:
         if task.creates_actor and not isinstance(values[0], Failed):
             self._actor = ObjectId(task.task_id + bytes(4))
             self._actor_lease = item.lease
-            values = (ActorAt(self._me, 1),)
+            values = (ActorAt(self._me, task.attempt),)
         result = TaskResult(event.task_id, event.attempt, values, event.duration_microseconds, event.retry)
         if self._waits:  # a thread that the task has left behind still waits: the CPU is this lease's again
             self._waits = 0

@@ -215,9 +215,9 @@ def an_answer_to_an_earlier_question_is_used(right: Wrong) -> Wrong:
 def a_question_about_the_gone_is_not_answered(right: Wrong) -> Wrong:
     """`WhereIs` for an unknown object waits for a value that never comes."""
 
-    def wrong(self: Holding, object_id: Any, asker: Any) -> None:
+    def wrong(self: Holding, object_id: Any, asker: Any, after: int) -> None:
         if object_id in self.references.rows:
-            right(self, object_id, asker)
+            right(self, object_id, asker, after)
 
     return wrong
 
@@ -226,9 +226,9 @@ def a_question_about_the_gone_is_not_answered(right: Wrong) -> Wrong:
 def a_question_about_the_gone_makes_an_entry(right: Wrong) -> Wrong:
     """`WhereIs` for an unknown object is noted as if its value could still come."""
 
-    def wrong(self: Holding, object_id: Any, asker: Any) -> None:
+    def wrong(self: Holding, object_id: Any, asker: Any, after: int) -> None:
         if object_id in self.references.rows:
-            right(self, object_id, asker)
+            right(self, object_id, asker, after)
         else:
             self.objects.ask(object_id, asker)
 

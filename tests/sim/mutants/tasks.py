@@ -229,10 +229,10 @@ def calls_of_a_dead_actor_wait(right: Wrong) -> Wrong:
     return nothing(right)
 
 
-@mutant(Actors, "_mark_dead")
-def a_dead_actor_keeps_its_address(right: Wrong) -> Wrong:
-    """Whoever asks for it is sent to a process that is gone."""
-    return nothing(right)
+@mutant(Actors, "_end")
+def the_end_of_an_actor_is_not_told(right: Wrong) -> Wrong:
+    """Whoever calls it waits for a restart that never comes."""
+    return lambda self, actor, failure: self._holding.objects.values.pop(actor)
 
 
 @mutant(Dispatch, "end_actor")
