@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray.errors import ActorDiedError, TaskError
+from miniray.errors import ActorDiedError, TaskCancelledError, TaskError
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults
 from miniray.testing.programs import Counter, add, array_of, box_of, fail, rebox, sleep
@@ -43,6 +43,32 @@ def a_failed_call_leaves_its_queue() -> None:
     assert miniray.get(second) == 5
     with pytest.raises(ValueError, match="planned"):
         miniray.get(first)
+
+
+def calls_that_fail_together_leave_together() -> None:
+    """The first one's leaving sent the second, whose other argument was freed with its failure."""
+    actor = miniray.remote(Counter).remote(0)
+    assert miniray.get(actor.add.remote("me", 0, 1)) == 1
+    failing = remote(fail).remote(0.01)
+    calls = [actor.add.remote(miniray.put("me"), 1 + index, failing) for index in range(3)]
+    assert miniray.get(actor.add.remote("me", 9, 5)) == 6
+    for call in calls:
+        with pytest.raises(ValueError, match="planned"):
+            miniray.get(call)
+
+
+def a_cancelled_call_takes_those_that_need_it_along() -> None:
+    """Those behind it were sent, and among them one that had failed with it in the same step."""
+    actor = miniray.remote(Counter).remote(0)
+    assert miniray.get(actor.add.remote("me", 0, 1)) == 1
+    first = actor.add.remote("me", 1, remote(add).remote(5.0, 1))
+    second = actor.add.remote(miniray.put("me"), 2, first)
+    third = actor.add.remote("me", 3, 5)
+    miniray.cancel(first)
+    assert miniray.get(third) == 6
+    for call in (first, second):
+        with pytest.raises(TaskCancelledError):
+            miniray.get(call)
 
 
 def a_failed_argument_fails_though_it_is_also_inside() -> None:
@@ -141,6 +167,8 @@ def refs_go_in_a_circle() -> None:
 
 PROGRAMS = [
     a_failed_call_leaves_its_queue,
+    calls_that_fail_together_leave_together,
+    a_cancelled_call_takes_those_that_need_it_along,
     a_failed_argument_fails_though_it_is_also_inside,
     an_actor_killed_in_the_making_is_dead,
     an_actor_killed_in_its_constructor_is_dead,

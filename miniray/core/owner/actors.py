@@ -76,6 +76,9 @@ class Actors:
                 self._pump(now, row, eager=True)
 
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
+        for call in self._completion.left:  # it has failed in this very step, and its arguments are gone
+            if call in row.queue:
+                row.queue.remove(call)
         if row.process is None:
             row.process = self._completion.address(row.actor)
             if row.process is not None and row.process in self._holding.lost:  # before its address was known here
@@ -129,11 +132,15 @@ class Actors:
         if row.process is not None:
             self._emit(Send(row.process, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
-    def left(self, now: float, task: Task) -> None:
-        """An argument of this call has failed, and the call with it: those behind it may go (60850)."""
-        row = self._calls.rows.get(task.spec.actor or ObjectId(b""))
-        if row is not None and task in row.queue:
-            row.queue.remove(task)
+    def left(self, now: float, tasks: list[Task]) -> None:
+        """An argument of these calls has failed, and they with it: when all are gone, those behind may go (60850)."""
+        rows = {}
+        for task in tasks:
+            row = self._calls.rows.get(task.spec.actor or ObjectId(b""))
+            if row is not None and task in row.queue:
+                row.queue.remove(task)
+                rows[row.actor] = row
+        for row in rows.values():
             self._pump(now, row, eager=True)
 
     # ---- the end of an actor ----

@@ -171,8 +171,7 @@ class Owner:
                 else:
                     self._dispatch.requeue(now, [task])
             left, completion.left = completion.left, []
-            for task in left:
-                self._actors.left(now, task)
+            self._actors.left(now, left)
             freed, holding.actors_freed = holding.actors_freed, []
             for actor in freed:
                 self._actors.forget(actor)
