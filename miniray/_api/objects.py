@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._api.raising import raise_failure
+from miniray._api.submit import call_site
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
@@ -109,15 +110,15 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
     except SerializationError as error:
         raise PublicSerializationError(f"put: {error}") from error.cause
     if owner is None or (address := _address("put", process, owner)) == process.me:
-        return _put(process, serialized)
+        return _put(process, serialized, call_site(2))
     object_id = process.next_given_id(address)
     return _adopted(process, owner, _offer(process, object_id, process.store_value(serialized, object_id)))
 
 
 @unbroken
-def _put(process: Process, serialized: Serialized) -> ObjectRef[Any]:
+def _put(process: Process, serialized: Serialized, site: str) -> ObjectRef[Any]:
     object_id = return_id(process.next_task_id())
-    process.post(ValuePut(object_id, process.store_value(serialized, object_id)))
+    process.post(ValuePut(object_id, process.store_value(serialized, object_id), site))
     return ObjectRef(object_id, process)
 
 

@@ -128,7 +128,7 @@ def _submit_serialized(process: Process, spec: TaskSpec, payload: Serialized) ->
     """A large payload lies in the store, and is the last slot."""
     if payload.size_bytes >= INLINE_BYTES and process.store is not None:
         held = return_id(process.next_task_id())
-        put = ValuePut(held, process.store_value(payload, held))
+        put = ValuePut(held, process.store_value(payload, held), spec.site)
         spec = replace(spec, slots=(*spec.slots, held), stored_payload=True)
         process.post(put, Submitted(spec), RefsDropped([held]))
     else:

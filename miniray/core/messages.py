@@ -308,6 +308,16 @@ class ValueAdopted(Message, frozen=True):
     object_id: ObjectId
 
 
+# ---- copies: any process <-> its node, node <-> owner -------------------------------------------------
+
+
+class ReportLost(Message, frozen=True):
+    """Borrower to owner: nothing could be read at `place`. Not the primary's place any more: ignored."""
+
+    object_id: ObjectId
+    place: Place
+
+
 # ---- the store: any process <-> node, owner -> holder of an extent --------------------------------------
 
 

@@ -124,7 +124,7 @@ class Actors:
         row = self._row(task)
         if task in row.queue:
             row.queue.remove(task)
-            self._completion.stop(task, failure)
+            self._completion.fail(task, failure)
             self._pump(now, row, eager=True)  # those behind it may have waited for it only (60850)
             return
         if running and not task.decided:
@@ -205,7 +205,7 @@ class Actors:
             retried = self._completion.again(task, spend=True)
             if retried is not None:
                 again.append(retried)
-            elif task.spec.task_id in self._completion.tasks.rows:
+            elif task.spec.task_id in self._completion.tasks.rows and task.state is not TaskState.WAITING:
                 self._completion.fail(task, _interrupted(task, failure))
         row.queue.extendleft(reversed(again))
         self._queue_anew(row)
@@ -217,7 +217,7 @@ class Actors:
             tasks = list(row.queue)
             row.queue.clear()
             for task in tasks:
-                self._completion.stop(task, value.failure)
+                self._completion.fail(task, value.failure)
         elif value is None:
             for task in row.queue:
                 self._completion.await_actor(task, row.actor)

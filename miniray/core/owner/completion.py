@@ -21,7 +21,7 @@ from miniray.core.owner.holding import Holding
 from miniray.core.owner.references import Owned
 from miniray.core.owner.tasks import Task, Tasks, TaskState
 from miniray.core.record import Effect, replace
-from miniray.core.task_spec import ActorAt, Failed, PushedTask, Stored, TaskResult, TaskSpec, Value, contained
+from miniray.core.task_spec import ActorAt, Failed, Inline, PushedTask, Stored, TaskResult, TaskSpec, Value, contained
 
 
 class Completion:
@@ -59,25 +59,31 @@ class Completion:
 
     def _hold_arguments(self, task: Task) -> Task | None:
         spec = task.spec
-        resolve = spec.slots if spec.actor is None else (*spec.slots, spec.actor)
-        task.held = (*resolve, *spec.refs)
+        task.held = (*resolved_by(spec), *spec.refs)
         for object_id in task.held:
             self._holding.row(object_id).arguments += 1
-        for object_id in resolve:
+        return self.resolve(task)
+
+    def resolve(self, task: Task) -> Task | None:
+        """Have a task that is to be queued wait for its arguments; None when one of them has failed."""
+        for object_id in resolved_by(task.spec):
             if object_id not in self._values:
-                task.unresolved += 1
-                task.state = TaskState.WAITING
-                self._holding.objects.depend(object_id, spec.task_id)
-                self._holding.want(object_id)
+                self.unresolve(task, object_id)
+        if task.unresolved:
+            task.state = TaskState.WAITING
         return None if self._failed_argument(task) else task
+
+    def unresolve(self, task: Task, object_id: ObjectId) -> None:
+        """This argument has no value, or has lost it."""
+        task.unresolved += 1
+        self._holding.objects.depend(object_id, task.spec.task_id)
+        self._holding.want(object_id)
 
     def _failed_argument(self, task: Task) -> bool:
         """A failed argument fails the task without running it; the failure is the argument's."""
-        spec = task.spec
-        for object_id in spec.slots if spec.actor is None else (*spec.slots, spec.actor):
+        for object_id in resolved_by(task.spec):
             value = self._values.get(object_id)
             if isinstance(value, Failed):
-                self._stop_waiting(task)
                 self.fail(task, value.failure)
                 return True
         return False
@@ -99,6 +105,8 @@ class Completion:
             if task is None:
                 continue
             task.unresolved -= 1
+            if task.state is not TaskState.WAITING:  # it was lost while some process had the task
+                continue
             if self._failed_argument(task):
                 if task.spec.actor is not None:
                     self.left.append(task)
@@ -141,7 +149,9 @@ class Completion:
         elif result.retry and not task.decided and task.retries_left != 0:
             self._pin_again(task, worker, result)
             self._refuse(worker, result)
-            self.retried.append(self._next_attempt(task, spend=True))
+            again = self._next_attempt(task, spend=True)
+            if again is not None or (task.spec.actor is not None and task.state is TaskState.WAITING):
+                self.retried.append(task)
         else:
             self._conclude(task, result.values, worker, result)
 
@@ -166,6 +176,8 @@ class Completion:
         transfer = None
         if worker is not None and result is not None and result.pinned:
             transfer = Transfer(sender=(worker, spec.task_id, task.attempt))
+        if task.unresolved:
+            self._stop_waiting(task)
         if not task.decided:
             self._tell(task, values, transfer)
         else:
@@ -175,6 +187,8 @@ class Completion:
             self._emit(Send(worker, HandoffDone(spec.task_id, task.attempt)))
         if spec.creates_actor and self._lives(task, worker, result):
             return
+        if (task.stored or task.remade) and not task.decided:
+            self._keep_lineage(task)
         if task.held:
             if result is not None and result.pending and worker is not None:
                 self._holding.handoffs.pin((worker, spec.task_id, task.attempt), list(task.held))
@@ -197,11 +211,68 @@ class Completion:
                 object_id = return_id(task.spec.task_id, index)
             if type(value) is Failed:
                 value = Failed(self._signed(task, value.failure))
+            elif type(value) is Stored:
+                task.stored = True
+            if task.remade and object_id in self._values:  # what was told once never changes
+                self._holding.discard(object_id, value)
+                continue
             if object_id in rows:
                 self.ready.append(object_id)
             dependants = set_value(object_id, value, transfer)
             if dependants:
                 self.resolved(dependants)
+
+    def _keep_lineage(self, task: Task) -> None:
+        """What of it lies in the store may have to be made again. Each argument is counted for that."""
+        rows, values = self._holding.references.rows, self._values
+        task.stored = False
+        returns: dict[ObjectId, None] = {}
+        for index in range(task.spec.num_returns):
+            object_id = return_id(task.spec.task_id, index)
+            if object_id in rows and (object_id not in values or type(values[object_id]) is Stored):
+                returns[object_id] = None
+        if not returns:
+            return
+        inline = [value for one in task.held if isinstance(value := values.get(one), Inline)]
+        size = sum(len(value.data) for value in inline)
+        if not self._holding.lineage.finished(task, returns, size):
+            return
+        for object_id in task.held:
+            row = rows[object_id]
+            if type(row) is Owned:
+                row.lineage += 1
+            else:
+                row.arguments += 1
+        if task.function is not None:
+            task.function.pending += 1
+        self._holding.specs_dropped.extend(self._holding.lineage.over_the_bound())
+
+    def drop_spec(self, task: Task) -> None:
+        """It is not kept any more: the counts that it had are taken off."""
+        references, rows = self._holding.references, self._holding.references.rows
+        for object_id in task.held:
+            release = references.release_lineage if type(rows[object_id]) is Owned else references.release_argument
+            if not release(object_id):
+                self._holding.let_go(object_id)
+        self._done_with(task)
+
+    def run_again(self, task: Task) -> None:
+        """A kept task becomes one that is under way: with an attempt of its own, and ordinary holds."""
+        task.attempt += 1
+        task.retries_left -= task.retries_left > 0
+        task.remade, task.state = True, TaskState.QUEUED
+        self.tasks.rows[task.spec.task_id] = task
+        for object_id in task.held:
+            self._holding.references.rows[object_id].arguments += 1
+        if task.function is not None:
+            task.function.pending += 1
+        self.drop_spec(task)
+        if self.resolve(task) is None:
+            return
+        if task.spec.actor is not None:
+            self.retried.append(task)
+        elif not task.unresolved:
+            self.runnable.append(task)
 
     def _signed(self, task: Task, failure: Failure) -> Failure:
         """The failure with what only the owner knows: names, the line of the call, how often it was tried."""
@@ -225,20 +296,19 @@ class Completion:
         """The task ends here, and nobody has it."""
         self._conclude(task, (Failed(failure),) * task.spec.num_returns, None, None)
 
-    def stop(self, task: Task, failure: Failure) -> None:
-        """Fail a task that waits or is queued."""
-        self._stop_waiting(task)
-        self.fail(task, failure)
-
-    def _next_attempt(self, task: Task, *, spend: bool) -> Task:
+    def _next_attempt(self, task: Task, *, spend: bool) -> Task | None:
         task.attempt += 1
         task.state = TaskState.QUEUED
         if spend and task.retries_left > 0:
             task.retries_left -= 1
-        return task
+        if task.unresolved:
+            task.state = TaskState.WAITING
+            return None
+        return None if task.held and self._failed_argument(task) else task
 
     def again(self, task: Task, *, spend: bool) -> Task | None:
-        """The task, ready for another attempt; None when it was told already, or may not run again."""
+        """The task, ready for another attempt; None when it was told already, may not run again (then it is LOST
+        still), or has to wait for an argument that was lost meanwhile."""
         if task.decided:
             self._conclude(task, (), None, None)
             return None
@@ -266,6 +336,9 @@ class Completion:
         if task is None:
             return None
         self.tasks.rows[task.spec.task_id] = task
+        for object_id in resolved_by(task.spec):
+            if object_id not in self._values:  # lost while the actor lived
+                self.unresolve(task, object_id)
         return self._next_attempt(task, spend=True)
 
     def retire(self, actor: ObjectId) -> None:
@@ -303,3 +376,8 @@ class Completion:
     def address(self, actor: ObjectId) -> ProcessId | None:
         value = self._values.get(actor)
         return value.process if isinstance(value, ActorAt) else None
+
+
+def resolved_by(spec: TaskSpec) -> tuple[ObjectId, ...]:
+    """What must have a value before it can run."""
+    return spec.slots if spec.actor is None else (*spec.slots, spec.actor)

@@ -190,7 +190,7 @@ class Dispatch:
             del wanted.requests[message.request]
             queue, wanted.queue = list(wanted.queue), deque()
             for task in queue:
-                self._completion.stop(task, message.failure)
+                self._completion.fail(task, message.failure)
 
     def revoked(self, now: float, lease_id: LeaseId) -> None:
         lease = self._leases.get(lease_id)
@@ -295,8 +295,8 @@ class Dispatch:
         self, task: Task, *, force: bool, recursive: bool, running: bool = True, failure: Failure = CANCELLED
     ) -> None:
         if task.state in (TaskState.WAITING, TaskState.QUEUED):
-            self._unqueue(task)
-            self._completion.stop(task, failure)
+            self.unqueue(task)
+            self._completion.fail(task, failure)
             return
         if running and not task.decided:
             self._completion.decide(task, failure)
@@ -307,7 +307,8 @@ class Dispatch:
             else:
                 self._emit(Send(lease.worker, CancelTask(task.spec.task_id, task.attempt, recursive, running)))
 
-    def _unqueue(self, task: Task) -> None:
+    def unqueue(self, task: Task) -> None:
+        """It is not to be pushed, now or ever."""
         for number, wanted in self._requests.items():
             if wanted is task:
                 self._cancel_request(number)
@@ -364,7 +365,7 @@ class Dispatch:
                 retried = self._completion.again(task, spend=_may_have_started(task, lease, death))
                 if retried is not None:
                     again.append(retried)
-                elif task.spec.task_id in self._completion.tasks.rows:
+                elif task.state is TaskState.LOST and not task.decided:
                     self._completion.fail(task, crashed(worker, death))
             self.requeue(now, again)
 

@@ -47,6 +47,7 @@ class ValuePut(Event, frozen=True):
 
     object_id: ObjectId
     value: Value
+    site: str = ""  # where it was called
 
 
 class ValueOffered(Event, frozen=True):

@@ -13,7 +13,7 @@ Joins the tables of counts, values and hand-offs, and turns their facts into mes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, TaskId, local_number, node_of, show
@@ -32,19 +32,33 @@ from miniray.core.messages import (
 )
 from miniray.core.owner.events import FreeStored
 from miniray.core.owner.handoffs import Handoffs, Transfer
+from miniray.core.owner.lineage import Lineage
 from miniray.core.owner.objects import Objects
 from miniray.core.owner.references import Asking, Borrowed, Owned, Reference, References
+from miniray.core.owner.tasks import Task
 from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, Failed, Inline, Place, Stored, Value, contained
 
+_NOT_IN_LINEAGE = (Stored, ActorAt)  # values that a lineage count alone does not keep
+
 
 class Holding:
-    def __init__(self, me: ProcessId, node: ProcessId, emit: Callable[[Effect], None]) -> None:
+    def __init__(
+        self,
+        me: ProcessId,
+        lineage: Lineage,
+        dead_nodes: Mapping[ProcessId, None],
+        emit: Callable[[Effect], None],
+    ) -> None:
         self._me = me
+        self._dead_nodes = dead_nodes
         self._emit = emit
         self.references = References(me)
         self.objects = Objects()
         self.handoffs = Handoffs()
+        self.lineage = lineage
+        self.on_dead_nodes: list[ObjectId] = []  # for `remaking.py`: values that came too late to be read
+        self.specs_dropped: list[Task] = []  # for `remaking.py`: kept specs that nothing needs any more
         self.lost: dict[ProcessId, None] = {}  # processes whose links broke; ids are never given again
         self.watched: dict[ObjectId, None] = {}  # creation objects of which `actors.py` keeps a row
         self.actors_freed: list[ObjectId] = []  # for `actors.py`: those that nobody here holds any more
@@ -61,15 +75,20 @@ class Holding:
             row = self.references.add(object_id)
             if type(row) is Owned:
                 self.objects.values[object_id] = Failed(gone(object_id))
+        elif type(row) is Owned and row.lineage and not row.keeps_value:
+            self.objects.values.setdefault(object_id, Failed(gone(object_id)))
         return row
 
     # ---- values ----
 
     def set_value(self, object_id: ObjectId, value: Value, transfer: Transfer | None = None) -> list[TaskId]:
         """The outcome of an object of this process, or what its owner says of it; the tasks that waited for it."""
-        if object_id not in self.references.rows:
+        row = self.references.rows.get(object_id)
+        if row is None or (type(value) in _NOT_IN_LINEAGE and not row.keeps_value):
             self.discard(object_id, value)
             return []
+        if type(value) is Stored and node_of(value.place.holder) in self._dead_nodes:
+            self.on_dead_nodes.append(object_id)
         self.objects.values[object_id] = value
         if type(value) is ActorAt:
             self._settle_in(object_id, value)
@@ -106,8 +125,11 @@ class Holding:
         if place.holder == self._me:
             self._emit(FreeStored([(object_id, place)]))
             return
+        node = node_of(place.holder)
+        if node in self._dead_nodes:
+            return
         if place.holder in self.lost:
-            self._emit(Send(node_of(place.holder), FreeOrphans([(object_id, place)])))
+            self._emit(Send(node, FreeOrphans([(object_id, place)])))
         else:
             self._emit(Send(place.holder, FreePlaces([(object_id, place)])))
 
@@ -153,6 +175,9 @@ class Holding:
         while todo:
             object_id = todo.pop()
             row = self.references.rows[object_id]
+            if type(row) is Owned and row.lineage:
+                todo.extend(self._let_go_but_lineage(object_id))
+                continue
             value = self.objects.values.pop(object_id, None)
             if object_id in self.watched:
                 self.actors_freed.append(object_id)
@@ -160,6 +185,8 @@ class Holding:
                 del self.references.rows[object_id]
                 if type(value) is Inline and not value.contains:
                     continue
+                if type(value) is not Inline:
+                    self._origin_gone(object_id)
                 if value is None or type(value) is ActorAt:  # of an actor: the next life was asked for
                     for asker in self.objects.take_askers(object_id):
                         self._emit(Send(asker, RefGone(object_id, 0)))
@@ -171,6 +198,40 @@ class Holding:
                 for inner in contained(value):
                     if not self.references.release_container(inner):
                         todo.append(inner)
+
+    def _let_go_but_lineage(self, object_id: ObjectId) -> list[ObjectId]:
+        """Only kept specs name it any more: its value is freed unless it is small. What only that contained."""
+        value = self.objects.values.get(object_id)
+        if value is None or type(value) is ActorAt:  # of an actor: the next life was asked for
+            for asker in self.objects.take_askers(object_id):
+                self._emit(Send(asker, RefGone(object_id, 0)))
+        if isinstance(value, _NOT_IN_LINEAGE):
+            del self.objects.values[object_id]
+            self.discard(object_id, value)
+        elif value is not None:
+            return []
+        if object_id in self.watched:
+            self.actors_freed.append(object_id)
+        return [inner for inner in contained(value) if not self.references.release_container(inner)] if value else []
+
+    def _origin_gone(self, object_id: ObjectId) -> None:
+        task = self.lineage.freed(object_id)
+        if task is not None:
+            self.specs_dropped.append(task)
+
+    def lose_value(self, object_id: ObjectId) -> None:
+        """What lay in the store is not there any more; the row, and all that keeps it, stays."""
+        value = self.objects.values.pop(object_id)
+        self.release_containers(contained(value))
+
+    def fail_lost(self, object_id: ObjectId) -> list[TaskId]:
+        """It cannot be made again, and says so; the tasks that waited for it."""
+        name, site, reason = self.lineage.why_lost(object_id)
+        self._origin_gone(object_id)
+        made = f", made at {site}," if site else ""
+        message = f"the value of object {show(object_id)}{made} is lost and cannot be made again: {reason}"
+        failure = Failure(FailureKind.OBJECT_LOST, name or show(object_id), message, site=site)
+        return self.set_value(object_id, Failed(failure))
 
     def _let_go_borrowed(self, object_id: ObjectId, row: Borrowed) -> None:
         if row.registered:
@@ -292,15 +353,17 @@ class Holding:
         self._emit(Send(holder, (HolderAdded if known else RefGone)(object_id, number)))
 
     def answer_where_is(self, object_id: ObjectId, asker: ProcessId, after: int) -> None:
+        row = self.references.rows.get(object_id)
+        if row is None or not row.keeps_value:  # perhaps its spec is kept: that answers nobody (65833)
+            self._emit(Send(asker, RefGone(object_id, 0)))
+            return
         value = self.objects.values.get(object_id)
         if type(value) is ActorAt and value.incarnation <= after:  # this process has not heard of that death yet
             self.objects.ask(object_id, asker)
         elif value is not None:
             self._emit(Send(asker, ValueIs(object_id, value)))
-        elif object_id in self.references.rows:
-            self.objects.ask(object_id, asker)
         else:
-            self._emit(Send(asker, RefGone(object_id, 0)))
+            self.objects.ask(object_id, asker)
 
     def drop_holder(self, object_id: ObjectId, holder: ProcessId) -> None:
         if self.references.drop_holder(object_id, holder):
@@ -352,6 +415,7 @@ class Holding:
 
     def check(self) -> None:
         self.references.check()
+        self.lineage.check()
         for object_id in self.objects.values:
             assert object_id in self.references.rows, f"{show(object_id)} has a value that nothing keeps"
 
@@ -361,6 +425,7 @@ class Holding:
             "arrivals": len(self._arrivals),
             **self.objects.statistics(),
             **self.handoffs.statistics(),
+            **self.lineage.statistics(),
         }
 
 

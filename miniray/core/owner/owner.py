@@ -1,13 +1,14 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins six parts, each with its own tables:
+Every driver and worker has one. It joins seven parts, each with its own tables:
 
 - `holding.py`: refs, values, hand-offs;
 - `completion.py`: a task from submission to outcome;
 - `dispatch.py`: tasks to leased workers;
 - `actors.py`: calls to actors;
 - `places.py`: its share of the arena;
-- `adoption.py`: values that are put for another owner.
+- `adoption.py`: values that are put for another owner;
+- `remaking.py`: values whose copies are lost.
 
 This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
 with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
@@ -69,27 +70,30 @@ from miniray.core.owner.events import (
     ViewsDropped,
 )
 from miniray.core.owner.holding import Holding
+from miniray.core.owner.lineage import MAX_LINEAGE_BYTES, Lineage
 from miniray.core.owner.places import Places
 from miniray.core.owner.references import Owned
+from miniray.core.owner.remaking import Remaking
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
-from miniray.core.task_spec import Value, contained
+from miniray.core.task_spec import Stored, Value, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
 
 
 class Owner:
-    def __init__(self, me: ProcessId, node: ProcessId) -> None:
+    def __init__(self, me: ProcessId, node: ProcessId, max_lineage_bytes: int = MAX_LINEAGE_BYTES) -> None:
         self._me, self._node = me, node
         self._effects: list[Effect] = []
         emit = self._emit = self._effects.append
-        self._holding = Holding(me, node, emit)
+        self._deaths = Deaths()
+        self._holding = Holding(me, Lineage(max_lineage_bytes), self._deaths.nodes, emit)
         self._completion = Completion(self._holding, emit)
         self._dispatch = Dispatch(node, self._completion, emit)
-        self._deaths = Deaths()
         self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
         self._places = Places(node, self._holding, self._deaths, emit)
         self._adoption = Adoption(self._holding, self._apply, emit)
+        self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self._on: dict[type[Event] | type[Message], Handler] = {
@@ -131,6 +135,7 @@ class Owner:
             RequestKill: self._on_request_kill,
             **self._places.on,
             **self._adoption.on,
+            **self._remaking.on,
         }
 
     def handles(self) -> tuple[type[Event] | type[Message], ...]:
@@ -150,6 +155,8 @@ class Owner:
             or holding.actors_freed
             or self._drained_asked
             or self._deaths.views_asked
+            or holding.specs_dropped
+            or holding.on_dead_nodes
         ):
             self._settle(now)
         if not self._effects:
@@ -160,6 +167,9 @@ class Owner:
 
     def _settle(self, now: float) -> None:
         completion, holding = self._completion, self._holding
+        if holding.on_dead_nodes:
+            self._remaking.lose_late_news()
+        self._remaking.drop_specs()
         while completion.runnable or completion.retried or completion.left or holding.actors_freed:
             runnable, completion.runnable = completion.runnable, []
             for task in runnable:
@@ -176,6 +186,7 @@ class Owner:
             for actor in freed:
                 self._actors.forget(actor)
                 self._dispatch.end_actor(actor)
+            self._remaking.drop_specs()
         if completion.ready:
             self._emit(Ready(completion.ready))
             completion.ready = []
@@ -205,6 +216,8 @@ class Owner:
     def _on_value_put(self, now: float, event: ValuePut, peer: ProcessId) -> None:
         self._holding.references.rows[event.object_id] = Owned(1)
         self._holding.set_value(event.object_id, event.value)
+        if type(event.value) is Stored:
+            self._holding.lineage.put(event.object_id, event.site)
 
     def _on_refs_held(self, now: float, event: RefsHeld, peer: ProcessId) -> None:
         self._holding.hold_unpickled(event.object_ids)
@@ -343,6 +356,7 @@ class Owner:
         node = message.node
         self._deaths.nodes[node] = None
         self._dispatch.node_died(node)
+        self._remaking.node_died(node)
         for lost in [one for one in self._holding.lost if node_of(one) == node]:
             self._dispatch.worker_died(now, lost, died_with_its_node(lost))
             self._actors.process_died(lost, died_with_its_node(lost))
@@ -442,7 +456,8 @@ class Owner:
 
     def knows(self, object_id: ObjectId) -> bool:
         """Whether it is owned here, and not freed."""
-        return object_id in self._holding.references.rows
+        row = self._holding.references.rows.get(object_id)
+        return row is not None and row.keeps_value
 
     def awaits_confirmation(self, object_id: ObjectId) -> bool:
         """Whether its owner has yet to confirm that this process holds it."""

@@ -7,6 +7,8 @@ One row for each object that this process owns or holds. All counting of the sys
 - `containers`: values kept here that contain it;
 - `views`: live views of its bytes in this process. They count as a hold like the others, so a process with
   views stays a holder, and the owner needs no separate set of those to whom it has lent a place;
+- `lineage`, at the owner only: kept specs of finished tasks that name it. It keeps the row, and of values only an
+  inline one (`lineage.py`);
 - `holders`, at the owner only: the processes that have said "I hold it". An insertion-ordered dict used as a
   set, since iteration order is part of the protocol. Only a receiver registers, on its own ordered link to the
   owner, so membership is enough (Birrell et al. 1993). Ray merges tables of borrowers instead, which its
@@ -35,6 +37,7 @@ class Owned(Row):
     arguments: int = 0
     containers: int = 0
     views: int = 0
+    lineage: int = 0
     holders: dict[ProcessId, None] | None = None
     weak: ProcessId | None = None  # of an actor's creation: its own process, whose hold keeps nothing (45699)
 
@@ -96,10 +99,17 @@ class References:
         row.views -= 1
         return row.keeps_value
 
+    def release_lineage(self, object_id: ObjectId) -> bool:
+        """Whether its row stays."""
+        row = self.rows[object_id]
+        assert isinstance(row, Owned)
+        row.lineage -= 1
+        return row.lineage > 0 or row.keeps_value
+
     def add_holder(self, object_id: ObjectId, holder: ProcessId) -> bool:
         """Whether `holder` is registered now; False: the value is gone, and asking creates nothing (63560)."""
         row = self.rows.get(object_id)
-        if not isinstance(row, Owned):
+        if not isinstance(row, Owned) or (row.lineage and not row.keeps_value):  # (65833)
             return False
         if row.holders is None:
             row.holders = {}
@@ -137,10 +147,11 @@ class References:
 
     def check(self) -> None:
         for object_id, row in self.rows.items():
-            counts = (row.local, row.arguments, row.containers, row.views)
+            lineage = row.lineage if isinstance(row, Owned) else 0
+            counts = (row.local, row.arguments, row.containers, row.views, lineage)
             if min(counts) < 0:
                 raise InvariantError(f"{show(object_id)} is counted below zero: {row}")
-            if not row.keeps_value and not (isinstance(row, Borrowed) and row.asking is not Asking.NO):
+            if not (row.keeps_value or lineage or (isinstance(row, Borrowed) and row.asking is not Asking.NO)):
                 raise InvariantError(f"{show(object_id)} is kept by nothing, yet it has a row: {row}")
             if isinstance(row, Borrowed) and row.keeps_value and not (row.registered or row.arrivals or row.orphaned):
                 raise InvariantError(f"{show(object_id)} is held without its owner's knowledge: {row}")

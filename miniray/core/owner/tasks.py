@@ -10,6 +10,9 @@
 
 A task has one outcome. `decided` says that it was told to the user already (cancel came first), while some
 process still has the task: its arguments stay held until that process has answered or died.
+
+An argument may be lost when it had been resolved already: then `unresolved` is above zero in any state, and the task
+goes back to WAITING where it leaves its own, unless it ends without another attempt.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class Task(Row):
     sequence: int = 0  # its number on that lease
     decided: bool = False
     held: tuple[ObjectId, ...] = ()  # argument holds: released once, as one
+    stored: bool = False  # a value of it lies in the store
+    remade: bool = False  # it has ended once, and runs again for those of its returns that have no value
 
 
 class Tasks:
