@@ -229,3 +229,15 @@ def test_own_handle() -> None:
     assert not said(talk.does(RefsDropped([ACTOR])), ReturnLease)
     assert said(talk.hears(DropHolders([ACTOR]), THIRD), ReturnLease)
     assert not talk.owner.knows(ACTOR)
+
+
+def test_the_last_hold_of_an_actor_is_a_pin_of_its_own_process() -> None:
+    """The link's end let go of the pin, and so of the actor, before its queue was looked at (seed 20504 of 50 tasks)."""
+    talk = Talk()
+    talk.begins(talk.creates(0), FIRST)
+    talk.calls(10)
+    result = TaskResult(task_id(ME, 10), 1, (Inline(b"1"),), pending=True)
+    talk.hears(TasksDone([result]), FIRST)
+    talk.does(RefsDropped([ACTOR]))
+    talk.dies(FIRST)
+    assert not talk.owner.knows(ACTOR)

@@ -160,7 +160,7 @@ class Actors:
 
     def process_lost(self, now: float, process: ProcessId) -> None:
         rows = self._calls.at(process)
-        if any(isinstance(self._holding.references.rows[row.actor], Borrowed) for row in rows):
+        if any(isinstance(self._holding.references.rows.get(row.actor), Borrowed) for row in rows):
             # Whoever cannot be reached must not live on, since its owner is asked for the next incarnation. Its owner
             # has its lease, and does the same for that.
             self._emit(Send(node_of(process), KillWorker(process)))
