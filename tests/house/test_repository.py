@@ -105,6 +105,15 @@ def test_no_orphans() -> None:
     assert not orphans, f"nobody imports {orphans}"
 
 
+def test_every_file_is_on_the_code_map() -> None:
+    """A row of miniray/README.md names each file; the checkers have a table of their own."""
+    code_map = (ROOT / "miniray/README.md").read_text().split("## Code map")[1]
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", code_map))
+    files = [file for file in modules().values() if file.name != "__init__.py" and file.parent.name != "checkers"]
+    missing = [show(file) for file in files if file.name not in named]
+    assert not missing, f"no row of the code map in miniray/README.md says what {missing} are for"
+
+
 def test_every_package_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
