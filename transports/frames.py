@@ -3,7 +3,8 @@
     length of the payload, 4 bytes little-endian | kind, 1 byte | payload
 
 - Only `DATA` carries messages; the other kinds make links (see `local.py`) and never leave the transports.
-- A length above `MAX_FRAME_BYTES` or an unknown kind is not a frame: whoever reads it closes that link, and only it.
+- A length above `miniray.transport.MAX_FRAME_BYTES` or an unknown kind is not a frame: whoever reads it closes that
+  link, and only it.
 - Nothing here unpickles or allocates by a peer's word alone: a payload is bytes until its reader says otherwise.
 """
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 from struct import Struct
 
 from miniray.core.ids import PROCESS_ID_BYTES, ProcessId
-from miniray.transport import MAX_FRAME_BYTES
 
 HEADER = Struct("<IB")
 HEADER_BYTES = HEADER.size
@@ -31,14 +31,6 @@ _SEEN = Struct("<Q")
 
 class BadFrameError(Exception):
     """The peer sent what is no frame, or a frame that has no place here; says what."""
-
-
-def check_header(length: int, kind: int) -> None:
-    """Raise BadFrameError unless a frame may begin so."""
-    if length > MAX_FRAME_BYTES:
-        raise BadFrameError(f"a frame of {length} bytes (limit {MAX_FRAME_BYTES})")
-    if kind > LAST_KIND:
-        raise BadFrameError(f"a frame of unknown kind {kind}")
 
 
 def frame(kind: int, payload: bytes) -> bytes:
