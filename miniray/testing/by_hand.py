@@ -12,6 +12,7 @@ and no time but what the caller says. The rules that hold here:
 - A step of a machine is followed by one flush, so what one step says to one peer is one frame.
 - What the world has to answer (start, kill and reap a process) waits in `possible()` until it is done. Reserving
   memory and reading a ledger are answered at once.
+- A host dies whole: with its node process all that runs there is gone, and nobody is left to reap it.
 - Machines are functions of what they were told. So two worlds of equal `fingerprint()` have equal futures, whatever the
   order in which their processes were stepped; and a world is copied by doing the same choices again.
 """
@@ -25,11 +26,23 @@ from typing import Any
 
 from miniray._runtime.loop import Loop
 from miniray._runtime.perform import PERFORM
+from miniray.core.control.control_store import ControlStore
 from miniray.core.failures import DeathCause
-from miniray.core.ids import DRIVER_NUMBER, LeaseId, ObjectId, ProcessId, process_id, process_number, process_on
+from miniray.core.ids import (
+    CONTROL_NUMBER,
+    DRIVER_NUMBER,
+    LOCAL_BITS,
+    LeaseId,
+    ObjectId,
+    ProcessId,
+    node_of,
+    process_id,
+    process_number,
+    process_on,
+)
 from miniray.core.machine import Machine, Send
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import ExtentReserved, LedgerRead, ProcessEnded
+from miniray.core.node.events import ExtentReserved, LedgerRead, NodeStarted, ProcessEnded
 from miniray.core.node.node_manager import NodeManager
 from miniray.core.owner.events import ExtentsGivenBack, ProcessStarted
 from miniray.core.owner.owner import Owner
@@ -43,6 +56,7 @@ from miniray.transport import Arrival, Frame, LinkLost, LinkUp
 SESSION = b"hand"
 NODE = process_id(SESSION, 0)
 DRIVER = process_on(NODE, DRIVER_NUMBER)
+CONTROL = process_id(SESSION, CONTROL_NUMBER)
 ARENA_BYTES = 1 << 30
 MAX_WORKERS = 100
 MAX_SETTLING_STEPS = 100_000
@@ -88,8 +102,14 @@ class Member:
     def _ExitProcess(self, effect: Effect) -> None:
         self.ending = True
 
+    def _EndNode(self, effect: Effect) -> None:
+        self.ending = self.me != NODE  # the end of the session is not played
+
     def _Disconnect(self, effect: Any) -> None:
         self.loop.disconnect(effect.peer)
+
+    def _DisconnectNode(self, effect: Any) -> None:
+        self.loop.disconnect_node(effect.node)
 
     def _AddExtent(self, effect: Any) -> None:
         self.extents.append((effect.offset, effect.size_bytes))
@@ -115,11 +135,11 @@ class Member:
         self._world.doomed[effect.process] = None
 
     def _ReserveExtent(self, effect: Any) -> Event:
-        self._world.granted[effect.offset] = effect.holder
+        self._world.granted[self.me, effect.offset] = effect.holder
         return ExtentReserved(effect.holder, effect.offset, effect.size_bytes, True)
 
     def _ReadLedger(self, effect: Any) -> Event:
-        holder = self._world.members[self._world.granted[effect.extent_offset]]
+        holder = self._world.members[self._world.granted[self.me, effect.extent_offset]]
         size = dict(holder.extents).get(effect.extent_offset, 0)  # 0: it died before it knew
         return LedgerRead(effect.extent_offset, holder.sealed_in(effect.extent_offset, size))
 
@@ -139,23 +159,29 @@ class Member:
 class World:
     """A node and a driver, which is about to register; the node then starts a worker for each CPU.
 
+    Of several nodes each has as many CPUs, and registers with a control store; the driver is on the first.
+
     Attributes:
         effects: what the machines have decided, but for what the roles of one process say to each other. The caller
             may clear it.
         ways: what is under way from one process to another, oldest first: frames, or the end of the link.
     """
 
-    def __init__(self, *, cpus: int = 1) -> None:
+    def __init__(self, *, cpus: int = 1, nodes: int = 1) -> None:
         self.now = 0.0
         self.effects: list[tuple[ProcessId, Effect]] = []
         self.ways: dict[tuple[ProcessId, ProcessId], deque[bytes | LinkLost]] = {}
         self.starting: dict[ProcessId, None] = {}
         self.doomed: dict[ProcessId, None] = {}
         self.unreaped: dict[ProcessId, int] = {}  # exit status
-        self.granted: dict[int, ProcessId] = {}  # offset of an extent -> whoever got it last
+        self.granted: dict[tuple[ProcessId, int], ProcessId] = {}  # node, offset of an extent -> who got it last
         self.members: dict[ProcessId, Member] = {}
-        allocator = Allocator(ARENA_BYTES, 0)
-        self.members[NODE] = Member(self, NODE, NodeManager(NODE, demand({"CPU": cpus}), allocator, MAX_WORKERS))
+        self._cpus, self._nodes = cpus, 0
+        self._control = CONTROL if nodes > 1 else None
+        if self._control is not None:
+            self.members[CONTROL] = Member(self, CONTROL, ControlStore(CONTROL))
+        for _ in range(nodes):
+            self.join()
         self.members[DRIVER] = Member(self, DRIVER, Owner(DRIVER, NODE))
         self.turn(DRIVER, ProcessStarted(process_number(DRIVER), True))
 
@@ -163,6 +189,16 @@ class World:
         return self.now
 
     # ---- verbs ----
+
+    def join(self) -> None:
+        """Another node begins; its index was never used before."""
+        me = process_id(SESSION, self._nodes << LOCAL_BITS)
+        self._nodes += 1
+        allocator = Allocator(ARENA_BYTES, 0)
+        manager = NodeManager(me, demand({"CPU": self._cpus}), allocator, MAX_WORKERS, self._control)
+        self.members[me] = Member(self, me, manager)
+        if self._control is not None:
+            self.turn(me, NodeStarted())
 
     def turn(self, me: ProcessId, event: Event) -> None:
         """Step one living process with one event, and send what it has decided."""
@@ -202,9 +238,23 @@ class World:
         """It is gone, and its links with it; its reaper has seen nothing yet. `keep`: of the frames on each way."""
         member = self.members[me]
         assert member.alive, "it is dead already"
+        self._end(me, member, keep)
+        if me == node_of(me):
+            self._crash_host(me, keep)
+        else:
+            self.unreaped[me] = status
+
+    def _crash_host(self, node: ProcessId, keep: int | None) -> None:
+        for me, member in self.members.items():
+            if node_of(me) == node and member.alive:
+                self._end(me, member, keep)
+        for waiting in (self.starting, self.unreaped):
+            for me in [one for one in waiting if node_of(one) == node]:
+                del waiting[me]
+
+    def _end(self, me: ProcessId, member: Member, keep: int | None) -> None:
         member.alive = False
         self.doomed.pop(me, None)
-        self.unreaped[me] = status
         for source, target in list(self.ways):
             if source == me:
                 self._end_way(source, target, keep)
@@ -216,12 +266,12 @@ class World:
         status = self.unreaped.pop(me)
         cause = DeathCause(process_number(me), status, expected=status == 0)
         lease, started = self.members[me].status if me in self.members else (LeaseId(0), 0)
-        self.turn(NODE, ProcessEnded(me, cause, lease, started))
+        self.turn(node_of(me), ProcessEnded(me, cause, lease, started))
 
     def start(self, me: ProcessId) -> None:
         """A worker that the node wants begins."""
         del self.starting[me]
-        self.members[me] = Member(self, me, Worker(me, NODE), Owner(me, NODE))
+        self.members[me] = Member(self, me, Worker(me, node_of(me)), Owner(me, node_of(me)))
         self.turn(me, ProcessStarted(process_number(me), False))
 
     # ---- what can happen ----

@@ -15,6 +15,8 @@ from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import (
+    CONTROL_INDEX,
+    LOCAL_BITS,
     FunctionId,
     ObjectId,
     ProcessId,
@@ -26,6 +28,7 @@ from miniray.core.ids import (
     task_of,
 )
 from miniray.core.machine import Awaited, AwaitEnded, Send
+from miniray.core.node.node_manager import LEASES_PER_NODE
 from miniray.core.owner.events import (
     CancelRequested,
     ExtentNeeded,
@@ -101,9 +104,9 @@ class Script:
 
     # ---- commands of the world ----
 
-    def _do_world(self, cpus: str) -> None:
+    def _do_world(self, *options: str) -> None:
         """Another world than that of one CPU."""
-        self.world = World(cpus=int(cpus.removeprefix("cpus=")))
+        self.world = World(**{name: int(count) for name, count in (option.split("=") for option in options)})
         self.world.settle()
         self.world.effects.clear()
 
@@ -135,6 +138,9 @@ class Script:
 
     def _do_reap(self, me: str) -> None:
         self.world.reap(process(me))
+
+    def _do_join(self) -> None:
+        self.world.join()
 
     def _do_start(self, me: str) -> None:
         self.world.start(process(me))
@@ -275,6 +281,8 @@ class Script:
             return self._names.get(what) or (show(what) if len(what) in (8, 14, 18) else what.decode())
         if isinstance(what, (list, tuple)):
             return f"[{', '.join(map(self._show, what))}]"
+        if isinstance(what, int) and what >= LEASES_PER_NODE:  # a lease of another node than the first
+            return "n{}.{}".format(*divmod(what, LEASES_PER_NODE))
         if isinstance(what, Inline):
             return f'"{what.data.decode()}"' + (self._show(what.contains) if what.contains else "")
         if isinstance(what, Stored):
@@ -302,9 +310,11 @@ class Script:
 
 
 def process(name: str) -> ProcessId:
-    """`p2`: the process with that number."""
-    assert re.fullmatch(r"p\d+", name), f"{name!r} is no process"
-    return process_id(SESSION, int(name[1:]))
+    """As `show` names it: `p2`, `n1.p2` on another node, `control.p0`."""
+    found = re.fullmatch(r"(?:n(\d+)\.|(control)\.)?p(\d+)", name)
+    assert found, f"{name!r} is no process"
+    index = CONTROL_INDEX if found[2] else int(found[1] or 0)
+    return process_id(SESSION, (index << LOCAL_BITS) + int(found[3]))
 
 
 def function(name: str) -> FunctionId:
