@@ -265,9 +265,11 @@ class NodeManager:
         self._schedule(now)
 
     def _spill_queued(self) -> None:
-        """Something may be free elsewhere for what waits here."""
-        for request in list(self._leases.requests.values()):
-            self._spill(request, even_busy=False)
+        """Something may be free elsewhere for what waits here; what only waits for a worker to start stays."""
+        served = {(one.owner, one.number): None for one in grantable(self._leases)}
+        for key, request in list(self._leases.requests.items()):
+            if key not in served:
+                self._spill(request, even_busy=False)
 
     def _spill(self, request: Request, *, even_busy: bool) -> bool:
         """Have its owner ask another node, if this makes sense; it is not queued here then."""
