@@ -20,11 +20,13 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 import miniray
+from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.matters import what_matters
+from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
 from miniray.testing.shrinking import MAX_SECONDS, Failing, shrink, signature
@@ -161,11 +163,12 @@ def _failure(
         recorder = Recorder()
         last = exploration.run(first, recorder)
     assert last.error is not None
-    matters = what_matters(recorder.steps, recorder.tasks)
+    recording = recording_of(exploration, seed, last, recorder)
+    recording = replace(recording, matters=what_matters(Run(recording)))
     file = folder / f"{exploration.name.replace('.', '-')}-{seed}.json"
-    write(recording_of(exploration, seed, last, recorder, matters), file)
+    write(recording, file)
     _keep_users_frames(last.error)
-    error = SimulationFailed(_message(exploration, seed, last, wanted[1], matters, file), last)
+    error = SimulationFailed(_message(exploration, seed, last, wanted[1], recording.matters, file), last)
     error.__cause__ = last.error
     return error
 
@@ -189,9 +192,7 @@ def _message(
     )
 
 
-def recording_of(
-    exploration: Exploration, seed: int | None, done: Simulated, recorder: Recorder, matters: list[str]
-) -> Recording:
+def recording_of(exploration: Exploration, seed: int | None, done: Simulated, recorder: Recorder) -> Recording:
     test = inspect.unwrap(exploration.test)
     error = done.error
     code = getattr(test, "__code__", None)
@@ -211,7 +212,7 @@ def recording_of(
             "traceback": "".join(traceback.format_exception(error)),
         },
         trace_hash=done.trace_hash,
-        matters=list(matters),
+        matters=[],
         processes=recorder.processes,
         tasks=recorder.tasks,
         steps=recorder.steps,

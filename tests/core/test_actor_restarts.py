@@ -232,7 +232,7 @@ def test_own_handle() -> None:
 
 
 def test_the_last_hold_of_an_actor_is_a_pin_of_its_own_process() -> None:
-    """The link's end let go of the pin, and so of the actor, before its queue was looked at (seed 20504 of 50 tasks)."""
+    """The link's end let go of the pin, and so of the actor, before its queue was looked at (20504 with 50 tasks)."""
     talk = Talk()
     talk.begins(talk.creates(0), FIRST)
     talk.calls(10)
