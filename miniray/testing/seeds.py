@@ -20,9 +20,9 @@ from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
-from miniray.testing.object_story import story
 from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
+from miniray.testing.story import HEADING, last_steps
 
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
@@ -38,12 +38,11 @@ class Told(Record, frozen=True):
 
 
 class FailedSeed(AssertionError):
-    """This seed shows that something is wrong."""
+    """This seed shows that something is wrong; `again` is what runs it again."""
 
-    def __init__(self, seed: int, error: BaseException, *, tasks: int = 0, story: str = "") -> None:
+    def __init__(self, seed: int, error: BaseException, again: str, *, story: str = "") -> None:
         told = f"{error}\n\n{story}" if story else f"{error}"
-        again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
-        super().__init__(f"seed {seed}: {told}\n\nrun it again with its story: {again}")
+        super().__init__(f"seed {seed}: {told}\n\nrun it again: {again}")
         self.seed = seed
 
 
@@ -60,14 +59,15 @@ def run_seed(seed: int, *, tasks: int = 0, keep_trace: Callable[[list[str]], Non
     cluster, ops = _draw(seed, tasks, keep_trace=keep_trace is not None)
     try:
         run_program(cluster, ops)
-        return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
+        return _told(seed, cluster)
     except Exception as error:
         broken = error
     finally:
         if keep_trace is not None and cluster.trace is not None:
             keep_trace([str(cluster.faults), *map(str, ops), *cluster.trace])
         cluster.close()
-    raise FailedSeed(seed, broken, tasks=tasks, story=_story(seed, tasks, broken)) from broken
+    again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
+    raise FailedSeed(seed, broken, f"{again} (it tells the story)", story=_story(seed, tasks, broken)) from broken
 
 
 def _draw(
@@ -90,7 +90,10 @@ def _story(seed: int, tasks: int, error: BaseException) -> str:
     try:
         run_program(cluster, ops)
     except Exception as again:
-        return story(recorder.steps, broken.about) if str(again) == str(error) else f"the second time: {again!r}"
+        if str(again) != str(error):
+            return f"the second time: {again!r}"
+        lines = last_steps(recorder.steps, recorder.processes, broken.about)
+        return "\n".join([f"the story of {', '.join(broken.about)}:", HEADING, *lines])
     finally:
         cluster.close()
     return "it did not happen a second time"
@@ -98,33 +101,41 @@ def _story(seed: int, tasks: int, error: BaseException) -> str:
 
 def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> None:
     """Run it in the driver, let everything settle, and check."""
+    _run(cluster, lambda: run(ops, []))
+
+
+def run_checked(
+    program: Callable[[], Any], seed: int, *, num_cpus: int = 2, faults: Faults = _faults.NO_FAULTS
+) -> Told:
+    """Run a given program as `run_seed` does a drawn one: every checker looks on, and nothing may be left at its end.
+
+    For tests of the protocol. `simulation.simulate` is for programs of users: what they do is virtual, and watched by
+    their own assertions.
+
+    Raises:
+        FailedSeed: it raised, it waits for ever, or a checker failed.
+    """
+    cluster = SimulatedCluster(SeededChoices(seed), num_cpus=num_cpus, faults=faults)
+    try:
+        _run(cluster, program)
+        return _told(seed, cluster)
+    except Exception as error:
+        name = getattr(program, "__qualname__", "program")
+        again = f"run_checked({name}, {seed}, num_cpus={num_cpus}, faults={faults!r})"
+        raise FailedSeed(seed, error, again) from error
+    finally:
+        cluster.close()
+
+
+def _run(cluster: SimulatedCluster, program: Callable[[], Any]) -> None:
     watch = Watch(cluster)
-    cluster.run(lambda: _run(ops))
+    cluster.run(lambda: None if program() is None else None)  # what it returns is dropped at once
     cluster.settle()
     watch.at_end()
 
 
-def _run(ops: tuple[Op, ...]) -> None:
-    run(ops, [])
-
-
-def simulate(program: Callable[[], Any], seed: int, *, num_cpus: int = 2, faults: Faults = _faults.NO_FAULTS) -> Told:
-    """Run your own program, an ordinary function, in a cluster of this seed; nothing may be left at its end.
-
-    Raises:
-        FailedSeed: it raised, it waits for ever, or something is left.
-    """
-    cluster = SimulatedCluster(SeededChoices(seed), num_cpus=num_cpus, faults=faults)
-    watch = Watch(cluster)
-    try:
-        cluster.run(lambda: None if program() is None else None)  # what it returns is dropped at once
-        cluster.settle()
-        watch.at_end()
-        return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
-    except Exception as error:
-        raise FailedSeed(seed, error) from error
-    finally:
-        cluster.close()
+def _told(seed: int, cluster: SimulatedCluster) -> Told:
+    return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
 
 
 def prepare() -> None:

@@ -2,7 +2,7 @@
 
     print(tell(read(Path("run.json"))))            # the failure and what led to it
     print(tell(recording, everything=True))        # each step
-    print(story(recording, "p1.t7"))               # the last states of one task, object or actor
+    print(story(recording, "p1.t7"))               # the last steps about one task, object or actor
 
 Only what came before the failure is told, of that only what concerns the tasks that something happened to: those that
 ran twice, that were running where a worker died, that failed, and what they called. The rest is counted.
@@ -11,6 +11,7 @@ ran twice, that were running where a worker died, that failed, and what they cal
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -20,6 +21,7 @@ from miniray.testing.recording import Recording, Step
 
 MAX_LINES = 30  # of what led to it, without what is counted between them
 MAX_STORY_STEPS = 30
+HEADING = f"{'ms':>9} {'step':>5} {'cause':>5}  who         what"
 _ERROR_LINES = 4
 _WIDTH = 118
 _OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
@@ -38,36 +40,45 @@ def tell(recording: Recording, *, everything: bool = False) -> str:
         lines += wrap(failure_line(recording), _WIDTH, subsequent_indent="  ")[:_ERROR_LINES]
     for number, sentence in enumerate(recording.matters, 1):
         lines += wrap(sentence, _WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     ")
-    lines += ["", f"{'ms':>9} {'step':>5} {'cause':>5}  who         what"]
+    lines += ["", HEADING]
     if everything:
-        lines += [_line(run, step, step.cause, show_step(step)) for step in recording.steps]
+        lines += [_line(run.who(step.process), step, step.cause, show_step(step)) for step in recording.steps]
         return "\n".join(lines)
     lines += _told(run)
     if run.failing is not None and recording.error is not None:
-        lines.append(_line(run, run.failing, None, "and the program fails"))
+        lines.append(_line(run.who(run.failing.process), run.failing, None, "and the program fails"))
     folded = ", ".join(f"{count} of {family}" for family, count in run.routine.most_common())
     lines += ["", f"not told: {folded or 'nothing'} (--all tells every step)"]
     return "\n".join(lines)
 
 
 def story(recording: Recording, about: str) -> str:
-    """The last steps that name this task ("p1.t7"), object or actor ("p1.t7.0"), with what each did.
+    """The last steps that name this task ("p1.t7"), object or actor ("p1.t7.0"), with what each did about it.
 
     Raises:
         KeyError: no step names it.
     """
-    run = Run(recording)
-    found = [step for step in recording.steps if _names(step.event, about) or _names(step.effects, about)]
-    if not found:
+    lines = last_steps(recording.steps, recording.processes, (about,))
+    if not lines:
         raise KeyError(f"no step of this run names {about}; its tasks are {', '.join(recording.tasks)}")
     known = recording.tasks.get(task_of(about))
-    lines = [f"{run.named(about)}, called at {known['site']}" if known else about]
-    if len(found) > MAX_STORY_STEPS:
-        lines.append(f"  ({len(found) - MAX_STORY_STEPS} earlier steps)")
+    heading = f"{Run(recording).named(about)}, called at {known['site']}" if known else about
+    return "\n".join([heading, *lines])
+
+
+def last_steps(steps: Sequence[Step], processes: Mapping[str, str], about: Sequence[str]) -> list[str]:
+    """Lines of the last steps that name one of `about`, or what belongs to it (p1.t2.0 belongs to p1.t2).
+
+    Args:
+        processes: "driver", "worker" or "node", by the name of the process.
+    """
+    found = [step for step in steps if _names(step.event, about) or _names(step.effects, about)]
+    left = len(found) - MAX_STORY_STEPS
+    lines = [f"  ({left} earlier steps)"] if left > 0 else []
     for step in found[-MAX_STORY_STEPS:]:
-        lines.append(_line(run, step, step.cause, show_event(step.event)))
+        lines.append(_line(f"{processes[step.process]} {step.process}", step, step.cause, show_event(step.event)))
         lines += [f"{'':>35}-> {show_event(effect)}" for effect in step.effects if _names(effect, about)]
-    return "\n".join(lines)
+    return lines
 
 
 def told_moments(run: Run) -> list[Moment]:
@@ -142,7 +153,8 @@ def _told(run: Run) -> list[str]:
             passed.append(quiet.popleft())
         lines += _passed(run, passed)
         cause = last_of.get(moment.task) if moment.kind in _OF_THEIR_TASK else None
-        lines.append(_line(run, moment.step, cause or _told_cause(run, moment.step, shown), moment.words))
+        cause = cause or _told_cause(run, moment.step, shown)
+        lines.append(_line(run.who(moment.step.process), moment.step, cause, moment.words))
         last_of[moment.task] = moment.step.number
     return lines + _passed(run, list(quiet))
 
@@ -173,8 +185,7 @@ def _told_cause(run: Run, step: Step, shown: set[int]) -> int | None:
     return next((one.number for one in run.chain(step)[1:] if one.number in shown), None)
 
 
-def _line(run: Run, step: Step, cause: int | None, words: str) -> str:
-    where = run.who(step.process)
+def _line(where: str, step: Step, cause: int | None, words: str) -> str:
     line = f"{step.time * 1000:9.2f} {step.number:>5} {cause or '':>5}  {where:<11} {words.removeprefix(where + ' ')}"
     return line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..."
 
@@ -207,9 +218,9 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-def _names(what: Any, about: str) -> bool:
+def _names(what: Any, about: Sequence[str]) -> bool:
     if isinstance(what, dict):
         return any(_names(value, about) for value in what.values())
     if isinstance(what, list):
         return any(_names(value, about) for value in what)
-    return isinstance(what, str) and (what == about or what.startswith(about + "."))
+    return isinstance(what, str) and any(what == one or what.startswith(f"{one}.") for one in about)

@@ -12,7 +12,7 @@ from miniray.errors import ActorDiedError, TaskCancelledError, TaskError
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults
 from miniray.testing.programs import Counter, add, array_of, box_of, fail, rebox, sleep
-from miniray.testing.seeds import FailedSeed, simulate
+from miniray.testing.seeds import FailedSeed, run_checked
 
 SCHEDULES = 40
 SLOW = Faults(one_long_in=5, one_slow_link_in=4)
@@ -183,7 +183,7 @@ PROGRAMS = [
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_found(program: Callable[[], None]) -> None:
     for seed in range(SCHEDULES):
-        simulate(program, seed, num_cpus=1 + seed % 2, faults=SLOW)
+        run_checked(program, seed, num_cpus=1 + seed % 2, faults=SLOW)
 
 
 class Selfish:
@@ -201,11 +201,11 @@ def test_a_wait_without_an_end_is_told() -> None:
         miniray.get(actor.ask.remote(actor))
 
     with pytest.raises(FailedSeed, match="the program waits, and nothing is left to happen"):
-        simulate(program, 0)
+        run_checked(program, 0)
 
 
 def test_what_is_left_is_told() -> None:
     kept: list[Any] = []
 
     with pytest.raises(FailedSeed, match="left at quiescence"):
-        simulate(lambda: kept.append(miniray.put(1)), 0)
+        run_checked(lambda: kept.append(miniray.put(1)), 0)

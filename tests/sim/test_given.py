@@ -13,7 +13,7 @@ from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults, draw
 from miniray.testing.programs import sleep
-from miniray.testing.seeds import simulate
+from miniray.testing.seeds import run_checked
 
 SIZE = 20_000
 TOTAL = SIZE * (SIZE - 1) // 2
@@ -91,4 +91,4 @@ def kills_the_owner() -> None:
 def test_given_values(what: Any, faulty: bool) -> None:
     for seed in range(40):
         faults = draw(SeededChoices(seed)) if faulty else Faults(one_long_in=5, one_slow_link_in=4)
-        simulate(what, seed, num_cpus=1 + seed % 3, faults=faults)
+        run_checked(what, seed, num_cpus=1 + seed % 3, faults=faults)

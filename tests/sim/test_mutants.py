@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from miniray.testing.seeds import FailedSeed, run_seed
@@ -36,4 +38,5 @@ def test_a_broken_invariant_brings_the_story_of_its_object() -> None:
     told = str(failed)
     assert "invariant 8 is broken" in told and "the story of p" in told
     story = told.split("the story of ")[1]
-    assert "Submitted(" in story and "because of #" in story and "RunTask(" in story
+    assert "Submitted(" in story and "RunTask(" in story
+    assert re.search(r"^ *[\d.]+ +\d+ +\d+ +worker p", story, re.MULTILINE), "each step stands beside its cause"

@@ -19,7 +19,7 @@ from crash_scenarios import ALLOWED, ONLY_SIMULATED, Told, World
 from miniray.core.ids import ProcessId
 from miniray.testing.cluster import running
 from miniray.testing.faults import NO_FAULTS, Faults
-from miniray.testing.seeds import prepare, simulate
+from miniray.testing.seeds import prepare, run_checked
 from miniray.testing.simulated import SimulatedProcess
 
 SCHEDULES = 40
@@ -89,7 +89,7 @@ def simulated(scenario: Callable[[World], Told]) -> list[Told]:
             found.append(told)
 
     for seed in range(SCHEDULES):
-        simulate(program, seed, num_cpus=crash_scenarios.NUM_CPUS, faults=SLOW if seed % 2 else NO_FAULTS)
+        run_checked(program, seed, num_cpus=crash_scenarios.NUM_CPUS, faults=SLOW if seed % 2 else NO_FAULTS)
     SimulatedWorld.begin()
     return found
 
