@@ -100,7 +100,7 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
         SerializationError: it cannot be pickled; the message has the path to the culprit.
         ObjectStoreFullError: the arena has no room for it.
         TypeError: it is an ObjectRef already (a common slip); or `owner` is not an actor's handle.
-        ActorDiedError: `owner` is dead.
+        ActorDiedError: `owner` is dead. When an argument of its constructor has failed, that failure instead.
     """
     if type(value) is ObjectRef:
         raise TypeError("put takes a value, not an ObjectRef: pass the ref on as it is, or put a list that holds it")
@@ -130,7 +130,7 @@ def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = N
     Raises:
         TypeError: not an ObjectRef; or `owner` is not an actor's handle.
         GetTimeoutError: not ready after `timeout` seconds.
-        ActorDiedError: `owner` is dead.
+        ActorDiedError: `owner` is dead. When an argument of its constructor has failed, that failure instead.
         TaskError, WorkerCrashedError, ...: as `get` does, when there is no value.
     """
     if type(ref) is not ObjectRef:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from miniray.testing import situations
+from miniray.testing import lives, situations
 from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, FirstTime, Op
 from miniray.testing.slots import MAX_OPS, Budget, Keep, Slot
 from miniray.transport import Choices
 
 MAX_DEPTH = 3
-CALLS = ("call", "pass_on", "make_actor", "call_actor")  # ops that make a task
+CALLS = ("call", "pass_on", "make_actor", "call_actor", "make_phoenix", "call_flaky")  # ops that make a task
 SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
 
 
@@ -22,7 +22,7 @@ class Drawing:
         self._choices = choices
         self._depth = depth
         self._budget = budget
-        self._name = name
+        self.name = name
         self.slots: dict[int, Slot] = {}
         self.ops: list[Op] = []
         self.total = 0
@@ -37,11 +37,11 @@ class Drawing:
     def chance(self, one_in: int) -> bool:
         return not self.pick(one_in)
 
-    def _some(self, kinds: tuple[str, ...], most: int) -> list[int]:
+    def some(self, kinds: tuple[str, ...], most: int) -> list[int]:
         found = [slot for slot, row in self.slots.items() if row.kind in kinds]
         return [found[self.pick(len(found))] for _ in range(self.pick(most + 1))] if found else []
 
-    def _one(self, *kinds: str) -> int | None:
+    def one(self, *kinds: str) -> int | None:
         found = [slot for slot, row in self.slots.items() if row.kind in kinds]
         return found[self.pick(len(found))] if found else None
 
@@ -57,9 +57,9 @@ class Drawing:
         return slot
 
     def key(self) -> str:
-        return f"{self._name}{len(self.ops)}"
+        return f"{self.name}{len(self.ops)}"
 
-    def _sum(self, used: list[int]) -> tuple[int, int]:
+    def sum(self, used: list[int]) -> tuple[int, int]:
         """(number, outcomes) of what needs all of these."""
         number, value, others = 0, VALUE, 0
         for slot in used:
@@ -111,9 +111,9 @@ class Drawing:
         self.ops.append(Op("put", self.new(Slot("number", number)), given=(number, large)))
 
     def _op_put_box(self) -> None:
-        used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
+        used = [slot for slot in self.some(("number", "box"), 3) if self.slots[slot].is_ref]
         if used:
-            number, outcomes = self._sum(used)
+            number, outcomes = self.sum(used)
             self.ops.append(Op("put_box", self.new(Slot("box", number, outcomes, VALUE), used), tuple(used)))
             self.let_go(used)
 
@@ -125,7 +125,7 @@ class Drawing:
                 self.ops.append(Op("drop", slots=(slot,)))
 
     def _op_open_here(self) -> None:
-        box = self._one("box")
+        box = self.one("box")
         if box is None or not self.slots[box].is_ref or self.slots[box].own != VALUE:
             return
         row = self.slots[box]
@@ -140,15 +140,15 @@ class Drawing:
             self.ops.append(Op("drop", slots=(slot,)))
 
     def _op_call(self) -> None:
-        self._call(self._some(("number",), 3))
+        self._call(self.some(("number",), 3))
 
     def _op_open(self) -> None:
         """Boxes, opened by a task: passed by name, so they arrive resolved and their refs are got there."""
-        self._call(self._some(("box", "number"), 2))
+        self._call(self.some(("box", "number"), 2))
 
     def _call(self, used: list[int]) -> None:
         kind = ("add", "add", "fill", "two", "fail", "once", "flaky")[self.pick(7)]
-        number, outcomes = self._sum(used)
+        number, outcomes = self.sum(used)
         first: tuple[Any, ...] = (self.seconds(),)
         options: dict[str, Any] = {}
         if kind == "fail":
@@ -184,10 +184,10 @@ class Drawing:
 
     def _op_rebox(self) -> None:
         """Refs go to a task, inside a list or a value, and come back in its result."""
-        used = [slot for slot in self._some(("number", "box"), 3) if self.slots[slot].is_ref]
+        used = [slot for slot in self.some(("number", "box"), 3) if self.slots[slot].is_ref]
         if not used:
             return
-        number, outcomes = self._sum(used)
+        number, outcomes = self.sum(used)
         # The sender of a hand-off may die before the receiver has registered: the ref is then lost, legally.
         slot = self.new(Slot("box", number, outcomes | FAULT, VALUE), used)
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
@@ -197,16 +197,17 @@ class Drawing:
         """A nested program. Its result is the sum of what it gets, or a box of refs: given ones, and its own."""
         if self._depth >= MAX_DEPTH:
             return
-        inner = Drawing(self._choices, self._budget, self._depth + 1, f"{self._name}{len(self.ops)}.")
-        by_reference = self._some(("number", "box", "actor"), 3)
+        inner = Drawing(self._choices, self._budget, self._depth + 1, f"{self.name}{len(self.ops)}.")
+        by_reference = self.some(("number", "box", "actor"), 3)
         by_reference = [slot for slot in by_reference if self.slots[slot].kind != "actor" or self.slots[slot].shared]
-        by_name = self._some(("number", "box"), 2)
+        by_name = self.some(("number", "box"), 2)
         outcomes = VALUE  # of what must be there before it starts
         for slot in by_reference:
             row = self.slots[slot]
             known = [Keep(keep.key, keep.number, keep.outcomes) for keep in row.keeps] if self.chance(2) else []
             given = Slot(row.kind, row.number, row.outcomes, row.own, row.is_ref, row.shared, dead=row.dead)
             given.keeps, given.given, given.busy = known, slot, row.busy
+            given.stateless, given.fault = row.stateless, row.fault
             inner.new(given)
         for slot in by_name:  # arrives as the value itself
             row = self.slots[slot]
@@ -217,9 +218,9 @@ class Drawing:
         whole = (outcomes & inner.outcomes & VALUE) | ((outcomes | inner.outcomes) & ~VALUE)
         used = tuple([*by_reference, *by_name])
         busy = any(op.kind in ("call_actor", "make_actor") for op in inner.ops)
-        returned = [slot for slot in inner._some(("number", "box"), 3) if inner.slots[slot].is_ref]
+        returned = [slot for slot in inner.some(("number", "box"), 3) if inner.slots[slot].is_ref]
         if returned and self.chance(2):
-            number, of_refs = inner._sum(returned)
+            number, of_refs = inner.sum(returned)
             # An own ref dies with its worker; a given one may lose its hold with whoever hands it on.
             all_of = (whole & of_refs & VALUE) | ((whole | of_refs) & ~VALUE) | FAULT
             slot = self.new(Slot("box", number, all_of, whole, busy=busy), used)
@@ -250,8 +251,8 @@ class Drawing:
             mine.keeps.append(Keep(keep.key, keep.number, keep.outcomes | FAULT | missing))
 
     def _op_make_actor(self) -> None:
-        used = self._some(("number",), 1)
-        number, outcomes = self._sum(used)
+        used = self.some(("number",), 1)
+        number, outcomes = self.sum(used)
         given: tuple[int, ...] = () if used else (self.pick(50),)
         row = Slot("actor", number if used else given[0], outcomes | FAULT, shared=self.chance(2))
         self.ops.append(Op("make_actor", self.new(row), tuple(used), given))
@@ -259,21 +260,24 @@ class Drawing:
             self._op_call_actor()
 
     def _op_call_actor(self) -> None:
-        actor = self._one("actor")
+        actor = self.one("actor")
         if actor is None:
             return
         row = self.slots[actor]
-        used = self._some(("number",), 1)
-        amount, outcomes = self._sum(used)
+        if row.stateless and row.given < 0 and not row.dead:
+            lives.call(self, actor)
+            return
+        used = self.some(("number",), 1)
+        amount, outcomes = self.sum(used)
         given: tuple[int, ...] = () if used else (self.pick(9),)
         if row.shared or row.dead:  # others call it as well: only that it answers is known
             key = self.key()
-            slot = self.new(Slot("number", 2, VALUE | FAULT | (row.outcomes & ~VALUE)), (actor,))
+            slot = self.new(Slot("number", 2, VALUE | row.fault | (row.outcomes & ~VALUE)), (actor,))
             self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
             return
         if outcomes == USER:  # it fails without being called, and leaves its queue
             slot = self.new(Slot("number", 0, USER | FAULT), (actor, *used))
-            self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (self._name or "driver", row.calls), False)))
+            self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (self.name or "driver", row.calls), False)))
             row.calls += 1
             return
         sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
@@ -281,22 +285,22 @@ class Drawing:
             return
         row.number += amount if used else given[0]
         slot = self.new(Slot("number", row.number, VALUE | FAULT), (actor,))
-        first = (self._name or "driver", row.calls)
+        first = (self.name or "driver", row.calls)
         row.calls += 1
         self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (*first, *given), False)))
 
     def _op_keep(self) -> None:
         """Refs stay in an actor's state."""
-        actor = self._one("actor")
-        used = self._some(("number", "box"), 2)
+        actor = self.one("actor")
+        used = self.some(("number", "box"), 2)
         used = [slot for slot in used if self.slots[slot].is_ref and not self.slots[slot].busy]
-        if actor is None or self.slots[actor].dead or not used:
+        if actor is None or self.slots[actor].dead or self.slots[actor].stateless or not used:
             return
         row = self.slots[actor]
         if row.shared:  # they may come of tasks that call this very actor: pending, it would wait for itself
             for slot in used:
                 self.get(slot)
-        number, outcomes = self._sum(used)
+        number, outcomes = self.sum(used)
         key = f"keep {self.key()}"
         done = self.new(Slot("number", 0, row.outcomes | FAULT), (actor,))
         self.ops.append(Op("call_actor", done, (actor, *used), ("keep", (key,), True)))
@@ -307,7 +311,7 @@ class Drawing:
 
     def _op_kept(self) -> None:
         """What an actor keeps is read there, comes back, or is given up."""
-        actor = self._one("actor")
+        actor = self.one("actor")
         if actor is None or not self.slots[actor].keeps or self.slots[actor].dead:
             return
         row = self.slots[actor]
@@ -328,31 +332,34 @@ class Drawing:
         self.ops.append(Op("call_actor", slot, (actor,), (what, (keep.key,), False)))
 
     def _op_kill(self) -> None:
-        actor = self._one("actor")
-        if actor is not None and self.chance(2):
-            self.slots[actor].dead = True
-            self.ops.append(Op("kill", slots=(actor,)))
+        actor = self.one("actor")
+        if actor is None or not self.chance(2):
+            return
+        row = self.slots[actor]
+        for_good = not row.stateless or (row.fault != 0 and self.chance(3))
+        row.dead = row.dead or for_good
+        self.ops.append(Op("kill", slots=(actor,), given=(for_good,)))
 
     def _op_get(self) -> None:
-        slot = self._one("number", "box")
+        slot = self.one("number", "box")
         if slot is not None:
             self.get(slot)
 
     def _op_get_soon(self) -> None:
-        slot = self._one("number", "box")
+        slot = self.one("number", "box")
         if slot is not None and self.slots[slot].is_ref:
             row = self.slots[slot]
             self.ops.append(Op("get_soon", slots=(slot,), given=(self.seconds(),), outcomes=row.outcomes))
 
     def _op_wait(self) -> None:
-        used = list(dict.fromkeys(self._some(("number", "box"), 4)))
+        used = list(dict.fromkeys(self.some(("number", "box"), 4)))
         used = [slot for slot in used if self.slots[slot].is_ref]
         if used:
             timeout = None if self.chance(2) else self.seconds()
             self.ops.append(Op("wait", slots=tuple(used), given=(1 + self.pick(len(used)), timeout)))
 
     def _op_drop(self) -> None:
-        slot = self._one("number", "box", "actor")
+        slot = self.one("number", "box", "actor")
         if slot is not None:
             del self.slots[slot]
             self.ops.append(Op("drop", slots=(slot,)))
@@ -375,6 +382,12 @@ class Drawing:
         situations.gap,
         situations.hand_on,
         situations.hand_on,
+        situations.thrown,
+        situations.given,
+        situations.given_box,
+        situations.transferred,
+        lives.begin,
+        lives.begin,
         _op_rebox,
         _op_block,
         _op_block,

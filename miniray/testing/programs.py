@@ -12,7 +12,8 @@ right result is computed while the program is drawn. Beside it each slot has the
     cancel   TaskCancelledError: somebody cancels it, or something that it needs
     fault    a death may show, if there was one: of an owner, of an actor, of a worker with max_retries=0
 
-Plain tasks are retried without limit and named by their submitter: a crash must never show in them.
+Plain tasks are retried without limit and named by their submitter: a crash must never show in them. Nor in the calls
+of an actor that is restarted, and they made again, without limit.
 """
 
 from __future__ import annotations
@@ -100,6 +101,44 @@ def two(seconds: float, *args: Any) -> tuple[int, Any]:
 def fail(seconds: float, *args: Any) -> int:
     add(seconds, *args)
     raise ValueError("planned")
+
+
+def throw(*box: Any) -> None:
+    """The refs go with the exception, and so does one of the worker's own."""
+    raise LookupError("planned", [*box, miniray.put(0)])
+
+
+def catch(box: list[Any]) -> list[Any]:
+    """What an exception carries; the box and the exception are let go as soon as that is read."""
+    try:
+        miniray.get(box.pop())
+    except TaskError as error:
+        if isinstance(error.__cause__, LookupError):
+            return list(error.__cause__.args[1])
+        raise
+    raise AssertionError("what had to fail has a value")
+
+
+def give(value: Any, owner: Any) -> Any:
+    """`put` with that owner; with this one, when that is dead."""
+    try:
+        return miniray.put(value, owner=owner)
+    except FAULTS:
+        assert running[-1].disturbed, "nobody has died"
+        return miniray.put(value)
+
+
+def give_box(key: str, dies_after: float, large: bool, number: int, owner: Any) -> list[Any]:
+    """Refs that an actor owns: of a value, of one with a ref inside that is this worker's, and of a transferred one."""
+    if dies_after and running[-1].note(key) == 1:
+        running[-1].die_soon(dies_after)
+    mine = miniray.put(array_of(number) if large else number)
+    try:
+        moved = miniray.transfer(mine, owner=owner)
+    except FAULTS:
+        assert running[-1].disturbed, "nobody has died"
+        moved = mine
+    return [give(array_of(number) if large else number, owner), give([mine], owner), moved]
 
 
 def once(key: str, seconds: float, *args: Any) -> int:
@@ -202,6 +241,38 @@ class Counter:
         return self._kept[key]
 
 
+class Phoenix:
+    """An actor that may be restarted: what it answers depends on nothing that a restart loses.
+
+    Its callers' calls are in order in each life by itself.
+    """
+
+    def __init__(self, start: Any) -> None:
+        self._start = start
+        self._last: dict[str, int] = {}
+
+    def add(self, caller: str, number: int, amount: Any) -> int:
+        assert number > self._last.get(caller, -1), f"call {number} of {caller} came after {self._last[caller]}"
+        self._last[caller] = number
+        return number_of(self._start) + number_of(amount)
+
+    def add_and_die(self, key: str, dies_after: float, caller: str, number: int, amount: Any) -> int:
+        """At once, or about when the answer leaves; only the first time."""
+        total = self.add(caller, number, amount)
+        if running[-1].note(key) == 1:
+            if dies_after:
+                running[-1].die_soon(dies_after)
+            else:
+                running[-1].die()
+        return total
+
+    def flaky(self, key: str, amount: Any) -> int:
+        """It is called again after those that are on their way: it has no place in the order."""
+        if running[-1].note(key) == 1:
+            raise FirstTime(miniray.put(0))
+        return number_of(self._start) + number_of(amount)
+
+
 # ---- the interpreter ------------------------------------------------------------------------------------
 
 
@@ -225,7 +296,7 @@ def classify(error: BaseException) -> int:
             return FAULT
         if isinstance(seen, TaskCancelledError):
             return CANCEL
-        if isinstance(seen, ValueError) and "planned" in str(seen):
+        if isinstance(seen, ValueError | LookupError) and "planned" in str(seen):
             return USER
         seen = seen.cause if isinstance(seen, TaskError) else None
     return 0
@@ -305,6 +376,19 @@ def _make_actor(op: Op, slots: dict[int, Any]) -> None:
     slots[op.slot] = miniray.remote(Counter).remote(*[slots[slot] for slot in op.slots], *op.given)
 
 
+def _make_phoenix(op: Op, slots: dict[int, Any]) -> None:
+    """given: options, and what it begins with if that is not a slot."""
+    options, *start = op.given
+    slots[op.slot] = miniray.remote(**options)(Phoenix).remote(*[slots[slot] for slot in op.slots], *start)
+
+
+def _call_flaky(op: Op, slots: dict[int, Any]) -> None:
+    actor, *amount = [slots[slot] for slot in op.slots]
+    key, *given = op.given
+    method = actor.flaky.options(max_task_retries=-1, retry_exceptions=[FirstTime])
+    slots[op.slot] = method.remote(f"{key}#{running[-1].note(f'calls of {key}')}", *amount, *given)
+
+
 def _call_actor(op: Op, slots: dict[int, Any]) -> None:
     method, first, boxed = op.given
     values = [slots[slot] for slot in op.slots[1:]]
@@ -314,7 +398,32 @@ def _call_actor(op: Op, slots: dict[int, Any]) -> None:
 
 def _kill(op: Op, slots: dict[int, Any]) -> None:
     running[-1].disturbed = True
-    miniray.kill(slots[op.slots[0]])
+    miniray.kill(slots[op.slots[0]], no_restart=op.given[0])
+
+
+def _catch(op: Op, slots: dict[int, Any]) -> None:
+    """The refs that an exception carries come into this process, and are not read yet."""
+    slots[op.slot] = catch([slots[op.slots[0]]])
+
+
+def _give(op: Op, slots: dict[int, Any]) -> None:
+    number, large = op.given
+    slots[op.slot] = give(array_of(number) if large else number, slots[op.slots[0]])
+
+
+def _give_refs(op: Op, slots: dict[int, Any]) -> None:
+    owner, *box = [slots[slot] for slot in op.slots]
+    slots[op.slot] = give(box, owner)
+
+
+def _transfer(op: Op, slots: dict[int, Any]) -> None:
+    """When the actor is dead, or the value is not there, it is the same ref."""
+    ref, owner = [slots[slot] for slot in op.slots]
+    try:
+        slots[op.slot] = miniray.transfer(ref, owner=owner)
+    except Exception as error:
+        _judge(op, error)
+        slots[op.slot] = ref
 
 
 def _cancel(op: Op, slots: dict[int, Any]) -> None:
@@ -338,6 +447,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "fill": fill,
     "two": two,
     "fail": fail,
+    "throw": throw,
+    "catch": catch,
+    "give_box": give_box,
     "once": once,
     "flaky": flaky,
     "box_of": box_of,
@@ -349,7 +461,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "call_often": call_often,
     "inherit": inherit,
 }
-KEYED = ("once", "flaky", "call_often", "later_box")
+KEYED = ("once", "flaky", "call_often", "later_box", "give_box")
 ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "get": _get,
     "get_soon": _get_soon,
@@ -360,7 +472,13 @@ ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "call": _call,
     "pass_on": _pass_on,
     "make_actor": _make_actor,
+    "make_phoenix": _make_phoenix,
     "call_actor": _call_actor,
+    "call_flaky": _call_flaky,
+    "catch": _catch,
+    "give": _give,
+    "give_refs": _give_refs,
+    "transfer": _transfer,
     "kill": _kill,
     "cancel": _cancel,
     "drop": _drop,

@@ -95,3 +95,79 @@ def gap(drawing: Drawing) -> None:
     second = drawing.new(Slot("number", amount, VALUE | FAULT), (actor,))
     drawing.ops.append(Op("call_actor", second, (actor,), ("add", ("gap", 1, amount), False)))
     drawing.drop_all([failing, actor])
+
+
+def thrown(drawing: Drawing) -> None:
+    """Refs leave with an exception, perhaps through a task whose argument it fails, and are read off it."""
+    used = [slot for slot in drawing.some(("number", "box"), 2) if drawing.slots[slot].is_ref]
+    number, outcomes = drawing.sum(used)
+    failed = drawing.new(Slot("number", 0, USER), used)
+    drawing.ops.append(Op("call", failed, tuple(used), ("throw", (), {}, len(used))))
+    drawing.let_go(used)
+    gone = [failed]
+    if drawing.chance(3):
+        through = drawing.new(Slot("number", 0, USER), (failed,))
+        drawing.ops.append(Op("call", through, (failed,), ("add", (drawing.seconds(),), {}, -1)))
+        gone.append(through)
+    if drawing.chance(3):  # nobody reads it
+        drawing.let_go(gone)
+        return
+    row = Slot("box", number, outcomes | FAULT, VALUE)  # the worker's own ref dies with it
+    if drawing.chance(2):
+        caught = drawing.new(row, (gone[-1],))
+        drawing.ops.append(Op("call", caught, (gone[-1],), ("catch", (), {}, 1)))
+    else:
+        row.is_ref = False
+        caught = drawing.new(row, (gone[-1],))
+        drawing.ops.append(Op("catch", caught, (gone[-1],)))
+    drawing.drop_all(gone)
+
+
+def _an_owner(drawing: Drawing) -> int | None:
+    """An actor that lives, or has died of a fault or of a kill."""
+    actor = drawing.one("actor")
+    return actor if actor is not None and drawing.slots[actor].outcomes & ~FAULT == VALUE else None
+
+
+def given(drawing: Drawing) -> None:
+    """A value, or a box of refs, that belongs to an actor."""
+    actor = _an_owner(drawing)
+    if actor is None:
+        return
+    used = [slot for slot in drawing.some(("number", "box"), 2) if drawing.slots[slot].is_ref]
+    if used:
+        number, outcomes = drawing.sum(used)
+        slot = drawing.new(Slot("box", number, outcomes | FAULT, VALUE | FAULT), used)
+        drawing.ops.append(Op("give_refs", slot, (actor, *used)))
+        drawing.let_go(used)
+    else:
+        number, large = drawing.pick(100), drawing.chance(2)
+        slot = drawing.new(Slot("number", number, VALUE | FAULT))
+        drawing.ops.append(Op("give", slot, (actor,), (number, large)))
+    if drawing.chance(4):
+        drawing.drop_all([actor])
+
+
+def given_box(drawing: Drawing) -> None:
+    """A worker gives refs to an actor and dies, perhaps; they outlive it."""
+    actor = _an_owner(drawing)
+    if actor is None:
+        return
+    number, large, dies_after = drawing.pick(30), drawing.chance(2), (0.0, 0.0005, 0.003, 0.03)[drawing.pick(4)]
+    slot = drawing.new(Slot("box", 3 * number, VALUE | FAULT, VALUE))
+    first = (drawing.key(), dies_after, large, number)
+    drawing.ops.append(Op("call", slot, (actor,), ("give_box", first, {}, -1)))
+    if drawing.chance(4):
+        drawing.drop_all([actor])
+
+
+def transferred(drawing: Drawing) -> None:
+    """The same value again, which belongs to an actor."""
+    actor, ref = _an_owner(drawing), drawing.one("number", "box")
+    if actor is None or ref is None or not drawing.slots[ref].is_ref:
+        return
+    row = drawing.slots[ref]
+    outcomes = row.outcomes | FAULT
+    slot = drawing.new(Slot(row.kind, row.number, outcomes, row.own | FAULT if row.own else 0), (ref,))
+    drawing.ops.append(Op("transfer", slot, (ref, actor), outcomes=outcomes))
+    drawing.let_go([ref])

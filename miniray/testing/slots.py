@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miniray.core.record import Row
-from miniray.testing.programs import VALUE
+from miniray.testing.programs import FAULT, VALUE
 
 MAX_OPS = 80  # of one program, nested ones included
 
@@ -27,6 +27,8 @@ class Slot(Row):
     shared: bool = False  # an actor that others may call, too: its total is not known
     calls: int = 0  # of this actor from this program
     dead: bool = False
+    stateless: bool = False  # an actor that may be restarted: what it answers depends on nothing that a restart loses
+    fault: int = FAULT  # of an actor: the outcome of its calls that a death may add
     busy: bool = False  # it comes of an actor's call: an actor that waits for it may wait for itself
     keeps: list[Keep] = []  # of this actor: what it was given to keep
     given: int = -1  # of a block's slot: which of the surrounding program it is

@@ -1,13 +1,14 @@
 """Invariant 4: one outcome for each attempt, and an outcome once told never changes.
 
-The one change that is allowed: an actor's address becomes the failure of its death. What a holder concludes from a
-death is its own (its owner died; it came too late), and may follow the value that it was told.
+An actor's address becomes that of a later life, or the failure of its death, and nothing else: no life has two
+processes, nobody is told an earlier life than before, and none begins after the owner has told the end. What a holder
+concludes from a death is its own (its owner died; it came too late), and may follow the value that it was told.
 """
 
 from __future__ import annotations
 
 from miniray.core.failures import FailureKind
-from miniray.core.ids import ObjectId, TaskId, owner_of, show
+from miniray.core.ids import ObjectId, ProcessId, TaskId, owner_of, show
 from miniray.core.machine import Send
 from miniray.core.messages import TasksDone
 from miniray.core.owner.events import Ready
@@ -25,6 +26,8 @@ class Outcomes(Checker):
         self.decided = {Ready: self._told, TasksDone: self._answered}
         self._outcomes: dict[ObjectId, Value] = {}
         self._attempts: dict[tuple[TaskId, int], bool] = {}
+        self._lives: dict[ObjectId, dict[int, ProcessId]] = {}  # of an actor: where each was
+        self._of_actors: dict[tuple[ProcessId, ObjectId], Value] = {}  # what each process was told last
 
     def _told(self, home: SimulatedProcess, effect: Ready) -> None:
         assert home.process is not None
@@ -37,10 +40,28 @@ class Outcomes(Checker):
                 and owner_of(object_id) != home.me
             ):
                 continue
+            if object_id in self._lives or (isinstance(value, ActorAt) and object_id not in self._outcomes):
+                self._told_of_actor(home, object_id, value)
+                continue
             before = self._outcomes.setdefault(object_id, value)
-            if before != value and not isinstance(before, ActorAt):
+            if before != value:
                 told = f"{home.name} is told {_brief(value)} of {show(object_id)}, which was {_brief(before)} before"
                 raise BrokenInvariant(4, told, object_id)
+
+    def _told_of_actor(self, home: SimulatedProcess, actor: ObjectId, value: Value) -> None:
+        lives = self._lives.setdefault(actor, {})
+        before = self._of_actors.get((home.me, actor))
+        legal = before is None or before == value or isinstance(before, ActorAt)
+        if isinstance(value, ActorAt):
+            if isinstance(before, ActorAt) and value.incarnation < before.incarnation:
+                legal = False
+            if value.incarnation not in lives and isinstance(self._of_actors.get((owner_of(actor), actor)), Failed):
+                legal = False
+            legal = legal and lives.setdefault(value.incarnation, value.process) == value.process
+        if not legal:
+            told = f"{home.name} is told {_brief(value)} of {show(actor)}, which was {_brief(before)} before"
+            raise BrokenInvariant(4, told, actor)
+        self._of_actors[home.me, actor] = value
 
     def _answered(self, home: SimulatedProcess, effect: Send) -> None:
         message = effect.message
@@ -52,5 +73,7 @@ class Outcomes(Checker):
             self._attempts[result.task_id, result.attempt] = True
 
 
-def _brief(value: Value) -> str:
+def _brief(value: Value | None) -> str:
+    if isinstance(value, ActorAt):
+        return f"life {value.incarnation} in {show(value.process)}"
     return value.failure.kind.name if isinstance(value, Failed) else type(value).__name__
