@@ -1,8 +1,8 @@
 """Every interleaving of a small program, instead of some that a seed draws.
 
-A *world* says what may happen next, lets one thing of it happen, and judges itself at the end. `explore` walks depth
-first over all choices. Machines cannot be copied, so going back is a fresh world and the same moves again: the cost of
-one interleaving is its length.
+A *transition system* says what may happen next, lets one thing of it happen, and judges itself at the end.
+`every_interleaving` walks depth first over all choices. Machines cannot be copied, so going back is a fresh system and
+the same moves again: the cost of one interleaving is its length.
 
 Two moves at different processes commute: a step at p takes from the head of a queue to p, changes p, and appends to
 queues from p. So of all orders that differ only in swapping such moves one suffices, and *sleep sets* (Godefroid,
@@ -34,7 +34,7 @@ class Move(Record, frozen=True):
         return self.local and other.local and self.place != other.place
 
 
-class World(Protocol):
+class TransitionSystem(Protocol):
     def moves(self) -> list[Move]:
         """What may happen next, always in the same order in the same state; nothing: the program has ended."""
 
@@ -50,7 +50,7 @@ class World(Protocol):
 
 
 class Explored(Record, frozen=True):
-    """What `explore` has seen."""
+    """What `every_interleaving` has seen."""
 
     interleavings: int  # run to their end; no two the same up to commuting moves
     moves: int  # taken for the first time, and again on the way to a branch
@@ -79,16 +79,16 @@ class _Branch:
         self.sleeping = sleeping
 
 
-def explore(make: Callable[[], World], *, max_interleavings: int = 100_000) -> Explored:
-    """Run every interleaving of the world that `make` gives, the same one each time.
+def every_interleaving(make: Callable[[], TransitionSystem], *, max_interleavings: int = 100_000) -> Explored:
+    """Run every interleaving of the system that `make` gives, the same one each time.
 
     Raises:
         WrongInterleaving: the first in which a move or the judgement raises AssertionError.
     """
     interleavings = taken = longest = 0
     path: list[Move] = []
-    world = make()
-    branches = [_Branch(0, world.moves(), [])]
+    system = make()
+    branches = [_Branch(0, system.moves(), [])]
     assert branches[0].awake, "nothing can happen: there is nothing to explore"
     while branches:
         branch = branches[-1]
@@ -97,23 +97,23 @@ def explore(make: Callable[[], World], *, max_interleavings: int = 100_000) -> E
             continue
         if interleavings >= max_interleavings:
             return Explored(interleavings, taken, longest, False)
-        if len(path) != branch.depth:  # `world` has gone further than this branch
+        if len(path) != branch.depth:  # `system` has gone further than this branch
             del path[branch.depth :]
-            world = make()
+            system = make()
             for move in path:
-                world.take(move)
+                system.take(move)
             taken += branch.depth
         move = branch.awake.pop(0)
         sleeping = [other for other in branch.sleeping if other.commutes(move)]
         branch.sleeping.append(move)
         path.append(move)
-        _or_wrong(path, partial(world.take, move))
+        _or_wrong(path, partial(system.take, move))
         taken += 1
         longest = max(longest, len(path))
         assert len(path) <= MAX_DEPTH, f"no end after {MAX_DEPTH} moves"
-        moves = world.moves()
+        moves = system.moves()
         if not moves:
-            _or_wrong(path, world.judge)
+            _or_wrong(path, system.judge)
             interleavings += 1
         branches.append(_Branch(len(path), [one for one in moves if one not in sleeping], sleeping))
     return Explored(interleavings, taken, longest, True)

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from enum import Enum
@@ -70,6 +71,7 @@ class Execution(Record, frozen=True):
     died: bool
 
 
+_TASK = re.compile(r"(?:n\d+\.)?p\d+\.t\d+")  # as `ids.show` writes them
 _ORDINALS = {2: "a second", 3: "a third", 4: "a fourth"}
 
 
@@ -367,8 +369,9 @@ def _failed(message: dict[str, Any]) -> bool:
 
 
 def task_of(identifier: str) -> str:
-    """ "p1.t7" of "p1.t7.0"."""
-    return ".".join(identifier.split(".")[:2])
+    """ "p1.t7" of "p1.t7.0", "n2.p3.t7" of "n2.p3.t7.0"; what is no return of a task is its own."""
+    found = _TASK.match(identifier)
+    return found.group() if found else identifier
 
 
 def _first_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Processes that follow scripts in a world by hand: a `World` of `miniray.testing.exhaustive`.
+"""Processes that follow scripts in a world by hand: a `TransitionSystem` of `exhaustive.py`.
 
 A script is a generator at one process: what it does between two `yield`s is one move, and what it yields says when it
 may go on (None: at any time). Nothing else moves by itself, but what `by_hand.World.possible()` lists. A move reads and
@@ -72,12 +72,17 @@ class Home:
         self.does(ValuePut(made, Inline(b"v")))
         return made
 
-    def submit(self, number: int, *, retries: int = 3, **spec: Any) -> ObjectId:
-        """A task, or a call when `actor` is given; `wait` sends what was held back for company."""
+    def submit(self, number: int, *, retries: int | None = None, **spec: Any) -> ObjectId:
+        """A task, or a call when `actor` is given; `wait` sends what was held back for company.
+
+        `retries`: 3 of a task; of a creation its restarts, and of a call how often it may be made again: none.
+        """
         function = FunctionId(b"") if "actor" in spec else FUNCTION
         if function and not self.exported:
             self.exported = True
             self.does(FunctionExported(FUNCTION, Inline(b"")))
+        if retries is None:
+            retries = 0 if "creates_actor" in spec or "actor" in spec else 3
         options = TaskOptions("f", () if "creates_actor" in spec else (("CPU", 10_000),), retries)
         self.does(Submitted(TaskSpec(task_id(self.me, number), function, b"", options, **spec)))
         return ref_of(self, number)
@@ -185,7 +190,7 @@ class Linked:
                 self.homes[me] = Home(self, me)
                 self._every_worker(self.homes[me])
 
-    # ---- World ----
+    # ---- as a transition system ----
 
     def moves(self) -> list[Move]:
         found = []

@@ -19,7 +19,7 @@ from scripted_machines import Linked
 from miniray.core.owner.handoffs import Handoffs
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.owner import Owner
-from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, explore
+from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, every_interleaving
 
 BOUND = int(os.environ.get("MINIRAY_INTERLEAVINGS", "1000"))
 
@@ -47,7 +47,7 @@ PROGRAMS: list[tuple[Callable[..., None], dict[str, Any], int, bool]] = [
 
 
 def every(program: Callable[..., None], options: dict[str, Any], cpus: int) -> Explored:
-    return explore(lambda: Linked(partial(program, **options), cpus=cpus), max_interleavings=BOUND)
+    return every_interleaving(lambda: Linked(partial(program, **options), cpus=cpus), max_interleavings=BOUND)
 
 
 def named(program: Callable[..., None], options: dict[str, Any]) -> str:
@@ -157,7 +157,7 @@ class Toy:
 )
 def test_each_class_of_interleavings_once(left: dict[str, int], local: bool, count: int) -> None:
     Toy.seen.clear()
-    explored = explore(lambda: Toy(left, local))
+    explored = every_interleaving(lambda: Toy(left, local))
     assert explored.complete and explored.interleavings == len(Toy.seen) == count
     classes = {tuple(sorted((place, order(seen, place)) for place in "ab")) for seen in Toy.seen}
     moves = [name for name, times in left.items() for _ in range(times)]
@@ -170,6 +170,6 @@ def order(seen: tuple[str, ...], place: str) -> tuple[str, ...]:
 
 
 def test_a_bound_is_told() -> None:
-    explored = explore(lambda: Toy({"a": 5, "b": 5}, False), max_interleavings=10)
+    explored = every_interleaving(lambda: Toy({"a": 5, "b": 5}, False), max_interleavings=10)
     assert not explored.complete and explored.interleavings == 10
     assert str(explored).startswith("BOUND REACHED after 10 interleavings")

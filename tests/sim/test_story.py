@@ -11,7 +11,7 @@ import pytest
 from miniray.cli import main
 from miniray.core.record import replace
 from miniray.testing.faults import Faults
-from miniray.testing.moments import MomentKind, Run
+from miniray.testing.moments import MomentKind, Run, task_of
 from miniray.testing.page import to_html
 from miniray.testing.recording import Recording, write
 from miniray.testing.sequence import MAX_ARROWS, to_svg
@@ -122,6 +122,14 @@ def test_the_page_fetches_nothing() -> None:
     page = to_html(failing())
     assert "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert "<link" not in page and "src=" not in page and "@import" not in page and "url(" not in page
+
+
+@pytest.mark.parametrize(
+    ("object_id", "task"),
+    [("p1.t7.0", "p1.t7"), ("p1.t7", "p1.t7"), ("n2.p3.t7.0", "n2.p3.t7"), ("p3.p1.4", "p3.p1.4"), ("p2", "p2")],
+)
+def test_the_task_of_an_object_on_any_node(object_id: str, task: str) -> None:
+    assert task_of(object_id) == task
 
 
 def test_text_of_users_is_escaped() -> None:
