@@ -158,6 +158,12 @@ class Actors:
         if row is not None:
             self._queue_anew(row)
 
+    def processes_on(self, node: ProcessId) -> list[ProcessId]:
+        """Where actors that are known here live."""
+        addresses = [value.process for value in self._holding.objects.values.values() if isinstance(value, ActorAt)]
+        called = [row.process for row in self._calls.rows.values() if row.process is not None]
+        return [process for process in [*addresses, *called] if node_of(process) == node]
+
     def process_lost(self, now: float, process: ProcessId) -> None:
         rows = self._calls.at(process)
         if any(isinstance(self._holding.references.rows.get(row.actor), Borrowed) for row in rows):

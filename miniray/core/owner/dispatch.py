@@ -146,6 +146,9 @@ class Dispatch:
         for number in [number for number, (asked, _) in self._spilled.items() if asked == node]:
             self._ask_again(number, self._requests[number])
 
+    def workers_on(self, node: ProcessId) -> list[ProcessId]:
+        return [lease.worker for lease in self._leases.values() if node_of(lease.worker) == node]
+
     def _ask_again(self, number: int, wanted: SchedulingClass | Task) -> None:
         self._spilled.pop(number, None)
         self._emit(Send(self._node, _request(number, wanted, 0)))

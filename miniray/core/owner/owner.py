@@ -352,14 +352,19 @@ class Owner:
         self._dispatch.spilled(message, node_died=message.node in self._deaths.nodes)
 
     def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
-        """Links to it need no draining: it had ended for some time when this was declared."""
+        """Links to it need no draining: it had ended for some time when this was declared. Its processes are lost
+        before anything is made again: what would be sent to them spends a retry."""
         node = message.node
         self._deaths.nodes[node] = None
         self._dispatch.node_died(node)
+        lost = [one for one in self._holding.lost if node_of(one) == node]
+        for process in dict.fromkeys([*lost, *self._dispatch.workers_on(node), *self._actors.processes_on(node)]):
+            if process not in self._holding.lost:
+                self._dispatch.worker_lost(now, process)
+                self._actors.process_lost(now, process)
+            self._dispatch.worker_died(now, process, died_with_its_node(process))
+            self._actors.process_died(process, died_with_its_node(process))
         self._remaking.node_died(node)
-        for lost in [one for one in self._holding.lost if node_of(one) == node]:
-            self._dispatch.worker_died(now, lost, died_with_its_node(lost))
-            self._actors.process_died(lost, died_with_its_node(lost))
         self._emit(DisconnectNode(node))
 
     def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
