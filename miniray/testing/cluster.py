@@ -56,7 +56,6 @@ class SimulatedCluster:
     Args:
         nodes: how many hosts; several have a control store. What lies in the arena of one is not read by others yet.
         num_cpus: of each host.
-        keep_trace: keep each step as text in `trace`, to tell the story of a failure.
         recorder: is told of each step, and of what happens to processes.
     """
 
@@ -68,7 +67,6 @@ class SimulatedCluster:
         num_cpus: int = 2,
         faults: Faults = NO_FAULTS,
         arena_bytes: int = ARENA_BYTES,
-        keep_trace: bool = False,
         recorder: Recorder | None = None,
     ) -> None:
         self.choices = choices
@@ -81,7 +79,6 @@ class SimulatedCluster:
         self._fixed = Fixed(self.session)
         self.processes: dict[ProcessId, SimulatedProcess] = {}
         self.deaths: dict[ProcessId, int] = {}  # of workers that did not end by themselves: exit status
-        self.trace: list[str] | None = [] if keep_trace else None
         self.recorder = recorder
         self.watch: Watch | None = None  # it sets itself
         self.healed_at: float | None = None  # from then on there are no faults
@@ -365,9 +362,6 @@ class SimulatedCluster:
         self._digest.update(_encode(told))
         if self.recorder is not None:
             self.recorder.observe(home.me, now, event, effects)
-        if self.trace is not None:
-            shown = "".join(f"\n      -> {_show(effect)}" for effect in effects)
-            self.trace.append(f"{now:.6f} {home.name} #{number} {_show(event)}{shown}")
         if self.watch is not None:
             self.watch.observe(home, event, effects)
 
@@ -377,15 +371,3 @@ class SimulatedCluster:
             figures = {name: value for name, value in home.loop.statistics().items() if value}
             lines.append(f"  {home.name}{'' if home.alive else ' (dead)'}: {len(home.waiting)} waiting, {figures}")
         return "\n".join(lines)
-
-
-def _show(what: object) -> str:
-    """One line of a story: ids as people read them, payloads as their length."""
-    if isinstance(what, bytes):
-        return show(what) if len(what) in (8, 14, 18) else f"<{len(what)} bytes>"
-    if isinstance(what, (list, tuple)):
-        return f"[{', '.join(map(_show, what))}]"
-    fields = getattr(type(what), "__struct_fields__", None)
-    if fields is None:
-        return repr(what)
-    return f"{type(what).__name__}({', '.join(_show(getattr(what, name)) for name in fields)})"

@@ -22,7 +22,7 @@ from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
 from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
-from miniray.testing.story import HEADING, last_steps
+from miniray.testing.story import HEADING, last_steps, whole
 
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
@@ -46,38 +46,34 @@ class FailedSeed(AssertionError):
         self.seed = seed
 
 
-def run_seed(seed: int, *, tasks: int = 0, keep_trace: Callable[[list[str]], None] | None = None) -> Told:
+def run_seed(seed: int, *, tasks: int = 0, recorder: Recorder | None = None) -> Told:
     """Run one seed.
 
     Args:
         tasks: at least so many tasks, calls and actors in its program; 0: a small one. Another number, another run.
-        keep_trace: gets the story, as lines, also of a run that fails.
+        recorder: looks on.
 
     Raises:
         FailedSeed: and why.
     """
-    cluster, ops = _draw(seed, tasks, keep_trace=keep_trace is not None)
+    cluster, ops = _draw(seed, tasks, recorder)
     try:
         run_program(cluster, ops)
         return _told(seed, cluster)
     except Exception as error:
         broken = error
     finally:
-        if keep_trace is not None and cluster.trace is not None:
-            keep_trace([str(cluster.faults), *map(str, ops), *cluster.trace])
         cluster.close()
     again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
     raise FailedSeed(seed, broken, f"{again} (it tells the story)", story=_story(seed, tasks, broken)) from broken
 
 
-def _draw(
-    seed: int, tasks: int, *, keep_trace: bool = False, recorder: Recorder | None = None
-) -> tuple[SimulatedCluster, tuple[Op, ...]]:
+def _draw(seed: int, tasks: int, recorder: Recorder | None) -> tuple[SimulatedCluster, tuple[Op, ...]]:
     choices = SeededChoices(seed)
     ops = draw_program(choices, tasks)
     num_cpus = 1 + choices.choose(3, "CPUs")
     faults = _faults.draw(choices)
-    return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, keep_trace=keep_trace, recorder=recorder), ops
+    return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
 
 
 def _story(seed: int, tasks: int, error: BaseException) -> str:
@@ -86,7 +82,7 @@ def _story(seed: int, tasks: int, error: BaseException) -> str:
     if not isinstance(broken, BrokenInvariant):
         return ""
     recorder = Recorder()
-    cluster, ops = _draw(seed, tasks, recorder=recorder)
+    cluster, ops = _draw(seed, tasks, recorder)
     try:
         run_program(cluster, ops)
     except Exception as again:
@@ -170,12 +166,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _tell(seed: int, tasks: int) -> int:
+    cluster, ops = _draw(seed, tasks, None)
+    cluster.close()
+    print(cluster.faults, *ops, HEADING, sep="\n")
+    recorder = Recorder()
     try:
-        print(run_seed(seed, tasks=tasks, keep_trace=lambda lines: print("\n".join(lines))))
+        told = run_seed(seed, tasks=tasks, recorder=recorder)
     except FailedSeed as error:
+        print(*_whole_story(recorder), sep="\n")
         print(error, file=sys.stderr)
         return 1
+    print(*_whole_story(recorder), told, sep="\n")
     return 0
+
+
+def _whole_story(recorder: Recorder) -> list[str]:
+    return [line for step in recorder.steps for line in whole(step, recorder.processes)]
 
 
 def _failures(seeds: range, tasks: int) -> list[str]:

@@ -75,10 +75,14 @@ def last_steps(steps: Sequence[Step], processes: Mapping[str, str], about: Seque
     found = [step for step in steps if _names(step.event, about) or _names(step.effects, about)]
     left = len(found) - MAX_STORY_STEPS
     lines = [f"  ({left} earlier steps)"] if left > 0 else []
-    for step in found[-MAX_STORY_STEPS:]:
-        lines.append(_line(f"{processes[step.process]} {step.process}", step, step.cause, show_event(step.event)))
-        lines += [f"{'':>35}-> {show_event(effect)}" for effect in step.effects if _names(effect, about)]
-    return lines
+    return lines + [line for step in found[-MAX_STORY_STEPS:] for line in whole(step, processes, about)]
+
+
+def whole(step: Step, processes: Mapping[str, str], about: Sequence[str] = ()) -> list[str]:
+    """Lines of one step, as long as they are: below the event its effects (with `about`: those that name it)."""
+    head = _row(f"{processes[step.process]} {step.process}", step, step.cause, show_event(step.event))
+    told = [effect for effect in step.effects if not about or _names(effect, about)]
+    return [head, *(f"{'':>35}-> {show_event(effect)}" for effect in told)]
 
 
 def told_moments(run: Run) -> list[Moment]:
@@ -185,8 +189,13 @@ def _told_cause(run: Run, step: Step, shown: set[int]) -> int | None:
     return next((one.number for one in run.chain(step)[1:] if one.number in shown), None)
 
 
+def _row(where: str, step: Step, cause: int | None, words: str) -> str:
+    return f"{step.time * 1000:9.2f} {step.number:>5} {cause or '':>5}  {where:<11} {words.removeprefix(where + ' ')}"
+
+
 def _line(where: str, step: Step, cause: int | None, words: str) -> str:
-    line = f"{step.time * 1000:9.2f} {step.number:>5} {cause or '':>5}  {where:<11} {words.removeprefix(where + ' ')}"
+    """On a screen."""
+    line = _row(where, step, cause, words)
     return line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..."
 
 

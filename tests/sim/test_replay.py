@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import draw
-from miniray.testing.seeds import run_program, run_seed
+from miniray.testing.seeds import main, run_program, run_seed
 
 PROGRAM = """
 import sys
@@ -52,3 +54,11 @@ def test_recorded_choices_give_the_same_run() -> None:
     seeded = SeededChoices(11)
     trace = run(seeded)
     assert trace == run(RecordedChoices(seeded.taken)) == run_seed(11).trace_hash
+
+
+def test_one_seed_tells_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    told = run_seed(3)
+    assert main(["3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Faults(") and lines[1].startswith("Op(") and lines[-1] == str(told)
+    assert sum(line[9:15].strip().isdigit() for line in lines) >= told.steps
