@@ -11,7 +11,7 @@ import miniray
 from miniray.errors import ActorDiedError, TaskCancelledError, TaskError
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults
-from miniray.testing.programs import Counter, add, array_of, box_of, fail, rebox, sleep
+from miniray.testing.programs import Counter, Phoenix, add, array_of, box_of, fail, rebox, sleep
 from miniray.testing.seeds import FailedSeed, run_checked
 
 SCHEDULES = 40
@@ -68,6 +68,29 @@ def a_cancelled_call_takes_those_that_need_it_along() -> None:
     assert miniray.get(third) == 6
     for call in (first, second):
         with pytest.raises(TaskCancelledError):
+            miniray.get(call)
+
+
+def a_call_that_dies_with_its_actor_takes_those_that_need_it_along() -> None:
+    """They were in its queue still, and waited for its next life though they had failed."""
+    actor = miniray.remote(max_restarts=1)(Phoenix).remote(0)
+    first = actor.add_and_die.remote("once", 0.0, "me", 0, 1)
+    second = actor.add.remote("me", 1, first)
+    for call in (first, second):
+        with pytest.raises(ActorDiedError):
+            miniray.get(call)
+
+
+def a_call_that_waits_for_another_ends_with_its_actor() -> None:
+    """Its actor's end failed the first, and so the second, which was then to fail once more."""
+    actor = miniray.remote(Counter).remote(0)
+    assert miniray.get(actor.add.remote("me", 0, 1)) == 1
+    first = actor.add.remote("me", 1, remote(add).remote(0.5, 1))
+    second = actor.add.remote("me", 2, first)
+    miniray.kill(actor)
+    running[-1].disturbed = True
+    for call in (first, second):
+        with pytest.raises(ActorDiedError):
             miniray.get(call)
 
 
@@ -169,6 +192,8 @@ PROGRAMS = [
     a_failed_call_leaves_its_queue,
     calls_that_fail_together_leave_together,
     a_cancelled_call_takes_those_that_need_it_along,
+    a_call_that_dies_with_its_actor_takes_those_that_need_it_along,
+    a_call_that_waits_for_another_ends_with_its_actor,
     a_failed_argument_fails_though_it_is_also_inside,
     an_actor_killed_in_the_making_is_dead,
     an_actor_killed_in_its_constructor_is_dead,

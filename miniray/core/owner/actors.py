@@ -76,9 +76,7 @@ class Actors:
                 self._pump(now, row, eager=True)
 
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
-        for call in self._completion.left:  # it has failed in this very step, and its arguments are gone
-            if call in row.queue:
-                row.queue.remove(call)
+        self._take_out(row)
         if row.process is None:
             row.process = self._completion.address(row.actor)
             if row.process is not None and row.process in self._holding.lost:  # before its address was known here
@@ -103,6 +101,12 @@ class Actors:
                     function.sent_to[row.process] = None
                     self._emit(Send(row.process, DefineFunction(function.function, function.value)))
             self._emit(Send(row.process, CallActor(row.actor, [self._completion.pushed(call) for call in calls])))
+
+    def _take_out(self, row: Actor) -> None:
+        """What has failed in this very step: its arguments are gone."""
+        for call in self._completion.left:
+            if call in row.queue:
+                row.queue.remove(call)
 
     def answered(self, task: Task) -> Actor:
         """A result of this call has come; the actor may take more."""
@@ -218,12 +222,14 @@ class Actors:
 
     def _queue_anew(self, row: Actor) -> None:
         """The actor's address has changed: these wait for the next one, or fail with the actor."""
+        self._take_out(row)
         value = self._holding.objects.values.get(row.actor)
         if isinstance(value, Failed):
             tasks = list(row.queue)
             row.queue.clear()
             for task in tasks:
-                self._completion.fail(task, value.failure)
+                if task.spec.task_id in self._completion.tasks.rows:  # or it has failed with one that it needs
+                    self._completion.fail(task, value.failure)
         elif value is None:
             for task in row.queue:
                 self._completion.await_actor(task, row.actor)
