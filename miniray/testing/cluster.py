@@ -30,6 +30,7 @@ from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
 from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
 from miniray.testing.fixed import Fixed
 from miniray.testing.host import SimulatedHost
+from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
 from miniray.transport import Choices, load
@@ -84,6 +85,7 @@ class SimulatedCluster:
         self.healed_at: float | None = None  # from then on there are no faults
         self.awake: Fiber | None = None
         self.steps = self.frames = 0
+        self.interrupts = Interrupts()
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
@@ -149,21 +151,35 @@ class SimulatedCluster:
                 self._step()
 
     def close(self) -> None:
-        """End every process; fibers unwind."""
+        """End every process; fibers unwind.
+
+        Raises:
+            SimulationError: one does not; everything else has ended.
+        """
+        error: BaseException | None = None
         for home in list(self.processes.values()):
             if home.alive:
                 home.end(crashed=True)
         self.timeline.clear()
         for home in list(self.processes.values()):
             for fiber in home.fibers:
-                fiber.kill()
+                try:
+                    with self.interrupts.taken():
+                        fiber.kill()
+                except FiberStuck as stuck:
+                    error = self._stuck(home, stuck)
+                except BaseException as raised:  # by a signal's handler
+                    error = raised
         context.set_current(None)
         self.processes.clear()
         if self in running:
             running.remove(self)
         self._fixed.end()
+        if error is not None:
+            raise error
 
     def _step(self) -> None:
+        self.interrupts.take()
         if self._node_crashes and self.steps >= self._node_crashes[0] and self.healed_at is None:
             self._crash_a_node()
         if not self.timeline.step():
@@ -197,10 +213,11 @@ class SimulatedCluster:
     def run_fiber(self, home: SimulatedProcess, fiber: Fiber) -> None:
         before = self.awake
         try:
-            fiber.run()
+            with self.interrupts.taken():
+                fiber.run()
         except FiberStuck as error:
             home.fibers.remove(fiber)
-            self.fail(SimulationError(f"{self.code_in(home)} waits for what is outside of the simulation, {error}"))
+            self.fail(self._stuck(home, error))
             return
         finally:
             self.awake = before
@@ -209,6 +226,9 @@ class SimulatedCluster:
             home.fibers.remove(fiber)
             if fiber.error is not None and home is not self.driver:
                 self.fail(fiber.error)
+
+    def _stuck(self, home: SimulatedProcess, error: FiberStuck) -> SimulationError:
+        return SimulationError(f"{self.code_in(home)} waits for what is outside of the simulation, {error}")
 
     def awake_in(self, home: SimulatedProcess) -> Fiber:
         assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"
@@ -324,7 +344,11 @@ class SimulatedCluster:
 
     def _unwind(self, home: SimulatedProcess, fiber: Fiber) -> None:
         context.set_current(home.process)
-        fiber.kill()
+        try:
+            with self.interrupts.taken():
+                fiber.kill()
+        except FiberStuck as error:
+            self.fail(self._stuck(home, error))
         context.set_current(None)
 
     def host_of(self, home: SimulatedProcess) -> SimulatedHost:

@@ -4,23 +4,29 @@ Who is awake holds the baton. `run` hands it to a fiber and gets it back when th
 and its caller are never both awake, and what they share needs no lock. A fiber that is killed raises `FiberKilled`
 from where it is parked; it derives from BaseException, since users' code must not catch it by accident.
 
+A fiber that is awake for too long, or while a signal's handler raises in who waits for it, is *given up*: `FiberKilled`
+is raised in its thread from outside, at once or when what it blocks on returns; so it can touch no later run.
+
 Threads are kept and used again: making one costs more than a small program's whole run.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 
 STUCK_SECONDS = 30.0  # real ones; a task may compute that long, but not wait for what is outside of the simulation
+UNWIND_SECONDS = 1.0  # real ones, until one that is given up is left to itself
+_SLICE_SECONDS = 0.1
 
 _idle: list[_Thread] = []
 
 
 class _Inside(threading.local):
-    fiber = False
+    thread: _Thread | None = None
 
 
 _inside = _Inside()
@@ -28,7 +34,8 @@ _inside = _Inside()
 
 def inside_fiber() -> bool:
     """Whether the thread that asks runs simulated code."""
-    return _inside.fiber
+    thread = _inside.thread
+    return thread is not None and not thread.given_up
 
 
 class FiberStuck(Exception):
@@ -48,18 +55,31 @@ class _Thread:
         self.go.acquire()
         self.back.acquire()
         self.job: Callable[[], None] | None = None
+        self.given_up = False
         self._thread = threading.Thread(target=self._serve, name="miniray-fiber", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
-        _inside.fiber = True
-        while True:
-            self.go.acquire()
-            job, self.job = self.job, None
-            assert job is not None
-            job()
-            del job  # nothing of a finished job may live on here
-            self.back.release()
+        _inside.thread = self
+        try:
+            while not self.given_up:
+                self.go.acquire()
+                job, self.job = self.job, None
+                assert job is not None
+                job()
+                del job  # nothing of a finished job may live on here
+                self.back.release()
+        except FiberKilled:
+            pass  # it was given up, and has ended just then
+
+    def give_up(self) -> bool:
+        """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
+        self.given_up = True
+        _raise_in(self._thread, FiberKilled)
+        if not _acquired(self.back, UNWIND_SECONDS):
+            return False
+        _raise_in(self._thread, None)  # it may have come back by itself
+        return True
 
     def stack(self) -> str:
         frame = sys._current_frames().get(self._thread.ident or 0)
@@ -82,30 +102,44 @@ class Fiber:
         self.ended = False
         self.killed = False
         self.resumed_times = 0
+        self._awake = False
         self.error: BaseException | None = None
 
     def run(self) -> None:
         """Let it go on until it parks or ends. Called by whoever has the baton, never by itself.
 
         Raises:
-            FiberStuck: it does neither; its thread is given up.
+            FiberStuck: it does neither, and is given up. It is as well when a signal's handler raises in the caller.
         """
         if self.ended:
             return
         thread = self._thread
-        thread.go.release()
-        if not thread.back.acquire(timeout=STUCK_SECONDS):
-            self.ended = self.killed = True
-            raise FiberStuck(f"for {STUCK_SECONDS:g} real seconds, here:\n{thread.stack()}")
-        if self.ended:
+        self._awake = True
+        try:
+            thread.go.release()
+            if not _acquired(thread.back, STUCK_SECONDS):
+                raise FiberStuck(f"for {STUCK_SECONDS:g} real seconds, here:\n{thread.stack()}")
+        except BaseException:
+            self.killed = True
+            if self._awake:
+                came_back = False
+                try:
+                    came_back = thread.give_up()
+                finally:
+                    self.ended = self.ended or not came_back
+            raise
+        if self.ended and not thread.given_up:
             _idle.append(thread)
 
     def park(self) -> None:
         """Give the baton back; return when `run` is called again. Only called by itself.
 
         Raises:
-            FiberKilled: it was killed meanwhile.
+            FiberKilled: it was killed meanwhile, or before: a `finally` of what is unwound waits for nothing.
         """
+        if self.killed:
+            raise FiberKilled
+        self._awake = False
         self._thread.back.release()
         self._thread.go.acquire()
         self.resumed_times += 1
@@ -130,3 +164,18 @@ class Fiber:
         except BaseException as error:
             self.error = error
         self.ended = True
+        self._awake = False
+
+
+def _acquired(lock: threading.Lock, seconds: float) -> bool:
+    """In slices: a signal that lands just before a wait begins does not end it, and its handler would run after it."""
+    for _ in range(max(1, round(seconds / _SLICE_SECONDS))):
+        if lock.acquire(timeout=_SLICE_SECONDS):
+            return True
+    return False
+
+
+def _raise_in(thread: threading.Thread, kind: type[BaseException] | None) -> None:
+    """Have this raised at its next line of Python; None: nothing after all."""
+    told = ctypes.py_object(kind) if kind is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), told)

@@ -23,7 +23,7 @@ from miniray.core.record import Record
 from miniray.core.task_spec import PushedTask
 from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.choices import SeededChoices
-from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.cluster import SimulatedCluster, SimulationError
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.recorder import Recorder
@@ -146,6 +146,7 @@ def run_once(
 
     cluster.on_task = on_task
     error: BaseException | None = None
+    cluster.interrupts.begin()
     try:
         virtual.begin(getattr(program, "__globals__", {}))
         cluster.run(main)
@@ -154,11 +155,16 @@ def run_once(
     except (Exception, SystemExit) as raised:
         error = raised
     finally:
-        virtual.end()
         figures = (cluster.steps, cluster.frames, cluster.timeline.now, len(cluster.deaths))
         trace_hash = cluster.trace_hash
-        cluster.close()
-        context.set_current(outside)
+        try:
+            cluster.close()
+        except SimulationError as stuck:
+            error = error or stuck
+        finally:
+            virtual.end()
+            context.set_current(outside)
+            cluster.interrupts.end()
     statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(real))
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
