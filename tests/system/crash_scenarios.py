@@ -62,7 +62,8 @@ def outcome(ref: miniray.ObjectRef[Any]) -> list[Any]:
     except MinirayError as error:
         text = str(error)
         attempts = re.findall(r"attempt \d+ of \d+|max_retries=0", text)
-        return [type(error).__name__, _without_numbers(text.partition("\n")[0]), *attempts]
+        line = text.partition("\n")[0].partition("; the call was under way")[0]  # whether it was is a matter of time
+        return [type(error).__name__, _without_numbers(line), *attempts]
 
 
 def _without_numbers(line: str) -> str:
