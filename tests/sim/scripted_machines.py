@@ -15,14 +15,22 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import FunctionId, ObjectId, ProcessId, owner_of, return_id, show, task_id
+from miniray.core.ids import FunctionId, ObjectId, ProcessId, node_of, owner_of, return_id, show, task_id
 from miniray.core.machine import Awaited, AwaitEnded
-from miniray.core.owner.events import FunctionDropped, FunctionExported, RefsDropped, RefsHeld, Submitted, ValuePut
+from miniray.core.owner.events import (
+    ExtentNeeded,
+    FunctionDropped,
+    FunctionExported,
+    RefsDropped,
+    RefsHeld,
+    Submitted,
+    ValuePut,
+)
 from miniray.core.owner.owner import Owner
-from miniray.core.task_spec import Failed, Inline, TaskOptions, TaskSpec, Value
+from miniray.core.task_spec import Failed, Inline, Stored, TaskOptions, TaskSpec, Value
 from miniray.core.worker.events import InterruptTask
 from miniray.testing import by_hand
-from miniray.testing.by_hand import DRIVER, NODE
+from miniray.testing.by_hand import DRIVER
 from miniray.testing.exhaustive import Move
 
 FUNCTION = FunctionId(b"f" * 16)
@@ -106,6 +114,13 @@ class Home:
         value: Value = Failed(INTERRUPTED) if interrupted else Inline(b"r", contains)
         self._world.finish(self.me, value, microseconds=100_000)
 
+    def finish_stored(self, ref: ObjectId) -> None:
+        """The same, in a setup: its value lies in this process's extents."""
+        assert self.runs(ref)(), f"{show(ref)} does not run in {show(self.me)}"
+        self.does(ExtentNeeded(8 << 20))
+        self._world.settle()
+        self._world.finish(self.me, Stored(self._world.members[self.me].seal(ref, 1 << 16)), microseconds=100_000)
+
     def die(self, frames_kept: int | None = None) -> None:
         """`frames_kept`: so many of what is under way on each link; then the script is not local."""
         if self.alive:
@@ -145,8 +160,8 @@ class Linked:
         setup: makes the actors, gives the scripts, and says what is expected when nothing can move any more.
     """
 
-    def __init__(self, setup: Callable[[Linked], None], *, cpus: int) -> None:
-        self.world = by_hand.World(cpus=cpus)
+    def __init__(self, setup: Callable[[Linked], None], *, cpus: int, nodes: int = 1) -> None:
+        self.world = by_hand.World(cpus=cpus, nodes=nodes)
         self.homes: dict[ProcessId, Home] = {}
         self.driver = self.homes[DRIVER] = Home(self, DRIVER)
         self.told: dict[str, Any] = {}  # by scripts
@@ -166,13 +181,18 @@ class Linked:
         self._meet_workers()
         return found
 
-    def actor(self, number: int) -> tuple[ObjectId, Home]:
+    def actor(self, number: int, *, restarts: int = 0) -> tuple[ObjectId, Home]:
         """A living one that the driver has made."""
-        made: ObjectId = self.does(self.driver, lambda: self.driver.submit(number, creates_actor=True))
-        home = next(one for one in self.homes.values() if one.runs(made)())
+        options = {"creates_actor": True, "retries": restarts}
+        made: ObjectId = self.does(self.driver, lambda: self.driver.submit(number, **options))
+        home = self.where(made)
         self.does(home, lambda: home.finish(made))
         self.actors.append(made)
         return made, home
+
+    def where(self, ref: ObjectId) -> Home:
+        """Where the task that makes it runs now."""
+        return next(one for one in self.homes.values() if one.runs(ref)())
 
     def workers(self, join: Callable[[Home], None]) -> None:
         """Give scripts to each worker, also to those that begin later."""
@@ -186,7 +206,7 @@ class Linked:
 
     def _meet_workers(self) -> None:
         for me in self.world.members:
-            if me not in self.homes and me != NODE:
+            if me not in self.homes and me != node_of(me):
                 self.homes[me] = Home(self, me)
                 self._every_worker(self.homes[me])
 
@@ -195,7 +215,7 @@ class Linked:
     def moves(self) -> list[Move]:
         found = []
         for verb, *processes in self.world.possible():
-            place = NODE if verb == "reap" else processes[-1]
+            place = node_of(processes[-1]) if verb == "reap" else processes[-1]
             found.append(Move(show(place), f"{verb} {' > '.join(map(show, processes))}"))
         for home in self.homes.values():
             for name, (_, condition, local) in home.scripts.items():

@@ -13,12 +13,16 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+import second_attempts
 import small_programs
 from scripted_machines import Linked
 
+from miniray.core.messages import ReportLost
+from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.owner import Owner
+from miniray.core.owner.remaking import Remaking
 from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, every_interleaving
 
 BOUND = int(os.environ.get("MINIRAY_INTERLEAVINGS", "1000"))
@@ -43,11 +47,17 @@ PROGRAMS: list[tuple[Callable[..., None], dict[str, Any], int, bool]] = [
     (small_programs.calls_against_death, {}, 0, True),
     (small_programs.calls_against_death, {"kill": True}, 0, False),
     (small_programs.call_against_last_drop, {}, 0, True),
+    (second_attempts.calls_against_restart, {}, 0, False),
+    (second_attempts.made_again_for_all, {}, 1, False),
 ]
 
 
+NODES = {second_attempts.made_again_for_all: 2}
+
+
 def every(program: Callable[..., None], options: dict[str, Any], cpus: int) -> Explored:
-    return every_interleaving(lambda: Linked(partial(program, **options), cpus=cpus), max_interleavings=BOUND)
+    setup, nodes = partial(program, **options), NODES.get(program, 1)
+    return every_interleaving(lambda: Linked(setup, cpus=cpus, nodes=nodes), max_interleavings=BOUND)
 
 
 def named(program: Callable[..., None], options: dict[str, Any]) -> str:
@@ -101,6 +111,28 @@ def death_before_the_links_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Owner, "_on_process_died", on_process_died)
 
 
+def retries_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may have started is made again, whatever retries are left."""
+    again = Completion.again
+    monkeypatch.setattr(Completion, "again", lambda self, task, spend: again(self, task, spend=False))
+
+
+def borrowers_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that a borrower reports lost is forgotten, and nothing is made again for it."""
+
+    def on_report_lost(self: Any, now: float, message: Any, peer: Any) -> None:
+        if message.object_id in self._holding.objects.values:
+            self._holding.lose_value(message.object_id)
+
+    on = Remaking.__init__
+
+    def init(self: Any, *what: Any) -> None:
+        on(self, *what)
+        self.on = {ReportLost: partial(on_report_lost, self)}
+
+    monkeypatch.setattr(Remaking, "__init__", init)
+
+
 @pytest.mark.parametrize(
     "mutant, program, options, cpus",
     [
@@ -108,6 +140,8 @@ def death_before_the_links_end(monkeypatch: pytest.MonkeyPatch) -> None:
         (pin_released_early, small_programs.passed_on_twice, {}, 0),
         (nothing_retained, small_programs.passed_on_twice, {}, 0),
         (death_before_the_links_end, small_programs.death_against_result, {}, 1),
+        (retries_without_end, second_attempts.calls_against_restart, {}, 0),
+        (borrowers_are_not_believed, second_attempts.made_again_for_all, {}, 1),
     ],
     ids=lambda what: getattr(what, "__name__", None),
 )
