@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-import miniray
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
@@ -29,7 +28,7 @@ from miniray.testing.matters import what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
-from miniray.testing.shrinking import MAX_SECONDS, Failing, shrink, signature
+from miniray.testing.shrinking import MAX_SECONDS, Failing, shrink, signature, users_frames
 from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,7 +36,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 SEEDS = 200
 FOLDER = ".miniray-failures"
 DEATHS: tuple[type[BaseException], ...] = (WorkerCrashedError, ActorDiedError, ObjectLostError)
-_HERE = str(Path(miniray.__file__).parent)
 
 
 class NotDeterministic(SimulationFailed):
@@ -220,14 +218,8 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
 
 
 def _keep_users_frames(error: BaseException) -> None:
-    frames: list[TracebackType] = []
-    trace = error.__traceback__
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_filename.startswith(_HERE):
-            frames.append(trace)
-        trace = trace.tb_next
     kept: TracebackType | None = None
-    for one in reversed(frames):
+    for one in reversed(users_frames(error.__traceback__)):
         kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
     error.__traceback__ = kept
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, TaskId, local_number, show
+from miniray.core.ids import (
+    CONTROL_NUMBER,
+    DRIVER_NUMBER,
+    NODE_NUMBER,
+    ProcessId,
+    TaskId,
+    local_number,
+    process_number,
+    show,
+)
 from miniray.core.machine import PeerLost, Received, Send, Tick
 from miniray.core.node.events import (
     ExtentReserved,
@@ -86,7 +95,9 @@ class Recorder:
     ) -> int:
         name = show(me)
         if name not in self.processes:
-            self.processes[name] = {NODE_NUMBER: "node", DRIVER_NUMBER: "driver"}.get(local_number(me), "worker")
+            kinds = {NODE_NUMBER: "node", DRIVER_NUMBER: "driver"}
+            is_control = process_number(me) == CONTROL_NUMBER
+            self.processes[name] = "control" if is_control else kinds.get(local_number(me), "worker")
         number = len(self.steps) + 1
         self.steps.append(Step(number, now, name, event, effects, cause))
         return number

@@ -9,7 +9,7 @@
     error       {"type": "builtins.AssertionError", "text", "traceback"}, or null: what the run ended with
     trace_hash  of every step of every machine: a replay that gives another one is another run
     matters     the few sentences that say what went wrong, in the order in which it happened
-    processes   {"p1": "driver", "p0": "node", "p2": "worker", ...}
+    processes   {"p1": "driver", "p0": "node", "p2": "worker", ...}; of several nodes also {"control.p0": "control"}
     tasks       {"p1.t7": {"name": "Counter.add", "site": "/a/prog.py:31 in main", "parent": "p1.t2" or null,
                 "actor": "p1.t1.0" or null}}: what the user calls them; `name` of the creation of an actor is "Counter"
     steps       a list of

@@ -16,7 +16,7 @@ from typing import Any
 
 from miniray.testing.choices import RecordedChoices
 from miniray.testing.recording import Recording, RecordingError, fault_of
-from miniray.testing.simulation import Simulated, SimulationFailed, simulate
+from miniray.testing.simulation import Simulated, SimulationFailed, one_line, simulate
 
 
 def rerun(recording: Recording) -> Simulated:
@@ -37,7 +37,7 @@ def compare(recording: Recording, again: Simulated) -> str:
     """One sentence: whether it was the same run, and if not how it ended."""
     if again.trace_hash == recording.trace_hash:
         return f"run again: the same run, step by step (trace {again.trace_hash})"
-    ended = f"{type(again.error).__name__}: {again.error}".splitlines()[0] if again.error else "no error"
+    ended = one_line(again.error) if again.error is not None else "no error"
     return (
         f"run again: ANOTHER run, which ended with {ended}. The program or miniray has changed since it was recorded, "
         f"or it is not deterministic (trace {again.trace_hash}, recorded {recording.trace_hash})"

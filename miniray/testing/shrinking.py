@@ -47,13 +47,18 @@ def signature(error: BaseException) -> tuple[str, str]:
 
 def user_line(trace: TracebackType | None) -> str:
     """`file.py:31`, the innermost one outside of miniray."""
-    line = ""
+    frames = users_frames(trace)
+    return f"{frames[-1].tb_frame.f_code.co_filename}:{frames[-1].tb_lineno}" if frames else ""
+
+
+def users_frames(trace: TracebackType | None) -> list[TracebackType]:
+    """Those outside of miniray, the outermost first."""
+    frames = []
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith(_HERE):
-            line = f"{file}:{trace.tb_lineno}"
+        if not trace.tb_frame.f_code.co_filename.startswith(_HERE):
+            frames.append(trace)
         trace = trace.tb_next
-    return line
+    return frames
 
 
 def shrink(

@@ -51,6 +51,17 @@ def test_to_record_a_run_changes_nothing() -> None:
     assert run(CRASH, Recorder()) == run(CRASH, None)
 
 
+def test_each_process_has_its_kind() -> None:
+    recorder = Recorder()
+    cluster = SimulatedCluster(SeededChoices(3), nodes=2, recorder=recorder)
+    try:
+        cluster.run(program)
+    finally:
+        cluster.close()
+    kinds = {"p0": "node", "n1.p0": "node", "control.p0": "control", "p1": "driver", "p2": "worker"}
+    assert {name: recorder.processes[name] for name in kinds} == kinds
+
+
 def test_every_task_goes_back_to_its_parent_by_its_causes() -> None:
     recorder = recorded(Faults())
     steps = {step.number: step for step in recorder.steps}
