@@ -21,6 +21,8 @@ from miniray.errors import SerializationError as PublicSerializationError
 
 T = TypeVar("T")
 
+_ENDLESS_SECONDS = 2_000_000.0  # 23 days; the system's polls take no more than 24 (a timeout of `inf` is usual)
+
 
 @overload
 def get(refs: ObjectRef[T], *, timeout: float | None = None, writable: bool = False) -> T: ...
@@ -41,7 +43,7 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     """
     process = current()
     if timeout is not None:
-        _check_timeout(timeout)
+        timeout = _checked_timeout(timeout)
     if type(refs) is ObjectRef:
         value = process.values.get(refs._id)
         if value is None:
@@ -136,7 +138,7 @@ def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = N
     if type(ref) is not ObjectRef:
         raise TypeError(f"transfer takes an ObjectRef, not {_shown(ref)}")
     process = current()
-    _check_timeout(timeout)
+    timeout = _checked_timeout(timeout)
     address = _address("transfer", process, owner)
     if ref._id not in process.values:
         _await_all(process, [ref], timeout)
@@ -194,7 +196,7 @@ def wait(
     if not isinstance(refs, list | tuple):
         raise TypeError(f"wait takes a list of ObjectRefs, not {_shown(refs)}")
     _check_refs("wait", refs)
-    _check_timeout(timeout)
+    timeout = _checked_timeout(timeout)
     ids = [ref._id for ref in refs]
     if len(set(ids)) != len(ids):
         raise ValueError("wait was given the same ref twice")
@@ -249,9 +251,10 @@ def _check_refs(word: str, refs: Sequence[Any]) -> None:
             raise TypeError(f"{word}: entry {index} is not an ObjectRef but {_shown(ref)}")
 
 
-def _check_timeout(timeout: Any) -> None:
+def _checked_timeout(timeout: Any) -> float | None:
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
         raise ValueError(f"timeout must be a number of seconds, zero or more, or None, not {timeout!r}")
+    return None if timeout is None or timeout > _ENDLESS_SECONDS else timeout
 
 
 def _shown(value: Any) -> str:

@@ -40,6 +40,7 @@ METHOD_DEFAULTS: dict[str, Any] = {
     "name": None,
 }
 _RETRIES = {"task": "max_retries", "actor": "max_restarts", "method": "max_task_retries"}  # what counts its attempts
+_MAX_RETURNS = 1 << 16  # each is a ref, made at the call
 _RESERVED = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
@@ -66,6 +67,8 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
         )
     full = {**defaults, **given}
     num_returns = _whole(name, "num_returns", full.get("num_returns", 1), least=0)
+    if num_returns > _MAX_RETURNS:
+        raise ValueError(f"{name}: num_returns must be at most {_MAX_RETURNS}, not {num_returns}: return a list")
     retries = _whole(name, _RETRIES[what], full[_RETRIES[what]], least=-1)
     task_retries = _whole(name, "max_task_retries", full.get("max_task_retries", 0), least=-1)
     shown = full["name"]

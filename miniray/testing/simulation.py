@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
@@ -152,7 +153,9 @@ def run_once(
         cluster.run(main)
         cluster.settle()
         _assert_nothing_left(cluster)
-    except (Exception, SystemExit) as raised:
+    except BaseException as raised:
+        if not (isinstance(raised, Exception | SystemExit) or _is_pytest_failure(raised)):
+            raise
         error = raised
     finally:
         figures = (cluster.steps, cluster.frames, cluster.timeline.now, len(cluster.deaths))
@@ -169,6 +172,12 @@ def run_once(
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
     return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken))
+
+
+def _is_pytest_failure(error: BaseException) -> bool:
+    """Of `pytest.fail`, or `pytest.raises` to which nothing was raised: no Exception, and a failure of this seed."""
+    pytest: Any = sys.modules.get("pytest")
+    return pytest is not None and type(error) is pytest.fail.Exception
 
 
 class _Kept:

@@ -64,6 +64,18 @@ def test_a_timeout_is_checked_also_when_nothing_has_to_be_waited_for(small_sessi
         miniray.get(miniray.put(1), timeout="1")
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12, 3e6, 10**400])
+def test_a_timeout_beyond_what_the_system_can_wait_is_none(small_session, seconds):
+    soon = miniray.remote(lambda: time.sleep(0.3))
+    assert miniray.get(soon.remote(), timeout=seconds) is None
+    assert miniray.wait([soon.remote()], timeout=seconds)[1] == []
+
+
+def test_so_many_returns_that_they_find_no_room_are_refused_at_once():
+    with pytest.raises(ValueError, match="num_returns must be at most"):
+        miniray.remote(lambda: None).options(num_returns=10**9)
+
+
 def test_an_actors_handle_has_no_state(small_session):
     thing = miniray.remote(Thing).remote()
     with pytest.raises(AttributeError, match="by its methods only"):

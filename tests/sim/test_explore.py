@@ -160,3 +160,13 @@ def test_a_program_that_somebody_always_ends_is_told() -> None:
 
     with pytest.raises(SimulationFailed, match="never came to its end"):
         explore(seeds=3, faults="none")(always)()
+
+
+def test_a_failure_that_is_no_exception_has_its_seed_and_a_skip_skips(tmp_path: Path) -> None:
+    def raises_nothing() -> None:
+        with pytest.raises(ValueError):
+            pass
+
+    assert "fails with seed 0" in str(failure_of(raises_nothing, tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="planned"):
+        explore(lambda: pytest.skip("planned"))()
