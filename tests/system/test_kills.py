@@ -60,11 +60,7 @@ def test_a_killed_worker_is_replaced_and_its_task_retried(session, tmp_path):
     (pid,) = eventually(lambda: started_pids(tmp_path / "started"), "a start")
     (tmp_path / "go").touch()
     os.kill(pid, signal.SIGKILL)
-    killed = time.monotonic()
     assert miniray.get(ref, timeout=20) == "done"
-    took = time.monotonic() - killed
-    print(f"retried after {took * 1000:.1f} ms")
-    assert took < 1.0  # about 20 ms where nothing else runs
     assert miniray.get(others) == [int(array.sum())] * 20
     assert len(started_pids(tmp_path / "started")) in (1, 2)  # it may have been done already
     del ref, others, kept
