@@ -181,10 +181,11 @@ def _message(
     told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
     if not told:
         told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"
+    place = f"  at {line}\n" if line else ""  # a wait without an end is raised at no line of the user's
     real = f"\n\nIt used the real world: {'; '.join(figures.real)}" if figures.real else ""
     return (
         f"{exploration.name} fails with seed {seed} (run {count} of {len(exploration.seeds)}):\n"
-        f"  {one_line(last.error)}\n  at {line}\n"
+        f"  {one_line(last.error)}\n{place}"
         f"\nWhat matters, in the smallest run that fails so ({size}):{told}{real}"
         f"\n\nThe whole story: python -m miniray replay {file}"
     )

@@ -170,3 +170,12 @@ def test_a_failure_that_is_no_exception_has_its_seed_and_a_skip_skips(tmp_path: 
     assert "fails with seed 0" in str(failure_of(raises_nothing, tmp_path))
     with pytest.raises(pytest.skip.Exception, match="planned"):
         explore(lambda: pytest.skip("planned"))()
+
+
+def test_what_has_no_end_is_at_no_line(tmp_path: Path) -> None:
+    def goes_on() -> None:
+        while True:
+            time.sleep(100.0)
+
+    text = str(failure_of(goes_on, tmp_path, seeds=1))
+    assert "no end: " in text and "\n  at" not in text
