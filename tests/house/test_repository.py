@@ -114,6 +114,12 @@ def test_every_file_is_on_the_code_map() -> None:
     assert not missing, f"no row of the code map in miniray/README.md says what {missing} are for"
 
 
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports them by name: two of one name cannot be collected together."""
+    names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_every_package_is_installed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
