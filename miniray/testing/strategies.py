@@ -10,7 +10,15 @@ Both shrink towards a cluster in which nothing is late and nothing dies, so prog
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
+try:
+    from hypothesis import strategies as st
+except ModuleNotFoundError as missing:
+    if missing.name != "hypothesis":
+        raise
+    raise ModuleNotFoundError(
+        "miniray.testing.strategies needs Hypothesis, which miniray does not install: pip install hypothesis",
+        name="hypothesis",
+    ) from None
 
 from miniray.testing.choices import DrawnChoices
 from miniray.testing.faults import Crash, CrashMode, Faults
