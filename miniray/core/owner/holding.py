@@ -90,8 +90,8 @@ class Holding:
         if type(value) is Stored and node_of(value.place.holder) in self._dead_nodes:
             self.on_dead_nodes.append(object_id)
         self.objects.values[object_id] = value
-        if type(value) is ActorAt:
-            self._settle_in(object_id, value)
+        if type(value) is ActorAt and not self._settle_in(object_id, value):
+            return []
         for inner in contained(value):
             self._hold_container(inner, transfer)
         if not self.objects.is_awaited(object_id):
@@ -100,11 +100,16 @@ class Holding:
             self._emit(Send(asker, ValueIs(object_id, value)))
         return self.objects.take_dependants(object_id)
 
-    def _settle_in(self, actor: ObjectId, value: ActorAt) -> None:
-        """From now on the hold of the actor's own process on it does not count, or it would never end."""
+    def _settle_in(self, actor: ObjectId, value: ActorAt) -> bool:
+        """From now on the hold of the actor's own process on it does not count, or it would never end. Whether anything
+        else keeps it: a worker may hold a handle from what it ran before, and become the next life of that actor."""
         row = self.references.rows[actor]
         if isinstance(row, Owned):
             row.weak = value.process
+            if not (row.keeps_value or row.lineage):
+                self.let_go(actor)
+                return False
+        return True
 
     def _hold_container(self, inner: ObjectId, transfer: Transfer | None) -> None:
         row = self.row(inner)

@@ -1,18 +1,18 @@
 """Invariant 8: no message of a dead attempt changes a table (of an ended lease: `leases.py`).
 
 And no attempt is given up while its answer is under way: a link is read to its end before a death counts (section 2).
-Who has buried a process gives nobody its address, and runs nothing for it.
+Who has buried a process gives nobody its address, and runs nothing for it. A cancel strikes the task that it names.
 """
 
 from __future__ import annotations
 
 from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
 from miniray.core.machine import PeerLost, Received, Send
-from miniray.core.messages import CallActor, ProcessDied, PushTasks, TasksDone, ValueIs
+from miniray.core.messages import CallActor, CancelTask, ProcessDied, PushTasks, TasksDone, ValueIs
 from miniray.core.owner.events import Ready
 from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, PushedTask
-from miniray.core.worker.events import RunTask
+from miniray.core.worker.events import InterruptTask, RunTask
 from miniray.testing.checkers.checker import BrokenInvariant, Checker
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.simulated import SimulatedProcess
@@ -21,7 +21,12 @@ from miniray.testing.simulated import SimulatedProcess
 class Stale(Checker):
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
-        self.after = {TasksDone: self._answered, ProcessDied: self._died, PeerLost: self._lost}
+        self.after = {
+            TasksDone: self._answered,
+            ProcessDied: self._died,
+            PeerLost: self._lost,
+            CancelTask: self._cancelled,
+        }
         self.decided = {
             PushTasks: self._pushed,
             CallActor: self._called,
@@ -66,6 +71,13 @@ class Stale(Checker):
         task_id = effect.task.task_id
         if (home.me, owner_of(task_id)) in self._ended:
             raise BrokenInvariant(8, f"{home.name} runs {show(task_id)} for an owner whose link has ended", task_id)
+
+    def _cancelled(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, CancelTask)
+        for effect in effects:
+            if type(effect) is InterruptTask and effect.task_id != event.message.task:
+                told = f"the cancel of {show(event.message.task)} interrupts {show(effect.task_id)}"
+                raise BrokenInvariant(8, told, effect.task_id)
 
     def _answered(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
         assert isinstance(event.message, TasksDone)
