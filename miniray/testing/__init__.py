@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from miniray.testing.exploration import NotDeterministic, explore
     from miniray.testing.faults import Crash, CrashMode, Faults
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
-    from miniray.testing.strategies import fault_schedules, schedules
+    from miniray.testing.strategies import fault_schedules, schedules, task_graphs
 
 __all__ = [
     "Crash",
@@ -36,13 +36,14 @@ __all__ = [
     "fault_schedules",
     "schedules",
     "simulate",
+    "task_graphs",
 ]
 
 _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
     "faults": ("Crash", "CrashMode", "Faults"),
-    "strategies": ("fault_schedules", "schedules"),
+    "strategies": ("fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}

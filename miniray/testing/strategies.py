@@ -22,10 +22,13 @@ except ModuleNotFoundError as missing:
 
 from miniray.testing.choices import DrawnChoices
 from miniray.testing.faults import Crash, CrashMode, Faults
+from miniray.testing.graphs import GraphStep, TaskGraph
 
 MAX_NUMBERS = 200  # drawn one by one; what a run needs beyond comes from the seed
 MAX_CRASHES = 4
 MAX_MOMENT = 128  # steps (or sends) of workers between one crash and the next
+MAX_TAKEN = 3  # results of earlier steps, each way
+MAX_CHILDREN = 2
 ONE_IN = (0, 200, 50, 8)  # how rare a fault is; 0: never
 
 
@@ -47,3 +50,21 @@ def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faul
         one_pause_in=one_in,
         one_failed_start_in=one_in if max_crashes else st.just(0),
     )
+
+
+def task_graphs(max_tasks: int = 8) -> st.SearchStrategy[TaskGraph]:
+    """Programs of 1 to `max_tasks` tasks that take one another's results, and their children; shrinks to one task.
+
+    Steps name others by how far back they are, so that one may be left out while a graph shrinks.
+    """
+    back = st.lists(st.integers(1, max(1, max_tasks - 1)), max_size=MAX_TAKEN)
+    step = st.tuples(back, back, st.integers(0, MAX_CHILDREN))
+    return st.lists(step, min_size=1, max_size=max_tasks).map(_graph)
+
+
+def _graph(drawn: list[tuple[list[int], list[int], int]]) -> TaskGraph:
+    def earlier(place: int, back: list[int]) -> tuple[int, ...]:
+        return tuple(place - far for far in back if far <= place)
+
+    parts = enumerate(drawn)
+    return TaskGraph(tuple(GraphStep(earlier(at, some), earlier(at, nested), n) for at, (some, nested, n) in parts))

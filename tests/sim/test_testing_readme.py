@@ -27,3 +27,4 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = re.search(r"miniray replay (\S+)", str(failed.value))
     assert told is not None and Path(told[1]).exists()
     module.test_double()
+    module.test_graph()
