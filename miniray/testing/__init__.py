@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
     from miniray.testing.exploration import NotDeterministic, explore
     from miniray.testing.faults import Crash, CrashMode, Faults
+    from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
     from miniray.testing.strategies import fault_schedules, schedules, task_graphs
 
@@ -30,6 +31,7 @@ __all__ = [
     "RecordedChoices",
     "SeededChoices",
     "Simulated",
+    "SimulatedMachine",
     "SimulationFailed",
     "Statistics",
     "explore",
@@ -43,6 +45,7 @@ _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
     "faults": ("Crash", "CrashMode", "Faults"),
+    "machine": ("SimulatedMachine",),
     "strategies": ("fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),
 }

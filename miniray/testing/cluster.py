@@ -123,15 +123,16 @@ class SimulatedCluster:
     # ---- running ----
 
     def run(self, program: Callable[[], None]) -> None:
-        """Run `program` in the driver to its end.
+        """Run `program` in the driver to its end; again, if there is more than one.
 
         Raises:
             SimulationError: it waits for something that cannot happen, or a machine's assertion failed.
         """
-        self._fixed.begin()
-        running.append(self)
-        try:
+        if self not in running:
+            self._fixed.begin()
+            running.append(self)
             self.tell(self.driver.me, "Began")
+        try:
             fiber = self.driver.start_fiber(program)
             while not fiber.ended:
                 self._step()

@@ -18,24 +18,19 @@ from typing import Any
 from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._api.objects import get
-from miniray._runtime import context
-from miniray.core.ids import TaskId, show
 from miniray.core.record import Record
-from miniray.core.task_spec import PushedTask
-from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.choices import SeededChoices
-from miniray.testing.cluster import SimulatedCluster, SimulationError
+from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
-from miniray.testing.virtual import Virtual
+from miniray.testing.world import World
 from miniray.transport import Choices
 
 Program = Callable[[], Any]
 
 _MAX_LOOKED_AT = 100_000  # objects of a result that are searched for refs
-_MAX_REAL = 20
 
 
 class Statistics(Record, frozen=True):
@@ -119,40 +114,15 @@ def run_once(
     program: Program, choices: Choices, faults: Faults, num_cpus: int = 2, recorder: Recorder | None = None
 ) -> Simulated:
     """One run with these faults; its error is returned, not raised."""
-    real: list[str] = []
     results: list[Any] = []
-    began: list[TaskId] = []
     taken: list[int] = []
-    outside = context.get_current()
-    cluster = SimulatedCluster(_Kept(choices, taken), num_cpus=num_cpus, faults=faults, recorder=recorder)
-
-    def note(what: str) -> None:
-        if len(real) < _MAX_REAL:
-            real.append(f"{cluster.who_is_awake()}: {what}")
-
-    def die(status: int) -> None:
-        if cluster.awake in cluster.driver.fibers:
-            raise SystemExit(status)
-        cluster.die(status)
-
-    virtual = Virtual(lambda: cluster.timeline.now, cluster.sleep, die, note)
-
-    def on_task(task: PushedTask) -> None:
-        began.append(task.task_id)
-        virtual.seed(f"{show(task.task_id)} {task.attempt} {cluster.session.hex()}")
-
-    def main() -> None:
-        virtual.seed(cluster.session.hex())
-        results.append(_resolved(program()))
-
-    cluster.on_task = on_task
+    world = World(_Kept(choices, taken), faults, num_cpus, recorder)
+    cluster = world.cluster
     error: BaseException | None = None
-    cluster.interrupts.begin()
     try:
-        virtual.begin(getattr(program, "__globals__", {}))
-        cluster.run(main)
-        cluster.settle()
-        _assert_nothing_left(cluster)
+        world.begin(getattr(program, "__globals__", {}))
+        world.call(lambda: results.append(_resolved(program())))
+        world.settle()
     except BaseException as raised:
         if not (isinstance(raised, Exception | SystemExit) or _is_pytest_failure(raised)):
             raise
@@ -161,14 +131,11 @@ def run_once(
         figures = (cluster.steps, cluster.frames, cluster.timeline.now, len(cluster.deaths))
         trace_hash = cluster.trace_hash
         try:
-            cluster.close()
+            world.end()
         except SimulationError as stuck:
             error = error or stuck
-        finally:
-            virtual.end()
-            context.set_current(outside)
-            cluster.interrupts.end()
-    statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(real))
+    began = world.began
+    statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real))
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
     return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken))
@@ -225,12 +192,3 @@ def _inside(value: Any) -> Iterator[Any]:
             if id(part) not in seen:
                 seen[id(part)] = part
                 pending.append(part)
-
-
-def _assert_nothing_left(cluster: SimulatedCluster) -> None:
-    """Unless the program itself keeps refs, in a global say, nothing may be left."""
-    try:
-        assert_quiet(cluster, but=("functions",))  # those of modules are not dropped
-    except AssertionError:
-        if not any(isinstance(one, ObjectRef | ActorHandle) for one in gc.get_objects()):
-            raise

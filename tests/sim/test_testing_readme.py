@@ -28,3 +28,4 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told is not None and Path(told[1]).exists()
     module.test_double()
     module.test_graph()
+    module.TestSumming("runTest").runTest()

@@ -20,13 +20,14 @@ def no_hypothesis() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "hypothesis", None)
-        patch.delitem(sys.modules, "miniray.testing.strategies", raising=False)
-        for name in ("strategies", "schedules", "fault_schedules", "task_graphs"):
+        for name in ("strategies", "machine"):
+            patch.delitem(sys.modules, f"miniray.testing.{name}", raising=False)
+        for name in ("strategies", "schedules", "fault_schedules", "task_graphs", "machine", "SimulatedMachine"):
             patch.delitem(vars(miniray.testing), name, raising=False)
         yield
 
 
-@pytest.mark.parametrize("name", ["schedules", "fault_schedules", "task_graphs"])
+@pytest.mark.parametrize("name", ["schedules", "fault_schedules", "task_graphs", "SimulatedMachine"])
 def test_a_strategy_says_what_to_install(name: str) -> None:
     with no_hypothesis(), pytest.raises(ModuleNotFoundError, match="pip install hypothesis"):
         getattr(miniray.testing, name)

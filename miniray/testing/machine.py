@@ -1,0 +1,113 @@
+"""`SimulatedMachine`: a state machine of Hypothesis whose rules run in one simulated cluster.
+
+- Each rule, initializer and invariant runs to its end in the driver, in a fiber of its own, so what blocks, sleeps or
+  is interrupted in it is treated as in `simulate`. Between two of them no virtual time passes.
+- The schedule is drawn first, before any rule, by which it shrinks together with the rules and their arguments.
+- The cluster begins with the first of them, not in `__init__`: Hypothesis calls `teardown` only if `__init__` returned.
+- `teardown` ends the cluster whatever has happened. Only if every rule came to its end, nothing may be left in it.
+- Hypothesis knows its own test by the thread, so a fiber is told of it: `assume`, `note` and `data()` work in rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from miniray.testing.strategies import schedules  # first: it says what to install
+
+# isort: split
+from hypothesis import reject
+from hypothesis.control import _current_build_context, current_build_context
+from hypothesis.stateful import RuleBasedStateMachine
+
+from miniray.testing.exploration import DEATHS
+from miniray.testing.faults import Faults
+from miniray.testing.levels import Level, faults_of
+from miniray.testing.world import World
+
+
+class SimulatedMachine(RuleBasedStateMachine):
+    """Base class of a machine whose rules call `miniray.get` and the rest as always.
+
+    Attributes:
+        faults, num_cpus: as of `simulate`.
+        allow: a rule that ends with such an error after a process has died ends the example, which is no failure.
+    """
+
+    faults: ClassVar[Level | Faults] = "delays"
+    num_cpus: ClassVar[int] = 2
+    allow: ClassVar[tuple[type[BaseException], ...]] = DEATHS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._world: World | None = None
+        self._failed = False
+        self._schedule = current_build_context().data.draw(schedules())
+
+    @classmethod
+    def setup_state(cls) -> Any:
+        """What Hypothesis found in the class, each function made to run in the driver."""
+        found = super().setup_state()
+        return dataclasses.replace(
+            found,
+            rules=[_in_driver(one) for one in found.rules],
+            initializers=[_in_driver(one) for one in found.initializers],
+            invariants=[_in_driver(one) for one in found.invariants],
+        )
+
+    def teardown(self) -> None:
+        """End the cluster.
+
+        Raises:
+            AssertionError: something is left in it that nobody holds.
+        """
+        world, self._world = self._world, None
+        if world is None:
+            return
+        try:
+            if not self._failed:
+                self.names_to_values.clear()  # what rules have put into bundles
+                world.settle()
+        finally:
+            world.end()
+
+    def _call(self, code: Callable[[], Any]) -> Any:
+        """Run it in the driver; what it returns."""
+        build = current_build_context()
+        results: list[Any] = []
+
+        def main() -> None:
+            with _current_build_context.with_value(build):
+                results.append(code())
+
+        try:
+            if self._world is None:
+                self._begin()
+            assert self._world is not None
+            self._world.call(main)
+        except BaseException as error:
+            self._failed = True
+            if self._world is not None and self._world.cluster.deaths and isinstance(error, self.allow):
+                reject()
+            raise
+        return results.pop()
+
+    def _begin(self) -> None:
+        faults = faults_of(self.faults, self._schedule)
+        self._world = World(self._schedule, faults, self.num_cpus)
+        module = sys.modules.get(type(self).__module__)
+        self._world.begin(vars(module) if module is not None else {})
+
+
+def _in_driver(step: Any) -> Any:
+    """A rule or an invariant of Hypothesis, with another function."""
+    function = step.function
+
+    @functools.wraps(function)
+    def called(machine: SimulatedMachine, **arguments: Any) -> Any:
+        return machine._call(functools.partial(function, machine, **arguments))
+
+    return dataclasses.replace(step, function=called)

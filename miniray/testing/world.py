@@ -1,0 +1,112 @@
+"""A simulated cluster, and all that is virtual around a user's code: `simulate` and `SimulatedMachine` run in it.
+
+Between `begin` and `end` the clocks and random functions of this process are replaced, for simulated code only. Each
+`call` runs in the driver to its end; handlers of signals wait meanwhile. `end` is due in every case: it puts all back.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+from miniray._api.actor import ActorHandle
+from miniray._api.object_ref import ObjectRef
+from miniray._runtime import context
+from miniray.core.ids import TaskId, show
+from miniray.core.task_spec import PushedTask
+from miniray.testing.checkers.quiet import assert_quiet
+from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.faults import Faults
+from miniray.testing.recorder import Recorder
+from miniray.testing.virtual import Virtual
+from miniray.transport import Choices
+
+_MAX_REAL = 20
+
+
+class World:
+    """`began`: the executions of tasks, in order; `real`: what users' code did with the real world."""
+
+    def __init__(self, choices: Choices, faults: Faults, num_cpus: int, recorder: Recorder | None = None) -> None:
+        self.began: list[TaskId] = []
+        self.real: list[str] = []
+        self.cluster = SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, recorder=recorder)
+        self.cluster.on_task = self._on_task
+        self._calls = 0
+        self._outside = context.get_current()
+        self._virtual = Virtual(lambda: self.cluster.timeline.now, self.cluster.sleep, self._die, self._note)
+
+    def begin(self, names: dict[str, Any]) -> None:
+        """`names`: the globals of the user's code, where clocks may be bound as well."""
+        self._virtual.begin(names)
+
+    def call(self, code: Callable[[], None]) -> None:
+        """Run it in the driver to its end.
+
+        Raises:
+            SimulationError: it waits for something that cannot happen, or a machine's assertion failed.
+        """
+        seed = self.cluster.session.hex() + (f" {self._calls}" if self._calls else "")
+        self._calls += 1
+
+        def main() -> None:
+            self._virtual.seed(seed)
+            code()
+
+        self.cluster.interrupts.begin()
+        try:
+            self.cluster.run(main)
+        finally:
+            context.set_current(self._outside)
+            self.cluster.interrupts.end()
+
+    def settle(self) -> None:
+        """The user's code has ended: let everything happen that is still planned.
+
+        Raises:
+            AssertionError: something is left that nobody holds.
+        """
+        self.cluster.interrupts.begin()
+        try:
+            self.cluster.settle()
+            _assert_nothing_left(self.cluster)
+        finally:
+            context.set_current(self._outside)
+            self.cluster.interrupts.end()
+
+    def end(self) -> None:
+        """End the cluster and put everything back.
+
+        Raises:
+            SimulationError: a thread of the user's code does not end; everything else has.
+        """
+        self.cluster.interrupts.begin()
+        try:
+            self.cluster.close()
+        finally:
+            self._virtual.end()
+            context.set_current(self._outside)
+            self.cluster.interrupts.end()
+
+    def _on_task(self, task: PushedTask) -> None:
+        self.began.append(task.task_id)
+        self._virtual.seed(f"{show(task.task_id)} {task.attempt} {self.cluster.session.hex()}")
+
+    def _note(self, what: str) -> None:
+        if len(self.real) < _MAX_REAL:
+            self.real.append(f"{self.cluster.who_is_awake()}: {what}")
+
+    def _die(self, status: int) -> None:
+        if self.cluster.awake in self.cluster.driver.fibers:
+            raise SystemExit(status)
+        self.cluster.die(status)
+
+
+def _assert_nothing_left(cluster: SimulatedCluster) -> None:
+    """Unless the program itself keeps refs, in a global say, nothing may be left."""
+    try:
+        assert_quiet(cluster, but=("functions",))  # those of modules are not dropped
+    except AssertionError:
+        if not any(isinstance(one, ObjectRef | ActorHandle) for one in gc.get_objects()):
+            raise
