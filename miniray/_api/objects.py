@@ -35,7 +35,7 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     copy-on-write views. Inside a task the CPU is given back while this blocks.
 
     Raises:
-        TypeError: not an ObjectRef, nor a list or tuple of them.
+        TypeError: not an ObjectRef, nor a list or tuple of them; or `writable` is not a bool.
         GetTimeoutError: not all were ready after `timeout` seconds; nothing is lost.
         TaskError: the task raised; the error is also an instance of the exception's own class.
         WorkerCrashedError, ActorDiedError, TaskCancelledError, ObjectLostError, OwnerDiedError, ObjectStoreFullError:
@@ -44,6 +44,8 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     process = current()
     if timeout is not None:
         timeout = _checked_timeout(timeout)
+    if writable is not False:
+        _check_bools("get", writable=writable)
     if type(refs) is ObjectRef:
         value = process.values.get(refs._id)
         if value is None:
@@ -188,7 +190,7 @@ def wait(
     one host.
 
     Raises:
-        TypeError: `refs` is not a list of ObjectRefs (a single ref is a common mistake).
+        TypeError: `refs` is no list of ObjectRefs (a single ref is a common mistake), or `fetch_local` is not a bool.
         ValueError: a ref twice, or `num_returns` not within 1..len(refs).
     """
     if isinstance(refs, ObjectRef):
@@ -196,6 +198,7 @@ def wait(
     if not isinstance(refs, list | tuple):
         raise TypeError(f"wait takes a list of ObjectRefs, not {_shown(refs)}")
     _check_refs("wait", refs)
+    _check_bools("wait", fetch_local=fetch_local)
     timeout = _checked_timeout(timeout)
     ids = [ref._id for ref in refs]
     if len(set(ids)) != len(ids):
@@ -223,10 +226,11 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, 
     With `running=False` a task that has started is left alone: it is cancelled, or has its result, and never both.
 
     Raises:
-        TypeError: not an ObjectRef.
+        TypeError: not an ObjectRef; or `force`, `recursive` or `running` is not a bool.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes an ObjectRef, not {_shown(ref)}; an actor is ended by kill(handle)")
+    _check_bools("cancel", force=force, recursive=recursive, running=running)
     current().post(CancelRequested(ref._id, force, recursive, running))
 
 
@@ -238,10 +242,11 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             (`max_restarts`) and calls may be made again (`max_task_retries`).
 
     Raises:
-        TypeError: not an actor's handle.
+        TypeError: not an actor's handle; or `no_restart` is not a bool.
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill takes an actor's handle, not {_shown(actor)}; a task is ended by cancel(ref)")
+    _check_bools("kill", no_restart=no_restart)
     current().post(KillRequested(actor._creation._id, not no_restart))
 
 
@@ -249,6 +254,12 @@ def _check_refs(word: str, refs: Sequence[Any]) -> None:
     for index, ref in enumerate(refs):
         if type(ref) is not ObjectRef:
             raise TypeError(f"{word}: entry {index} is not an ObjectRef but {_shown(ref)}")
+
+
+def _check_bools(word: str, **given: Any) -> None:
+    for argument, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{word}: {argument} must be True or False, not {_shown(value)}")
 
 
 def _checked_timeout(timeout: Any) -> float | None:

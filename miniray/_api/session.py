@@ -41,6 +41,8 @@ def init(
         SessionError: there is a session already, or its processes could not be started.
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
+    if not isinstance(ignore_reinit_error, bool):
+        raise TypeError(f"init: ignore_reinit_error must be True or False, not {ignore_reinit_error!r}")
     with _lock:
         if is_initialized():
             if ignore_reinit_error:

@@ -71,6 +71,20 @@ def test_a_timeout_beyond_what_the_system_can_wait_is_none(small_session, second
     assert miniray.wait([soon.remote()], timeout=seconds)[1] == []
 
 
+@pytest.mark.parametrize(
+    ("word", "argument"),
+    [("cancel", "force"), ("cancel", "recursive"), ("cancel", "running"), ("kill", "no_restart"), ("get", "writable"),
+     ("wait", "fetch_local"), ("init", "ignore_reinit_error")],
+)  # fmt: skip
+@pytest.mark.parametrize("given", ["yes", 1, None])
+def test_a_bool_that_is_none_is_refused(small_session, word, argument, given):
+    """Any text is true: `force="no"` ended the process."""
+    ref = miniray.put(1)
+    subject = {"kill": [miniray.remote(Thing).remote()], "wait": [[ref]], "init": []}.get(word, [ref])
+    with pytest.raises(TypeError, match=f"{word}: {argument} must be True or False, not .*{given}"):
+        getattr(miniray, word)(*subject, **{argument: given})
+
+
 def test_so_many_returns_that_they_find_no_room_are_refused_at_once():
     with pytest.raises(ValueError, match="num_returns must be at most"):
         miniray.remote(lambda: None).options(num_returns=10**9)
