@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 
 from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
+from miniray._api.options import check_bools
 from miniray._api.raising import raise_failure
 from miniray._api.submit import call_site
 from miniray._runtime.context import current
@@ -45,7 +46,7 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     if timeout is not None:
         timeout = _checked_timeout(timeout)
     if writable is not False:
-        _check_bools("get", writable=writable)
+        check_bools("get", writable=writable)
     if type(refs) is ObjectRef:
         value = process.values.get(refs._id)
         if value is None:
@@ -198,7 +199,7 @@ def wait(
     if not isinstance(refs, list | tuple):
         raise TypeError(f"wait takes a list of ObjectRefs, not {_shown(refs)}")
     _check_refs("wait", refs)
-    _check_bools("wait", fetch_local=fetch_local)
+    check_bools("wait", fetch_local=fetch_local)
     timeout = _checked_timeout(timeout)
     ids = [ref._id for ref in refs]
     if len(set(ids)) != len(ids):
@@ -230,7 +231,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, 
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel takes an ObjectRef, not {_shown(ref)}; an actor is ended by kill(handle)")
-    _check_bools("cancel", force=force, recursive=recursive, running=running)
+    check_bools("cancel", force=force, recursive=recursive, running=running)
     current().post(CancelRequested(ref._id, force, recursive, running))
 
 
@@ -246,7 +247,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill takes an actor's handle, not {_shown(actor)}; a task is ended by cancel(ref)")
-    _check_bools("kill", no_restart=no_restart)
+    check_bools("kill", no_restart=no_restart)
     current().post(KillRequested(actor._creation._id, not no_restart))
 
 
@@ -254,12 +255,6 @@ def _check_refs(word: str, refs: Sequence[Any]) -> None:
     for index, ref in enumerate(refs):
         if type(ref) is not ObjectRef:
             raise TypeError(f"{word}: entry {index} is not an ObjectRef but {_shown(ref)}")
-
-
-def _check_bools(word: str, **given: Any) -> None:
-    for argument, value in given.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{word}: {argument} must be True or False, not {_shown(value)}")
 
 
 def _checked_timeout(timeout: Any) -> float | None:

@@ -78,10 +78,16 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     if what == "method" and retry_on and not task_retries:
         raise ValueError(f"{name}: retry_exceptions needs max_task_retries=N: how often the call may be made again")
     writable = full["writable_arguments"]
-    if not isinstance(writable, bool):
-        raise TypeError(f"{name}: writable_arguments must be a bool, not {writable!r}")
+    check_bools(name, writable_arguments=writable)
     task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable)
     return CallOptions(task, num_returns, dict(given), task_retries)
+
+
+def check_bools(word: str, **given: Any) -> None:
+    """Any text is true: `force="no"` would force."""
+    for argument, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{word}: {argument} must be True or False, not {value!r:.80}")
 
 
 def demand_of(name: str, full: Mapping[str, Any]) -> Demand:

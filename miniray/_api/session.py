@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Mapping
 
-from miniray._api.options import demand_of
+from miniray._api.options import check_bools, demand_of
 from miniray._runtime import context
 from miniray._runtime.driver import Driver
 from miniray._runtime.process import Process
@@ -41,8 +41,7 @@ def init(
         SessionError: there is a session already, or its processes could not be started.
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
-    if not isinstance(ignore_reinit_error, bool):
-        raise TypeError(f"init: ignore_reinit_error must be True or False, not {ignore_reinit_error!r}")
+    check_bools("init", ignore_reinit_error=ignore_reinit_error)
     with _lock:
         if is_initialized():
             if ignore_reinit_error:

@@ -28,9 +28,13 @@ from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.world import World
 
+if not hasattr(RuleBasedStateMachine, "setup_state"):  # an older one would run the rules outside of the cluster
+    raise ImportError("miniray.testing.SimulatedMachine needs a newer Hypothesis: pip install -U hypothesis")
+
 
 class SimulatedMachine(RuleBasedStateMachine):
-    """Base class of a machine whose rules call `miniray.get` and the rest as always.
+    """Base class of a machine whose rules call `miniray.get` and the rest as always. Make actors in an `@initialize`
+    rule: there is no cluster in `__init__` yet.
 
     Attributes:
         faults, num_cpus: as of `simulate`.

@@ -7,7 +7,8 @@ Between `begin` and `end` the clocks and random functions of this process are re
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from miniray._api.actor import ActorHandle
@@ -54,12 +55,8 @@ class World:
             self._virtual.seed(seed)
             code()
 
-        self.cluster.interrupts.begin()
-        try:
+        with self._inside():
             self.cluster.run(main)
-        finally:
-            context.set_current(self._outside)
-            self.cluster.interrupts.end()
 
     def settle(self) -> None:
         """The user's code has ended: let everything happen that is still planned.
@@ -67,13 +64,9 @@ class World:
         Raises:
             AssertionError: something is left that nobody holds.
         """
-        self.cluster.interrupts.begin()
-        try:
+        with self._inside():
             self.cluster.settle()
             _assert_nothing_left(self.cluster)
-        finally:
-            context.set_current(self._outside)
-            self.cluster.interrupts.end()
 
     def end(self) -> None:
         """End the cluster and put everything back.
@@ -81,11 +74,18 @@ class World:
         Raises:
             SimulationError: a thread of the user's code does not end; everything else has.
         """
+        with self._inside():
+            try:
+                self.cluster.close()
+            finally:
+                self._virtual.end()
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
         self.cluster.interrupts.begin()
         try:
-            self.cluster.close()
+            yield
         finally:
-            self._virtual.end()
             context.set_current(self._outside)
             self.cluster.interrupts.end()
 

@@ -56,7 +56,7 @@ def test_writable_arguments(actor: Any, size: int) -> None:
     ref = miniray.put(array)
     assert miniray.get(actor.write.options(writable_arguments=True).remote(ref))[0] == 7
     assert array[0] == 0 and miniray.get(ref)[0] == 0
-    with pytest.raises(TypeError, match="must be a bool"):
+    with pytest.raises(TypeError, match="must be True or False"):
         actor.write.options(writable_arguments=1)
 
 

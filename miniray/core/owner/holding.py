@@ -106,7 +106,7 @@ class Holding:
         row = self.references.rows[actor]
         if isinstance(row, Owned):
             row.weak = value.process
-            if not (row.keeps_value or row.lineage):
+            if not row.keeps_value:
                 self.let_go(actor)
                 return False
         return True
