@@ -51,6 +51,7 @@ from miniray.core.resources import demand
 from miniray.core.task_spec import Place, Value
 from miniray.core.worker.events import RunTask, TaskFinished
 from miniray.core.worker.worker import Worker
+from miniray.testing.faults import CrashHere, end_half_way
 from miniray.transport import Arrival, Frame, LinkLost, LinkUp
 
 SESSION = b"hand"
@@ -68,6 +69,10 @@ Choice = tuple[Any, ...]
 _encode = make_encoder()
 
 
+class _HalfWay(Exception):
+    """A process dies between two effects."""
+
+
 class Member:
     """One process: its loop, what its main thread runs, and what lies in its extents."""
 
@@ -76,6 +81,7 @@ class Member:
         self.me = me
         self.owner = next((machine for machine in machines if isinstance(machine, Owner)), None)
         self.alive = True
+        self.half: int | None = None  # so many effects of its next step are performed, and then it dies
         self.ending = False  # it has decided to exit, and does when its last frames have left
         self.running: RunTask | None = None
         self.status = (LeaseId(0), 0)  # its word in shared memory: the last task that it has started
@@ -86,18 +92,27 @@ class Member:
         rows: dict[type[Effect], Callable[[Any], Event | None]] = {kind: _nothing for kind in PERFORM}
         answers = {name: getattr(self, f"_{name}", None) for name in (kind.__name__ for kind in PERFORM)}
         rows.update({kind: answer for kind in PERFORM if (answer := answers[kind.__name__]) is not None})
+        rows[CrashHere] = self._CrashHere
         self.loop = Loop(me, machines, _Transport(world, me), world.clock, rows, _nothing, _ignore_loss, self._observe)
 
     def _observe(self, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.history.update(_encode((now, type(event).__name__, event)))
+        half = self.half if effects else None
+        if half is not None:
+            del effects[half:]
         told = self._world.effects
         told.extend((self.me, one) for one in effects if not (isinstance(one, Send) and one.peer == self.me))
+        if half is not None:
+            end_half_way(effects, half)
 
     # ---- effects ----
 
     def _RunTask(self, effect: RunTask) -> None:
         self.running = effect
         self.status = (effect.lease, effect.task.sequence)
+
+    def _CrashHere(self, effect: CrashHere) -> None:
+        raise _HalfWay
 
     def _ExitProcess(self, effect: Effect) -> None:
         self.ending = True
@@ -203,24 +218,25 @@ class World:
     def turn(self, me: ProcessId, event: Event) -> None:
         """Step one living process with one event, and send what it has decided."""
         member = self._living(me)
-        member.loop.turn(event)
-        self._finish(member)
+        self._step(member, lambda: member.loop.turn(event))
 
     def deliver(self, source: ProcessId, target: ProcessId) -> None:
         """The oldest frame of this way, or the end of the link, arrives."""
         piece = self.ways[source, target].popleft()
         member = self._living(target)
         arrivals: list[Arrival] = [piece] if isinstance(piece, LinkLost) else [LinkUp(source), Frame(source, piece)]
-        member.loop.receive(arrivals)
-        self._finish(member)
+        self._step(member, lambda: member.loop.receive(arrivals))
 
     def advance(self, seconds: float) -> None:
         """Time passes; each process whose deadline has come gets its tick."""
         self.now += seconds
         for member in list(self.members.values()):
             if member.alive:
-                member.loop.tick()
-                self._finish(member)
+                self._step(member, member.loop.tick)
+
+    def half(self, me: ProcessId, count: int) -> None:
+        """Its next step that has effects ends after so many of them: it dies when they have been performed and sent."""
+        self._living(me).half = count
 
     def finish(self, me: ProcessId, *values: Value, microseconds: int = 10_000, retry: bool = False) -> None:
         """The task that runs there returns."""
@@ -347,6 +363,15 @@ class World:
         member = self.members[me]
         assert member.alive, "it is dead"
         return member
+
+    def _step(self, member: Member, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except _HalfWay:
+            member.loop.flush()
+            self.crash(member.me)
+        else:
+            self._finish(member)
 
     def _finish(self, member: Member) -> None:
         member.loop.flush()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from miniray.testing.fixed import Fixed
 from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import Recorder
-from miniray.testing.simulated import SimulatedProcess
+from miniray.testing.simulated import CrashNow, SimulatedProcess
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ class SimulatedCluster:
 
     def posted(self, home: SimulatedProcess, *events: Event) -> None:
         if home.alive:
-            home.turns(events)
+            with suppress(CrashNow):
+                home.turns(events)
 
     def run_fiber(self, home: SimulatedProcess, fiber: Fiber) -> None:
         before = self.awake
@@ -297,6 +299,9 @@ class SimulatedCluster:
         """This process is gone; its peers and its reaper hear of it, in any order."""
         if not home.alive:
             return
+        if home.me == node_of(home.me):
+            self._crash_node_process(self.hosts[home.me], why)
+            return
         self.tell(home.me, "Crashed", status=status, why=why)
         self.deaths[home.me] = status
         self.disturbed = True
@@ -313,14 +318,16 @@ class SimulatedCluster:
         host = others[self.choices.choose(len(others), "the node that crashes")]
         if self.choices.choose(2, "its process alone"):
             self.crash_host(host)
+        elif self.choices.choose(2, "half-way through a step"):
+            host.node.dies_mid_step = True
         else:
-            self._crash_node_process(host)
+            self._crash_node_process(host, "fault")
 
-    def _crash_node_process(self, host: SimulatedHost) -> None:
+    def _crash_node_process(self, host: SimulatedHost, why: str) -> None:
         """The zygote kills its workers a moment later, until which nobody rules them. They would end by themselves, but
         may stand still for longer than `FENCE_SECONDS`, and then run beside what was started in their place."""
         self.disturbed = True
-        self.tell(host.me, "Crashed", status=-9, why="fault")
+        self.tell(host.me, "Crashed", status=-9, why=why)
         self.deaths[host.me] = -9
         host.node.end(crashed=True)
         del self.processes[host.me]

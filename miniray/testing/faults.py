@@ -1,8 +1,10 @@
 """Faults: what goes wrong in one simulated run, and when. Drawn from choices, before the run and during it.
 
 Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP`), between two frames that it sends
-(`AT_SEND`), so that some peers hear of a step and others do not, or just after a result with refs or a place has left
-(`AFTER_RESULT`), when most of what it knows is under way. Delays are mostly short, sometimes as long as
+(`AT_SEND`), so that some peers hear of a step and others do not, just after a result with refs or a place has left
+(`AFTER_RESULT`), when most of what it knows is under way, or between two effects of one step (`MID_STEP`): those before
+it were performed and sent, the others are not, nor what the roles of this process had to say to each other. A node
+process dies in these ways, too, and with a whole host nothing is left. Delays are mostly short, sometimes as long as
 a timeout. A process may also stand still for a while, as under SIGSTOP. In some runs the faults end at some step: from
 then on everything must come to its end in bounded time (`checkers/ends.py`).
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.record import Record
+from miniray.core.record import Effect, Record
 from miniray.transport import Choices
 
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
@@ -23,10 +25,19 @@ class CrashMode(Enum):
     AT_STEP = 0
     AT_SEND = 1
     AFTER_RESULT = 2
+    MID_STEP = 3
+
+
+# Of twelve, so that MID_STEP takes a little of two others and what every other number gives is what it always gave.
+_MODES = (
+    *(CrashMode.AT_STEP,) * 3, CrashMode.MID_STEP,
+    *(CrashMode.AT_SEND,) * 3, CrashMode.MID_STEP,
+    *(CrashMode.AFTER_RESULT,) * 4,
+)  # fmt: skip
 
 
 class Crash(Record, frozen=True):
-    """After so many further steps (or sends, or results) of workers, the one that makes the next dies."""
+    """After so many further steps (sends, results, steps with effects) of workers, the one that makes the next dies."""
 
     after: int
     mode: CrashMode
@@ -52,12 +63,21 @@ class Faults(Record, frozen=True):
 NO_FAULTS = Faults()
 
 
+class CrashHere(Effect, frozen=True):
+    """No machine decides this: a fault puts it where a step ends half-way."""
+
+
+def end_half_way(effects: list[Effect], count: int) -> None:
+    """Let only the first `count` effects of a step be performed. Then its process dies."""
+    effects[count:] = [CrashHere()]
+
+
 def draw(choices: Choices) -> Faults:
     """A third of the runs have only delays, the others one to four crashes."""
     count = (0, 0, 1, 2, 3, 4)[choices.choose(6, "crashes")]
     crashes = []
     for _ in range(count):
-        mode = tuple(CrashMode)[choices.choose(len(CrashMode), "kind of crash")]
+        mode = _MODES[choices.choose(len(_MODES), "kind of crash")]
         nearest = 1 if mode is CrashMode.AFTER_RESULT else 4
         after = choices.choose(nearest << choices.choose(6, "how far"), "steps to the next crash")
         crashes.append(Crash(after, mode))

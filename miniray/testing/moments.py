@@ -254,7 +254,11 @@ class Run:
         found = self._running.get(step.process)
         task = found[0].event["task"] if found else ""
         self._close(step.process, step, died=True)
-        how = {"killed": "is killed, as the node was told", "itself": f"ends itself ({step.event['status']})"}
+        how = {
+            "killed": "is killed, as the node was told",
+            "itself": f"ends itself ({step.event['status']})",
+            "fault mid-step": "is killed by a fault, half-way through a step",
+        }
         words = f"{self.who(step.process)} {how.get(step.event['why'], 'is killed by a fault')}"
         yield MomentKind.DIED, task, words + (f", while {self.named(task)} runs there" if task else "")
 

@@ -24,8 +24,8 @@ Events are those of the machines, and these, which happen to a process from outs
 
     Began        users' code begins: the program in the driver
     TaskStarted  task, attempt, sequence: users' code of a task (or call) begins now
-    Crashed      status (negative: a signal), why: "fault", "killed" (the node was told to), "itself",
-                 "its node died"; it does no more
+    Crashed      status (negative: a signal), why: "fault", "fault mid-step" (the effects of its last step are those
+                 that were performed), "killed" (the node was told to), "itself", "its node died"; it does no more
     StartFailed  reason: the process could not be started
     Paused       seconds: it stands still, as under SIGSTOP
 

@@ -22,7 +22,7 @@ from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Stored, contained
 from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
 from miniray.errors import SessionError
-from miniray.testing.faults import CrashMode
+from miniray.testing.faults import CrashHere, CrashMode, end_half_way
 from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.transport import load
 
@@ -42,6 +42,10 @@ def _brings_more(effect: Effect) -> bool:
 class CrashNow(BaseException):
     """A fault strikes this process here."""
 
+    def __init__(self, why: str = "fault") -> None:
+        super().__init__(why)
+        self.why = why
+
 
 class SimulatedProcess:
     """A loop, what it drives, and the fibers of one process. `process` and `executor` are filled in by the cluster."""
@@ -52,6 +56,7 @@ class SimulatedProcess:
         self.name = show(me)
         self.alive = True
         self.may_crash = False
+        self.dies_mid_step = False  # the next that has effects
         self._dies_after_turn = False
         self.process: Process | None = None
         self.executor: SimulatedExecutor | None = None
@@ -67,6 +72,7 @@ class SimulatedProcess:
 
     def join(self, machines: tuple[Machine, ...], rows: Rows, on_lost: Callable[[ProcessId, str], None]) -> None:
         timeline = self.cluster.timeline
+        rows = {**rows, CrashHere: self._crash_here}
         self.loop = Loop(self.me, machines, self.transport, timeline, rows, lambda token: None, on_lost, self._observe)
 
     # ---- turns ----
@@ -89,8 +95,8 @@ class SimulatedProcess:
             self.loop.check()
             if self._dies_after_turn:
                 raise CrashNow
-        except CrashNow:
-            self.cluster.crash(self, -9, "fault")
+        except CrashNow as strike:
+            self.cluster.crash(self, -9, strike.why)
             raise
         if self.alive:
             self._wake_fibers()
@@ -131,13 +137,29 @@ class SimulatedProcess:
 
     def _observe(self, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
+        half = bool(effects) and self._strikes_mid_step()
+        if half:  # what is seen of the step is what was done
+            del effects[1 + self.cluster.choices.choose(len(effects), "effects that are performed") :]
         self.cluster.observe(self, number, now, event, effects)
-        if not self.may_crash:
+        if half:
+            end_half_way(effects, len(effects))
+        if not self.may_crash or half:
             return
         if self.cluster.crash_is_due(CrashMode.AT_STEP):
             raise CrashNow
         if any(map(_brings_more, effects)) and self.cluster.crash_is_due(CrashMode.AFTER_RESULT):
             self._dies_after_turn = True
+
+    def _strikes_mid_step(self) -> bool:
+        if self.dies_mid_step:
+            return self.cluster.healed_at is None
+        return self.may_crash and self.cluster.crash_is_due(CrashMode.MID_STEP)
+
+    def _crash_here(self, effect: CrashHere) -> None:
+        """What was decided by now leaves; how much of it arrives is a choice of the network."""
+        self.may_crash = False
+        self.loop.flush()
+        raise CrashNow("fault mid-step")
 
     def _send_or_crash(self, peer: ProcessId, frame: bytes) -> None:
         if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_SEND):

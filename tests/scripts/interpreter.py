@@ -136,6 +136,9 @@ class Script:
         keep = int(given["keep"]) if "keep" in given else None
         self.world.crash(process(me), int(given.get("status", "-9")), keep)
 
+    def _do_half(self, me: str, count: str) -> None:
+        self.world.half(process(me), int(count))
+
     def _do_reap(self, me: str) -> None:
         self.world.reap(process(me))
 
