@@ -51,12 +51,14 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
         value = process.values.get(refs._id)
         if value is None:
             _await_all(process, [refs], timeout)
-            value = process.values[refs._id]
+            value = process.values.get(refs._id)
         if type(value) is Inline and not value.contains and not writable:
             try:
                 return deserialize(value.data)  # by far the most frequent case: small, and no refs inside
             except Exception as error:
                 raise _unreadable(refs, error) from error
+        if process.elsewhere:
+            _bring_here(process, [refs], timeout)
         return _value(process, refs, writable)
     if not isinstance(refs, list | tuple):
         raise TypeError(f"get takes an ObjectRef or a list of them, not {_shown(refs)}")
@@ -65,6 +67,8 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     missing = [ref for ref in refs if ref._id not in values]
     if missing:
         _await_all(process, missing, timeout)
+    if process.elsewhere:
+        _bring_here(process, refs, timeout)
     return [_value(process, ref, writable) for ref in refs]
 
 
@@ -79,8 +83,24 @@ def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | No
             raise GetTimeoutError(f"not ready after {timeout:g} s: {first}")
 
 
+def _bring_here(process: Process, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> None:
+    """Wait for copies of what lies on other nodes."""
+    far = list(dict.fromkeys([ref._id for ref in refs if not process.is_here(ref._id)]))
+    if far and not process.bring_here(far, timeout):
+        raise GetTimeoutError(f"not here after {timeout:g} s: {len(far)} values that lie on other nodes")
+
+
+def _readable(process: Process, ref: ObjectRef[Any]) -> Value:
+    """The value, on this node. It may have been lost since it was waited for, with its node, and be made again."""
+    while not process.is_here(ref._id):
+        process.bring_here([ref._id])
+    return process.elsewhere.get(ref._id) or process.values[ref._id]
+
+
 def _value(process: Process, ref: ObjectRef[T], writable: bool) -> T:
-    value = process.values[ref._id]
+    value = process.values.get(ref._id)
+    if value is None or process.elsewhere:
+        value = _readable(process, ref)
     if isinstance(value, Failed):
         raise_failure(value.failure)
     assert not isinstance(value, ActorAt)
@@ -145,7 +165,8 @@ def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = N
     address = _address("transfer", process, owner)
     if ref._id not in process.values:
         _await_all(process, [ref], timeout)
-    value = process.values[ref._id]
+    _bring_here(process, [ref], timeout)
+    value = _readable(process, ref)
     if isinstance(value, Failed):
         raise_failure(value.failure)
     assert not isinstance(value, ActorAt)

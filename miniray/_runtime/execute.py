@@ -21,9 +21,11 @@ from miniray._runtime.waiters import Waiter
 from miniray._serialization.exceptions import CHAIN_LIMIT, serialize_exception
 from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize, serialize_plain
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import PROCESS_ID_BYTES, FunctionId, ProcessId, return_id
+from miniray.core.ids import PROCESS_ID_BYTES, FunctionId, ObjectId, ProcessId, return_id, same_node
+from miniray.core.owner.events import RefsDropped, RefsHeld
+from miniray.core.record import replace
 from miniray.core.task_spec import ActorAt, Failed, Inline, PushedTask, Stored, Value
-from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
+from miniray.core.worker.events import InstallFunction, InterruptTask, RunTask, TaskFinished
 from miniray.errors import ObjectStoreFullError
 
 
@@ -49,7 +51,8 @@ class Executor:
         self._retired = False  # the instance has been, or is about to be, let go
         self._exiting = False
         self._main = threading.get_ident()
-        self.definitions: dict[tuple[bytes, FunctionId], Value] = {}
+        self._definitions: dict[tuple[bytes, FunctionId], Value] = {}
+        self._far: dict[tuple[bytes, FunctionId], ObjectId] = {}  # names of those on other nodes
 
     # ---- effects, under the lock ----
 
@@ -57,8 +60,15 @@ class Executor:
         self._waiting.append(effect)
         self._waiter.notify()
 
+    def install(self, effect: InstallFunction) -> None:
+        key = effect.owner, effect.function
+        self._definitions[key] = effect.value
+        if self._is_far(effect.value) and effect.object_id is not None:
+            self._far[key] = effect.object_id
+
     def drop(self, owner: ProcessId, function: FunctionId) -> None:
-        self.definitions.pop((owner, function), None)
+        self._definitions.pop((owner, function), None)
+        self._far.pop((owner, function), None)
         self._functions.pop((owner, function), None)
 
     def interrupt(self, effect: InterruptTask) -> None:
@@ -107,7 +117,13 @@ class Executor:
     def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
         """The task's outcome, and what has to live until that is known."""
         task = effect.task
-        self._record_start(effect.lease, task.sequence)
+        if task.values or self._far:
+            brought = self._bring_here(task)
+            if isinstance(brought, Failed):
+                return TaskFinished(task.task_id, task.attempt, (brought,) * task.num_returns, 0, False), None
+            task = brought
+            effect = RunTask(effect.lease, task)
+        self.begin(effect)
         start = self._clock()
         retry = False
         try:
@@ -119,6 +135,58 @@ class Executor:
             result = _without_frames(error) if failure.contains else None
         microseconds = int((self._clock() - start) * 1e6)
         return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
+
+    def begin(self, effect: RunTask) -> None:
+        """From here on it has started: what dies with this process spends a retry."""
+        self._record_start(effect.lease, effect.task.sequence)
+
+    def _bring_here(self, task: PushedTask) -> PushedTask | Failed:
+        """Wait for copies of what lies on other nodes, as a `get` would: the CPU is lent meanwhile, and what is lost
+        may be made again on it. The task has not started yet. A value that cannot be had fails it."""
+        far = [slot for slot, value in zip(task.slots, task.values, strict=True) if self._is_far(value)]
+        process, key = self._process, (task.task_id[:PROCESS_ID_BYTES], task.function)
+        definition = self._far.get(key)
+        if not far and definition is None:
+            return task
+        process.running = task.task_id
+        try:
+            if definition is not None:
+                read = self._bring_definition(definition)
+                if isinstance(read, Failed):
+                    return read
+                if self._far.pop(key, None) is not None:
+                    self._definitions[key] = read
+            process.bring_here(list(dict.fromkeys(far)))
+        except KeyboardInterrupt:
+            return Failed(Failure(FailureKind.CANCELLED, "", "the task was cancelled before it started"))
+        finally:
+            process.running = None
+        values = list(task.values)
+        for index, slot in enumerate(task.slots):
+            if slot in far:
+                value = process.elsewhere.get(slot) or process.values[slot]
+                if isinstance(value, Failed):
+                    return value
+                values[index] = value
+        return replace(task, values=tuple(values))
+
+    def _is_far(self, value: Value) -> bool:
+        return type(value) is Stored and not same_node(value.place.holder, self._process.me)
+
+    def _bring_definition(self, name: ObjectId) -> Inline | Failed:
+        """A function that lies on another node: this process holds it while its bytes are read."""
+        process = self._process
+        assert process.store is not None
+        process.post(RefsHeld([name]))
+        try:
+            process.bring_here([name])
+            value = process.values[name]
+            if isinstance(value, Failed):
+                return value
+            assert isinstance(value, Stored)
+            return Inline(bytes(process.store.view(value.place)), value.contains)
+        finally:
+            process.post(RefsDropped([name]))
 
     def _call(self, task: PushedTask) -> Any:
         if task.values or task.refs:
@@ -158,7 +226,7 @@ class Executor:
         key = task.task_id[:PROCESS_ID_BYTES], task.function
         found = self._functions.get(key)
         if found is None:
-            value = self.definitions[key]
+            value = self._definitions[key]
             if isinstance(value, Stored):
                 assert self._process.store is not None
                 data = bytes(self._process.store.view(value.place))  # functions may change what they captured

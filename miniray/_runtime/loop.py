@@ -49,7 +49,7 @@ class Loop:
         self._me = me
         self._machines = tuple(machines)
         self._transport = transport
-        self._clock = clock
+        self.clock = clock
         self._perform = perform
         self._on_readable = on_readable
         self._on_lost = on_lost
@@ -75,7 +75,7 @@ class Loop:
                 kind = type(event.message)  # type: ignore[attr-defined]
             steps = self._routes.get(kind)
             if steps is not None:
-                now = self._clock()
+                now = self.clock()
                 for step in steps:
                     self._number += 1
                     effects = step(now, event)
@@ -170,7 +170,7 @@ class Loop:
 
     def tick(self) -> None:
         """Step `Tick` into each machine whose deadline has come."""
-        now = self._clock()
+        now = self.clock()
         for machine in self._machines:
             deadline = machine.deadline()
             if deadline is not None and deadline <= now:

@@ -19,7 +19,7 @@ from miniray._store.arena import Arena
 from miniray.core.failures import DeathCause
 from miniray.core.ids import ProcessId, process_id, process_number
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import ProcessEnded, WorkerFailed
+from miniray.core.node.events import FetchBytes, ProcessEnded, WorkerFailed
 from miniray.core.node.node_manager import NodeManager
 from miniray.core.record import Event
 from miniray.transport import load
@@ -83,6 +83,9 @@ class _Host:
             signal.pidfd_send_signal(found[1], signal.SIGKILL)
         except ProcessLookupError:
             pass  # it has ended, and its reaper will say so
+
+    def fetch(self, effect: FetchBytes) -> None:
+        raise AssertionError("a session has one node, so nothing can lie on another")
 
     def end(self) -> None:
         """The zygote ends everything else when this process ends."""

@@ -15,6 +15,7 @@ from miniray.core.ids import FunctionId, ProcessId, local_number
 from miniray.core.node.events import (
     EndNode,
     ExtentReserved,
+    FetchBytes,
     FreeRange,
     KillProcess,
     LedgerRead,
@@ -34,7 +35,6 @@ from miniray.core.owner.events import (
     Ready,
 )
 from miniray.core.record import Effect, Event
-from miniray.core.task_spec import Value
 from miniray.core.worker.events import (
     DropFunction,
     ExitProcess,
@@ -52,9 +52,8 @@ if TYPE_CHECKING:
 class Runs(Protocol):
     """What the worker role's effects need: its main thread and its functions (`execute.py`)."""
 
-    definitions: dict[tuple[bytes, FunctionId], Value]
-
     def run(self, effect: RunTask) -> None: ...
+    def install(self, effect: InstallFunction) -> None: ...
     def drop(self, owner: ProcessId, function: FunctionId) -> None: ...
     def interrupt(self, effect: InterruptTask) -> None: ...
     def forget_instance(self) -> None: ...
@@ -68,6 +67,7 @@ class Hosts(Protocol):
 
     def start(self, process: ProcessId) -> None: ...
     def kill(self, process: ProcessId) -> None: ...
+    def fetch(self, effect: FetchBytes) -> None: ...
     def end(self) -> None: ...
 
 
@@ -120,7 +120,7 @@ def run_task(runs: Runs, effect: RunTask) -> None:
 
 
 def install_function(runs: Runs, effect: InstallFunction) -> None:
-    runs.definitions[effect.owner, effect.function] = effect.value
+    runs.install(effect)
 
 
 def drop_function(runs: Runs, effect: DropFunction) -> None:
@@ -165,6 +165,10 @@ def read_ledger(hosts: Hosts, effect: ReadLedger) -> Event | None:
         return None  # overwritten: what lies there is never used again, which is safe
 
 
+def fetch_bytes(hosts: Hosts, effect: FetchBytes) -> None:
+    hosts.fetch(effect)
+
+
 def free_range(hosts: Hosts, effect: FreeRange) -> None:
     hosts.arena.punch(effect.offset, effect.size_bytes)
 
@@ -193,6 +197,7 @@ PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     KillProcess: ("hosts", kill_process),
     ReserveExtent: ("hosts", reserve_extent),
     ReadLedger: ("hosts", read_ledger),
+    FetchBytes: ("hosts", fetch_bytes),
     FreeRange: ("hosts", free_range),
     EndNode: ("hosts", end_node),
 }

@@ -21,12 +21,13 @@ from miniray._runtime.driving import ReentrantWaitError
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
 from miniray._runtime.signals import unbroken
-from miniray._runtime.waiters import OneWaiter, Waiter, Waiters
+from miniray._runtime.waiters import HereWaiter, OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
 from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, given_id, return_id, task_id
 from miniray.core.machine import Awaited, AwaitEnded
 from miniray.core.owner.events import (
+    CopyWanted,
     ExtentNeeded,
     FunctionDropped,
     FunctionExported,
@@ -86,6 +87,7 @@ class Process:
         self.pid = os.getpid()
         self.owner = owner
         self.values = owner.values
+        self.elsewhere = owner.elsewhere  # own values that lie on another node
         self.store = store
         self.exporter = FunctionExporter()
         self.importer = FunctionImporter()
@@ -192,6 +194,26 @@ class Process:
         if self.ended is not None:
             self.raise_ended()
         return done
+
+    def is_here(self, object_id: ObjectId) -> bool:
+        """Whether it has a value that can be read on this node; or why there is none."""
+        return object_id in self.values and self.elsewhere.get(object_id, object_id) is not None
+
+    def bring_here(self, object_ids: Sequence[ObjectId], timeout: float | None = None) -> bool:
+        """Block until these (distinct) objects, which are held, are here; False when `timeout` seconds have passed."""
+        clock = self.loop.clock
+        deadline = None if timeout is None else clock() + timeout
+        while missing := [one for one in object_ids if not self.is_here(one)]:
+            waiter = HereWaiter(self.elsewhere, missing)
+            with _Registered(self, waiter, missing):
+                self.post(CopyWanted(missing))
+                left = None if deadline is None else max(deadline - clock(), 0.0)
+                done = waiter.is_ready or self._wait(waiter, missing, left)
+            if self.ended is not None:
+                self.raise_ended()
+            if not done:
+                return False
+        return True
 
     def _wait(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout: float | None) -> bool:
         told: list[None] = []

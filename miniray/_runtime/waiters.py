@@ -86,6 +86,20 @@ class OneWaiter(Waiter):
         self.wake()
 
 
+class HereWaiter(Waiter):
+    """A wait until these have values that can be read on this node; that they have values is not enough."""
+
+    __slots__ = ("_elsewhere",)
+
+    def __init__(self, elsewhere: Mapping[ObjectId, Any], object_ids: Sequence[ObjectId]) -> None:
+        super().__init__(object_ids, len(object_ids))
+        self._elsewhere = elsewhere
+
+    def tell(self, object_id: ObjectId) -> None:
+        if self._elsewhere.get(object_id, _ABSENT) is not None:  # not, or why it cannot
+            super().tell(object_id)
+
+
 class Waiters:
     def __init__(self, values: Mapping[ObjectId, Any]) -> None:
         self.values = values
@@ -130,6 +144,8 @@ class Waiters:
             for waiter in self._waiting.pop(object_id, ()):
                 if isinstance(waiter, Waiter):
                     waiter.tell(object_id)
+                    if type(waiter) is HereWaiter and object_id in waiter.pending:
+                        self._waiting.setdefault(object_id, []).append(waiter)
                 else:
                     waiter(object_id)
 

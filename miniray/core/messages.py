@@ -178,10 +178,12 @@ class Unblocked(Message, frozen=True):
 
 
 class DefineFunction(Message, frozen=True):
-    """Sent once to each worker before the first task that names it; `value` is its definition."""
+    """Sent once to each worker before the first task that names it; `value` is its definition. A stored one has a name,
+    by which a worker of another node asks for it."""
 
     function: FunctionId
     value: Value
+    object_id: ObjectId | None = None
 
 
 class ForgetFunction(Message, frozen=True):
@@ -308,7 +310,31 @@ class ValueAdopted(Message, frozen=True):
     object_id: ObjectId
 
 
-# ---- copies: any process <-> its node, node <-> owner -------------------------------------------------
+# ---- copies: owner <-> node, borrower -> owner ------------------------------------------------------------
+
+
+class MakeCopy(Message, frozen=True):
+    """Owner to the node where somebody needs a value: fetch it from `place`, and keep it until it is freed. `number`
+    counts the copies of this owner; an answer with one that it does not know any more is answered by `FreeOrphans`."""
+
+    number: int
+    object_id: ObjectId
+    place: Place
+
+
+class CopyMade(Message, frozen=True):
+    """It lies at `place`, in an extent of the node process itself."""
+
+    number: int
+    object_id: ObjectId
+    place: Place
+
+
+class CopyFailed(Message, frozen=True):
+    """The node of the source is dead; or there was no room, as `failure` says."""
+
+    number: int
+    failure: Failure | None = None
 
 
 class ReportLost(Message, frozen=True):
@@ -358,7 +384,7 @@ class FreePlaces(Message, frozen=True):
 
 
 class FreeOrphans(Message, frozen=True):
-    """The same, to the node, after the holder of the extent has died."""
+    """The same, to the node: after the holder of the extent has died, or of copies that the node has made."""
 
     objects: list[tuple[ObjectId, Place]]
 

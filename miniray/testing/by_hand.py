@@ -10,8 +10,8 @@ For conversations (`tests/scripts`) and for enumerating interleavings: there are
 and no time but what the caller says. The rules that hold here:
 
 - A step of a machine is followed by one flush, so what one step says to one peer is one frame.
-- What the world has to answer (start, kill and reap a process) waits in `possible()` until it is done. Reserving
-  memory and reading a ledger are answered at once.
+- What the world has to answer (start, kill and reap a process, copy a place) waits in `possible()` until it is done.
+  Reserving memory and reading a ledger are answered at once.
 - A host dies whole: with its node process all that runs there is gone, and nobody is left to reap it.
 - Machines are functions of what they were told. So two worlds of equal `fingerprint()` have equal futures, whatever the
   order in which their processes were stepped; and a world is copied by doing the same choices again.
@@ -42,7 +42,7 @@ from miniray.core.ids import (
 )
 from miniray.core.machine import Machine, Send
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import ExtentReserved, LedgerRead, NodeStarted, ProcessEnded
+from miniray.core.node.events import BytesFetched, ExtentReserved, LedgerRead, NodeStarted, ProcessEnded
 from miniray.core.node.node_manager import NodeManager
 from miniray.core.owner.events import ExtentsGivenBack, ProcessStarted
 from miniray.core.owner.owner import Owner
@@ -63,7 +63,7 @@ MAX_WORKERS = 100
 MAX_SETTLING_STEPS = 100_000
 _PLACE_BYTES = 1 << 16  # places are this far from each other
 
-#: ("deliver", from, to), ("start" | "crash" | "reap", process)
+#: ("deliver", from, to), ("start" | "crash" | "reap", process), ("land", node, place)
 Choice = tuple[Any, ...]
 
 _encode = make_encoder()
@@ -153,6 +153,9 @@ class Member:
         self._world.granted[self.me, effect.offset] = effect.holder
         return ExtentReserved(effect.holder, effect.offset, effect.size_bytes, True)
 
+    def _FetchBytes(self, effect: Any) -> None:
+        self._world.landing[self.me, effect.into.offset] = effect.source, effect.into
+
     def _ReadLedger(self, effect: Any) -> Event:
         holder = self._world.members[self._world.granted[self.me, effect.extent_offset]]
         size = dict(holder.extents).get(effect.extent_offset, 0)  # 0: it died before it knew
@@ -189,6 +192,7 @@ class World:
         self.starting: dict[ProcessId, None] = {}
         self.doomed: dict[ProcessId, None] = {}
         self.unreaped: dict[ProcessId, int] = {}  # exit status
+        self.landing: dict[tuple[ProcessId, int], tuple[Place, Place]] = {}  # node, offset -> whence, whither
         self.granted: dict[tuple[ProcessId, int], ProcessId] = {}  # node, offset of an extent -> who got it last
         self.members: dict[ProcessId, Member] = {}
         self._cpus, self._nodes = cpus, 0
@@ -264,6 +268,8 @@ class World:
         for me, member in self.members.items():
             if node_of(me) == node and member.alive:
                 self._end(me, member, keep)
+        for key in [one for one in self.landing if one[0] == node]:
+            del self.landing[key]
         for waiting in (self.starting, self.unreaped):
             for me in [one for one in waiting if node_of(one) == node]:
                 del waiting[me]
@@ -290,6 +296,11 @@ class World:
         self.members[me] = Member(self, me, Worker(me, node_of(me)), Owner(me, node_of(me)))
         self.turn(me, ProcessStarted(process_number(me), False))
 
+    def land(self, node: ProcessId, offset: int) -> None:
+        """A copy ends, well if its source's node lives still."""
+        source, into = self.landing.pop((node, offset))
+        self.turn(node, BytesFetched(into, self.members[node_of(source.holder)].alive))
+
     # ---- what can happen ----
 
     def possible(self) -> list[Choice]:
@@ -297,7 +308,8 @@ class World:
         delivered = [("deliver", *way) for way in sorted(self.ways) if self.ways[way] and self.members[way[1]].alive]
         killed = [("crash", one) for one in sorted(self.doomed) if one in self.members and self.members[one].alive]
         started = [("start", one) for one in sorted(self.starting)]
-        return [*delivered, *started, *killed, *(("reap", one) for one in sorted(self.unreaped))]
+        landed = [("land", *one) for one in sorted(self.landing)]
+        return [*delivered, *started, *landed, *killed, *(("reap", one) for one in sorted(self.unreaped))]
 
     def do(self, choice: Choice) -> None:
         verb, *processes = choice
@@ -305,6 +317,7 @@ class World:
             "deliver": self.deliver,
             "start": self.start,
             "crash": self.crash,
+            "land": self.land,
             "reap": self.reap,
         }
         verbs[verb](*processes)
@@ -327,7 +340,7 @@ class World:
         """Equal for worlds in which each process has been told the same in one order, and the same is under way."""
         ways = [(source, target, list(map(repr, way))) for (source, target), way in sorted(self.ways.items()) if way]
         told = [(me, one.alive, one.history.digest()) for me, one in sorted(self.members.items())]
-        waiting = [sorted(self.starting), sorted(self.doomed), sorted(self.unreaped.items())]
+        waiting = [sorted(self.starting), sorted(self.doomed), sorted(self.unreaped.items()), sorted(self.landing)]
         return blake2b(_encode((self.now, ways, told, waiting)), digest_size=16).digest()
 
     def leftovers(self) -> dict[ProcessId, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from miniray._runtime.functions import FunctionImporter
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Process
-from miniray._store.arena import Arena
+from miniray._store.arena import Arena, round_up
 from miniray._store.client import StoreClient
 from miniray.core.failures import DeathCause
 from miniray.core.ids import (
@@ -19,11 +19,12 @@ from miniray.core.ids import (
     LeaseId,
     ProcessId,
     local_number,
+    node_of,
     process_number,
     process_on,
 )
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import NodeStarted, ProcessEnded, WorkerFailed
+from miniray.core.node.events import BytesFetched, FetchBytes, NodeStarted, ProcessEnded, WorkerFailed
 from miniray.core.node.node_manager import NodeManager
 from miniray.core.owner.events import ProcessStarted
 from miniray.core.owner.owner import Owner
@@ -87,6 +88,21 @@ class SimulatedHost:
         else:
             lag = cluster.draw_lag()
             cluster.timeline.after(lag, lambda: cluster.crash(home, -9, "killed") if home.alive else None)
+
+    def fetch(self, effect: FetchBytes) -> None:
+        """Another host's bytes arrive after a while, if it still lives then."""
+        cluster, source, into = self._cluster, effect.source, effect.into
+        room = round_up(into.size_bytes or 1)
+
+        def land() -> None:
+            host = cluster.hosts.get(node_of(source.holder))
+            done = host is not None and host.node.alive and self.arena.reserve(into.offset, room)
+            if done and host is not None:
+                there = host.arena.view[source.offset : source.offset + source.size_bytes]
+                self.arena.view[into.offset : into.offset + into.size_bytes] = there
+            cluster.posted(self.node, BytesFetched(into, done))
+
+        cluster.timeline.after(cluster.draw_lag() + cluster.draw_lag(), land)
 
     def end(self) -> None:
         """The driver is gone, or the link to the control store: all that runs here ends."""

@@ -20,7 +20,7 @@ from miniray.core.machine import Machine, Send
 from miniray.core.messages import TasksDone
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Stored, contained
-from miniray.core.worker.events import InterruptTask, RunTask, TaskFinished
+from miniray.core.worker.events import InterruptTask, RunTask
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashHere, CrashMode, end_half_way
 from miniray.testing.fibers import Fiber, FiberKilled
@@ -287,9 +287,9 @@ class SimulatedExecutor(Executor):
         super().__init__(home.process, record_start, home.cluster.timeline)
         self._home = home
 
-    def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
+    def begin(self, effect: RunTask) -> None:
         self._home.cluster.task_starts(self._home, effect.task)
-        return super().execute(effect)
+        super().begin(effect)
 
     def interrupt(self, effect: InterruptTask) -> None:
         if self._process.running == effect.task_id:

@@ -31,6 +31,7 @@ from miniray.core.machine import Awaited, AwaitEnded, Send
 from miniray.core.node.node_manager import LEASES_PER_NODE
 from miniray.core.owner.events import (
     CancelRequested,
+    CopyWanted,
     ExtentNeeded,
     FunctionDropped,
     FunctionExported,
@@ -148,6 +149,10 @@ class Script:
     def _do_start(self, me: str) -> None:
         self.world.start(process(me))
 
+    def _do_land(self, node: str) -> None:
+        """The oldest copy that this node is making ends."""
+        self.world.land(*next(one for one in self.world.landing if one[0] == process(node)))
+
     def _do_possible(self) -> list[str]:
         return [" ".join([verb, *map(show, processes)]) for verb, *processes in self.world.possible()]
 
@@ -214,7 +219,7 @@ class Script:
             return KillRequested(names[0])
         if verb == "view":
             return ViewHeld(names[0])
-        kinds = {"hold": RefsHeld, "drop": RefsDropped, "await": Awaited, "unview": ViewsDropped}
+        kinds = {"hold": RefsHeld, "drop": RefsDropped, "await": Awaited, "want": CopyWanted, "unview": ViewsDropped}
         assert len(names) == len(words), f"unknown names among {words}"
         return kinds[verb](names)
 

@@ -64,10 +64,11 @@ class Allocator:
 
     # ---- grants -------------------------------------------------------------------------------------
 
-    def grant(self, holder: ProcessId, size_bytes: int) -> Range | None:
-        """An extent of at least `size_bytes` for `holder`; None when no free range is that large."""
+    def grant(self, holder: ProcessId, size_bytes: int, *, exactly: bool = False) -> Range | None:
+        """An extent of at least `size_bytes` for `holder`; None when no free range is that large. `exactly`: and not
+        more than the next whole unit."""
         needed = _round_up(max(size_bytes, 1), UNIT_BYTES)
-        size = min(self._wanted(holder, needed), self.largest_free_bytes)
+        size = min(needed if exactly else self._wanted(holder, needed), self.largest_free_bytes)
         if size < needed:
             return None
         index = min((size_there, index) for index, (_, size_there) in enumerate(self._free) if size_there >= size)[1]

@@ -40,6 +40,14 @@ class LedgerRead(Event, frozen=True):
     objects: list[tuple[ObjectId, Place]]
 
 
+class BytesFetched(Event, frozen=True):
+    """The answer to `FetchBytes`. Not `done`: nothing could be read there, or there is no memory here (`full`)."""
+
+    into: Place
+    done: bool
+    full: bool = False
+
+
 class NodeStarted(Event, frozen=True):
     """This process has begun, as one of several nodes: it registers with the control store."""
 
@@ -71,6 +79,14 @@ class ReadLedger(Effect, frozen=True):
     """Read the ledger of a dead process's extent; `LedgerRead` comes back."""
 
     extent_offset: int
+
+
+class FetchBytes(Effect, frozen=True):
+    """Reserve memory for `into`, and copy another node's bytes there; `BytesFetched` comes back."""
+
+    object_id: ObjectId
+    source: Place
+    into: Place
 
 
 class FreeRange(Effect, frozen=True):

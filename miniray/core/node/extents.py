@@ -5,7 +5,8 @@ full every holder is asked once to give back what lies wholly free, and then the
 
 A dead holder's extents are read through their ledgers: the ids name the owners, which say what still lives;
 the rest is free. A dead owner's places are freed only after every process has said that no view of them is left.
-All owners of a dead node are buried together, under the node's own id.
+All owners of a dead node are buried together, under the node's own id. Copies of other nodes' values lie in extents of
+the node process itself (`transfers.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from miniray.core.messages import (
     ClaimPlaces,
     ExtentGranted,
     ExtentRefused,
+    MakeCopy,
     NoViewsOf,
     OwnerBuried,
     ReclaimExtents,
@@ -25,6 +27,7 @@ from miniray.core.messages import (
 )
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import FreeRange, LedgerRead, ReadLedger, ReserveExtent
+from miniray.core.node.transfers import Transfer, Transfers
 from miniray.core.record import Effect
 from miniray.core.task_spec import Place
 
@@ -32,10 +35,12 @@ RECLAIM_SECONDS = 0.5  # a holder that does not answer by then is passed over
 
 
 class Extents:
-    def __init__(self, allocator: Allocator, emit: Callable[[Effect], None]) -> None:
+    def __init__(self, allocator: Allocator, transfers: Transfers, emit: Callable[[Effect], None]) -> None:
         self._allocator = allocator
+        self._transfers = transfers
         self._emit = emit
         self._waiting: dict[ProcessId, int] = {}  # asked for, while holders are asked to give back
+        self._copies_waiting: list[Transfer] = []  # likewise
         self._asked: dict[ProcessId, None] = {}  # of whom an answer is awaited
         self._reclaim_until = 0.0
         self._burials: dict[ProcessId, dict[ProcessId, None]] = {}  # dead owner -> processes that may have views
@@ -44,6 +49,16 @@ class Extents:
         if self._grant(holder, size_bytes):
             return
         self._waiting[holder] = size_bytes
+        self._reclaim(now, living)
+
+    def make_copy(self, now: float, owner: ProcessId, message: MakeCopy, living: list[ProcessId]) -> None:
+        transfer = Transfer(owner, message.number, message.object_id, message.place)
+        if not self._transfers.begin(transfer):
+            self._copies_waiting.append(transfer)
+            self._reclaim(now, living)
+
+    def _reclaim(self, now: float, living: list[ProcessId]) -> None:
+        """Ask every holder for what lies wholly free."""
         if not self._asked:
             self._asked = dict.fromkeys(living)
             self._reclaim_until = now + RECLAIM_SECONDS
@@ -82,6 +97,10 @@ class Extents:
         for holder, size_bytes in waiting.items():
             if not self._grant(holder, size_bytes):
                 self._refuse(holder, size_bytes)
+        copies, self._copies_waiting = self._copies_waiting, []
+        for transfer in copies:
+            if not self._transfers.begin(transfer):
+                self._transfers.refuse(transfer)
 
     # ---- deaths ----
 
@@ -135,7 +154,10 @@ class Extents:
 
     def free(self, objects: list[tuple[ObjectId, Place]]) -> None:
         for object_id, place in objects:
-            self._freed(self._allocator.free_place(object_id, place))
+            if local_number(place.holder) == NODE_NUMBER:
+                self._transfers.free(object_id, place)
+            else:
+                self._freed(self._allocator.free_place(object_id, place))
 
     def _bury(self, owner: ProcessId) -> None:
         whole_node = local_number(owner) == NODE_NUMBER
@@ -143,6 +165,8 @@ class Extents:
         for one in owners:
             for freed in self._allocator.bury_owner(one):
                 self._freed(freed)
+        self._copies_waiting = [one for one in self._copies_waiting if owner not in (one.owner, node_of(one.owner))]
+        self._transfers.bury(owner)
 
     def _freed(self, freed: tuple[int, int] | None) -> None:
         if freed is not None:
@@ -158,7 +182,7 @@ class Extents:
 
     def statistics(self) -> dict[str, int]:
         return {
-            "extent_waits": len(self._waiting),
+            "extent_waits": len(self._waiting) + len(self._copies_waiting),
             "burials": len(self._burials),
             "orphaned_bytes": self._allocator.statistics().get("orphaned_bytes", 0),
         }

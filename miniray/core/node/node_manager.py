@@ -29,6 +29,7 @@ from miniray.core.messages import (
     LeaseStarted,
     LeaseStopped,
     LoadOf,
+    MakeCopy,
     NodeAdded,
     NodeDied,
     NoViewsOf,
@@ -45,6 +46,7 @@ from miniray.core.messages import (
 )
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import (
+    BytesFetched,
     EndNode,
     ExtentReserved,
     KillProcess,
@@ -58,6 +60,7 @@ from miniray.core.node.extents import Extents
 from miniray.core.node.lease_queue import LeaseQueue, Request
 from miniray.core.node.other_nodes import OtherNodes
 from miniray.core.node.policies import grantable, to_revoke
+from miniray.core.node.transfers import Transfers
 from miniray.core.node.worker_pool import Worker, WorkerPool, WorkerState
 from miniray.core.record import Effect, Event, Message
 from miniray.core.resources import UNIT, Demand, ResourcePool
@@ -85,8 +88,9 @@ class NodeManager:
         self._emit = self._effects.append
         self._pool = WorkerPool(me)
         self._leases = LeaseQueue(ResourcePool(resources), node_index(me) * LEASES_PER_NODE)
-        self._extents = Extents(allocator, self._emit)
         self._others = OtherNodes(control, self._emit)
+        self._transfers = Transfers(me, allocator, self._others.dead, self._emit)
+        self._extents = Extents(allocator, self._transfers, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them
         self._driver: ProcessId | None = None
         self._failed_starts = 0
@@ -105,6 +109,8 @@ class NodeManager:
             FreeOrphans: self._on_free_orphans,
             PlacesClaimed: self._on_places_claimed,
             NoViewsOf: self._on_no_views_of,
+            MakeCopy: self._on_make_copy,
+            BytesFetched: self._on_bytes_fetched,
             EndSession: self._on_end_session,
             NodeStarted: self._on_node_started,
             NodeAdded: self._on_node_added,
@@ -261,6 +267,7 @@ class NodeManager:
             self._emit(Send(process, message))
         for owner in self._leases.owners_on(node):
             self._end_leases_of(now, owner)
+        self._transfers.node_died(node)
         self._extents.node_died(node, self._living())
         self._schedule(now)
 
@@ -398,6 +405,13 @@ class NodeManager:
     def _on_no_views_of(self, now: float, message: NoViewsOf, peer: ProcessId) -> None:
         self._extents.no_views(message, peer, self._living())
 
+    def _on_make_copy(self, now: float, message: MakeCopy, peer: ProcessId) -> None:
+        if self._may_live(peer):  # else it is buried, or about to be: what it got would never come back
+            self._extents.make_copy(now, peer, message, self._living())
+
+    def _on_bytes_fetched(self, now: float, event: BytesFetched, peer: ProcessId) -> None:
+        self._transfers.fetched(now, event)
+
     # ---- time, proof ----
 
     def _spare(self) -> list[Worker]:
@@ -407,13 +421,14 @@ class NodeManager:
 
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
         self._extents.tick(now)
+        self._transfers.tick(now)
         for worker in self._spare():
             if worker.idle_since + IDLE_WORKER_SECONDS <= now:
                 self._dismiss(worker)
 
     def deadline(self) -> float | None:
         times = [worker.idle_since + IDLE_WORKER_SECONDS for worker in self._spare()]
-        others = (self._extents.deadline(), self._others.deadline())
+        others = (self._extents.deadline(), self._others.deadline(), self._transfers.deadline())
         return min(times + [at for at in others if at is not None], default=None)
 
     def check(self) -> None:
@@ -427,4 +442,5 @@ class NodeManager:
             "requests": len(self._leases.requests),
             "granted": len(self._leases.granted),
             **self._extents.statistics(),
+            **self._transfers.statistics(),
         }

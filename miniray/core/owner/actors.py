@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from miniray.core.failures import UNKNOWN_STATUS, DeathCause, Failure, FailureKind
 from miniray.core.ids import ObjectId, ProcessId, node_of
 from miniray.core.machine import Send
-from miniray.core.messages import CallActor, CancelTask, DefineFunction, KillWorker, ProcessDied
+from miniray.core.messages import CallActor, CancelTask, KillWorker, ProcessDied
 from miniray.core.owner.actor_calls import Actor, ActorCalls
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import CAUSE_SECONDS
@@ -98,9 +98,9 @@ class Actors:
                 row.flight[call.spec.task_id] = call
                 function = call.function
                 if function is not None and row.process not in function.sent_to:
-                    function.sent_to[row.process] = None
-                    self._emit(Send(row.process, DefineFunction(function.function, function.value)))
-            self._emit(Send(row.process, CallActor(row.actor, [self._completion.pushed(call) for call in calls])))
+                    self._completion.define(function, row.process)
+            pushed = [self._completion.pushed(call, row.process) for call in calls]
+            self._emit(Send(row.process, CallActor(row.actor, pushed)))
 
     def _take_out(self, row: Actor) -> None:
         """What has failed in this very step: its arguments are gone."""

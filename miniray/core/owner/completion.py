@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from miniray.core.failures import Failure, FailureKind
-from miniray.core.ids import FIRST_RETURN, FunctionId, ObjectId, ProcessId, TaskId, return_id, task_of
+from miniray.core.ids import FIRST_RETURN, FunctionId, ObjectId, ProcessId, TaskId, return_id, same_node, task_of
 from miniray.core.machine import Send
-from miniray.core.messages import ForgetFunction, HandoffDone
+from miniray.core.messages import DefineFunction, ForgetFunction, HandoffDone
 from miniray.core.owner.functions import Function, Functions
 from miniray.core.owner.handoffs import Transfer
 from miniray.core.owner.holding import Holding
@@ -116,8 +116,8 @@ class Completion:
                 self.runnable.append(task)
         self._resolving = False
 
-    def pushed(self, task: Task) -> PushedTask:
-        """The task as a worker gets it: slots resolved, and every ref that arrives with it named."""
+    def pushed(self, task: Task, worker: ProcessId) -> PushedTask:
+        """The task as this worker gets it: slots resolved, and every ref that arrives with it named."""
         spec = task.spec
         options = spec.options
         if not task.held:
@@ -126,17 +126,36 @@ class Completion:
                 spec.creates_actor, retry_on=options.retry_on, at_most_once=options.max_retries == 0,
                 writable_arguments=options.writable_arguments,
             )  # fmt: skip
-        values = tuple(self._values[slot] for slot in spec.slots)
+        values = [self._values[slot] for slot in spec.slots]
         arriving = dict.fromkeys(spec.refs)
-        for slot, value in zip(spec.slots, values, strict=True):
+        for index, (slot, value) in enumerate(zip(spec.slots, values, strict=True)):
             if isinstance(value, Stored):
                 arriving[slot] = None
+                if not same_node(value.place.holder, worker):
+                    values[index] = self._near(slot, value, worker)
             arriving.update(dict.fromkeys(contained(value)))
         return PushedTask(
             spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
-            spec.creates_actor, values, spec.slots, tuple(arriving), spec.stored_payload, options.retry_on,
+            spec.creates_actor, tuple(values), spec.slots, tuple(arriving), spec.stored_payload, options.retry_on,
             options.max_retries == 0, options.writable_arguments,
         )  # fmt: skip
+
+    def define(self, function: Function, worker: ProcessId) -> None:
+        """Before the first task of this function that it gets."""
+        function.sent_to[worker] = None
+        value, name = function.value, function.object_id
+        if name is not None and isinstance(value, Stored):
+            value = self._near(name, value, worker)
+        self._emit(Send(worker, DefineFunction(function.function, value, name)))
+
+    def _near(self, object_id: ObjectId, value: Stored, worker: ProcessId) -> Stored:
+        """The copy that this worker can read. If there is none, it asks the owner when it comes to that task; the owner
+        has one made already."""
+        copies = self._holding.copies
+        near = copies.on_node_of(object_id, value, worker)
+        if near is None and type(self._holding.references.rows[object_id]) is Owned:
+            copies.make(object_id, value, worker, wanted=False)
+        return near or value
 
     # ---- the end ----
 
@@ -369,9 +388,8 @@ class Completion:
         del self.functions.rows[function.function]
         for worker in function.sent_to:
             self._emit(Send(worker, ForgetFunction(function.function)))
-        self._holding.release_containers(contained(function.value))
-        if function.object_id is not None:
-            self._holding.discard(function.object_id, function.value)
+        name = function.object_id
+        self._holding.release_containers(contained(function.value) if name is None else [name])
 
     def address(self, actor: ObjectId) -> ProcessId | None:
         value = self._values.get(actor)

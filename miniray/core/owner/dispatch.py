@@ -17,7 +17,6 @@ from miniray.core.machine import Send
 from miniray.core.messages import (
     CancelRequest,
     CancelTask,
-    DefineFunction,
     KillWorker,
     LeaseGranted,
     LeaseRefused,
@@ -118,9 +117,8 @@ class Dispatch:
         lease.flight[task.spec.task_id] = task
         function = task.function
         if function is not None and lease.worker not in function.sent_to:
-            function.sent_to[lease.worker] = None
-            self._emit(Send(lease.worker, DefineFunction(function.function, function.value)))
-        return self._completion.pushed(task)
+            self._completion.define(function, lease.worker)
+        return self._completion.pushed(task, lease.worker)
 
     # ---- leases ----
 

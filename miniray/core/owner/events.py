@@ -79,6 +79,12 @@ class ViewsDropped(Event, frozen=True):
     object_ids: list[ObjectId]
 
 
+class CopyWanted(Event, frozen=True):
+    """Own values among these are to be read here, and may lie on another node: `Ready` says when they are here."""
+
+    object_ids: list[ObjectId]
+
+
 class CancelRequested(Event, frozen=True):
     object_id: ObjectId
     force: bool

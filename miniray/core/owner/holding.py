@@ -27,9 +27,9 @@ from miniray.core.messages import (
     HandoffDone,
     HolderAdded,
     RefGone,
-    ValueIs,
     WhereIs,
 )
+from miniray.core.owner.copies import CopyTable, is_of_the_node
 from miniray.core.owner.events import FreeStored
 from miniray.core.owner.handoffs import Handoffs, Transfer
 from miniray.core.owner.lineage import Lineage
@@ -50,11 +50,12 @@ class Holding:
         dead_nodes: Mapping[ProcessId, None],
         emit: Callable[[Effect], None],
     ) -> None:
-        self._me = me
-        self._dead_nodes = dead_nodes
+        self.me = me
+        self.dead_nodes = dead_nodes
         self._emit = emit
         self.references = References(me)
         self.objects = Objects()
+        self.copies = CopyTable(me, self.objects, dead_nodes, emit)
         self.handoffs = Handoffs()
         self.lineage = lineage
         self.on_dead_nodes: list[ObjectId] = []  # for `remaking.py`: values that came too late to be read
@@ -87,9 +88,11 @@ class Holding:
         if row is None or (type(value) in _NOT_IN_LINEAGE and not row.keeps_value):
             self.discard(object_id, value)
             return []
-        if type(value) is Stored and node_of(value.place.holder) in self._dead_nodes:
+        if type(value) is Stored and node_of(value.place.holder) in self.dead_nodes:
             self.on_dead_nodes.append(object_id)
         self.objects.values[object_id] = value
+        if type(value) is Stored or self.copies.elsewhere:
+            self.copies.was_set(object_id, value)
         if type(value) is ActorAt and not self._settle_in(object_id, value):
             return []
         for inner in contained(value):
@@ -97,7 +100,7 @@ class Holding:
         if not self.objects.is_awaited(object_id):
             return []
         for asker in self.objects.take_askers(object_id):
-            self._emit(Send(asker, ValueIs(object_id, value)))
+            self.copies.answer(object_id, value, asker)
         return self.objects.take_dependants(object_id)
 
     def _settle_in(self, actor: ObjectId, value: ActorAt) -> bool:
@@ -127,13 +130,13 @@ class Holding:
             self.actors_freed.append(object_id)
 
     def _free_place(self, object_id: ObjectId, place: Place) -> None:
-        if place.holder == self._me:
+        if place.holder == self.me:
             self._emit(FreeStored([(object_id, place)]))
             return
         node = node_of(place.holder)
-        if node in self._dead_nodes:
+        if node in self.dead_nodes:
             return
-        if place.holder in self.lost:
+        if place.holder in self.lost or is_of_the_node(place):
             self._emit(Send(node, FreeOrphans([(object_id, place)])))
         else:
             self._emit(Send(place.holder, FreePlaces([(object_id, place)])))
@@ -184,6 +187,8 @@ class Holding:
                 todo.extend(self._let_go_but_lineage(object_id))
                 continue
             value = self.objects.values.pop(object_id, None)
+            if type(value) is Stored:
+                self._free_copies(object_id)
             if object_id in self.watched:
                 self.actors_freed.append(object_id)
             if type(row) is Owned:
@@ -212,12 +217,17 @@ class Holding:
                 self._emit(Send(asker, RefGone(object_id, 0)))
         if isinstance(value, _NOT_IN_LINEAGE):
             del self.objects.values[object_id]
+            self._free_copies(object_id)
             self.discard(object_id, value)
         elif value is not None:
             return []
         if object_id in self.watched:
             self.actors_freed.append(object_id)
         return [inner for inner in contained(value) if not self.references.release_container(inner)] if value else []
+
+    def _free_copies(self, object_id: ObjectId, *, for_good: bool = True) -> None:
+        for place in self.copies.freed(object_id, for_good=for_good):
+            self._free_place(object_id, place)
 
     def _origin_gone(self, object_id: ObjectId) -> None:
         task = self.lineage.freed(object_id)
@@ -227,6 +237,7 @@ class Holding:
     def lose_value(self, object_id: ObjectId) -> None:
         """What lay in the store is not there any more; the row, and all that keeps it, stays."""
         value = self.objects.values.pop(object_id)
+        self._free_copies(object_id, for_good=False)
         self.release_containers(contained(value))
 
     def fail_lost(self, object_id: ObjectId) -> list[TaskId]:
@@ -366,7 +377,7 @@ class Holding:
         if type(value) is ActorAt and value.incarnation <= after:  # this process has not heard of that death yet
             self.objects.ask(object_id, asker)
         elif value is not None:
-            self._emit(Send(asker, ValueIs(object_id, value)))
+            self.copies.answer(object_id, value, asker)
         else:
             self.objects.ask(object_id, asker)
 
@@ -389,6 +400,7 @@ class Holding:
         """Drop all that this process counted for `peer`; what of its objects was awaited ends: (ready, dependants)."""
         self.lost[peer] = None
         self.objects.forget_asker(peer)
+        self.copies.forget_asker(peer)
         for object_id in self.references.held_by(peer):
             self.drop_holder(object_id, peer)
         self.release_arguments(self.handoffs.receiver_lost(peer))
@@ -421,6 +433,7 @@ class Holding:
     def check(self) -> None:
         self.references.check()
         self.lineage.check()
+        self.copies.check()
         for object_id in self.objects.values:
             assert object_id in self.references.rows, f"{show(object_id)} has a value that nothing keeps"
 
@@ -429,6 +442,7 @@ class Holding:
             "references": len(self.references.rows),
             "arrivals": len(self._arrivals),
             **self.objects.statistics(),
+            **self.copies.statistics(),
             **self.handoffs.statistics(),
             **self.lineage.statistics(),
         }

@@ -26,6 +26,7 @@ from miniray.core.messages import (
     ArgumentsArrived,
     AskDrained,
     CancelChildren,
+    CopyFailed,
     Drained,
     DropHolders,
     EndSession,
@@ -76,7 +77,7 @@ from miniray.core.owner.references import Owned
 from miniray.core.owner.remaking import Remaking
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
-from miniray.core.task_spec import Stored, Value, contained
+from miniray.core.task_spec import Failed, Stored, Value, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
 
@@ -96,6 +97,7 @@ class Owner:
         self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
+        self.elsewhere: Mapping[ObjectId, Failed | None] = self._holding.copies.elsewhere  # likewise
         self._on: dict[type[Event] | type[Message], Handler] = {
             ProcessStarted: self._on_process_started,
             SessionEnding: self._on_session_ending,
@@ -124,6 +126,7 @@ class Owner:
             Spillback: self._on_spillback,
             ProcessDied: self._on_process_died,
             NodeDied: self._on_node_died,
+            CopyFailed: self._on_copy_failed,
             AddHolder: self._on_add_holder,
             HolderAdded: self._on_holder_added,
             DropHolders: self._on_drop_holders,
@@ -233,7 +236,11 @@ class Owner:
 
     def _on_function_exported(self, now: float, event: FunctionExported, peer: ProcessId) -> None:
         if self._completion.functions.add_handle(event.function, event.value, event.object_id):
-            self._holding.hold_containers(contained(event.value))
+            if event.object_id is None:
+                self._holding.hold_containers(contained(event.value))
+            else:  # it lies in the store under this name
+                self._holding.references.rows[event.object_id] = Owned(containers=1)
+                self._holding.set_value(event.object_id, event.value)
         elif event.object_id is not None:
             self._holding.discard(event.object_id, event.value)
 
@@ -355,6 +362,8 @@ class Owner:
         """Links to it need no draining: it had ended for some time when this was declared. Its processes are lost
         before anything is made again: what would be sent to them spends a retry."""
         node = message.node
+        if node in self._deaths.nodes:
+            return
         self._deaths.nodes[node] = None
         self._dispatch.node_died(node)
         lost = [one for one in self._holding.lost if node_of(one) == node]
@@ -366,6 +375,13 @@ class Owner:
             self._actors.process_died(process, died_with_its_node(process))
         self._remaking.node_died(node)
         self._emit(DisconnectNode(node))
+
+    def _on_copy_failed(self, now: float, message: CopyFailed, peer: ProcessId) -> None:
+        """Its node has heard of a death that this one may not have heard of yet."""
+        source = self._holding.copies.source_node(message.number, peer)
+        if source is not None and message.failure is None:
+            self._on_node_died(now, NodeDied(source), peer)
+        self._remaking.copy_failed(message, peer)
 
     def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
         """The link to it is first drained to its end; only then does the death count (PROTOCOL.md section 2)."""

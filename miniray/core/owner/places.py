@@ -36,7 +36,6 @@ from miniray.core.owner.events import (
 )
 from miniray.core.owner.holding import Holding
 from miniray.core.record import Effect, Event, Message
-from miniray.core.task_spec import Stored
 
 Handler = Callable[[float, Any, ProcessId], None]
 
@@ -84,8 +83,7 @@ class Places:
             return
         dead = []
         for object_id, place in message.objects:
-            value = self._holding.objects.values.get(object_id)
-            if not (isinstance(value, Stored) and value.place == place):
+            if not self._holding.copies.is_copy(object_id, place):
                 dead.append((object_id, place))
         self._emit(Send(peer, PlacesClaimed(dead)))
 

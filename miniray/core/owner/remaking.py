@@ -2,6 +2,7 @@
 
 - A place that is not the value's any more is old news: a value may be reported lost by many, and after it has been made
   again (64694, 47990).
+- Another copy comes first (`copies.py`); only when none is left, nor under way, is the value lost.
 - A value is made again by its task, under the same id and with a higher attempt, and one retry is spent. Who needs it
   waits for it as for any pending object, so all share one run.
 - Before that come the arguments which have no value: lost ones, and those that were freed while their specs were kept.
@@ -17,9 +18,10 @@ from typing import Any
 
 from miniray.core.ids import ObjectId, ProcessId, node_of, task_of
 from miniray.core.machine import Send
-from miniray.core.messages import ReportLost
+from miniray.core.messages import CopyFailed, CopyMade, ReportLost
 from miniray.core.owner.completion import Completion, resolved_by
 from miniray.core.owner.dispatch import Dispatch
+from miniray.core.owner.events import CopyWanted
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.references import Owned
 from miniray.core.owner.tasks import Task, TaskState
@@ -39,7 +41,38 @@ class Remaking:
         self._emit = emit
         self.on: Mapping[type[Event] | type[Message], Handler] = {
             ReportLost: self._on_report_lost,
+            CopyWanted: self._on_copy_wanted,
+            CopyMade: self._on_copy_made,
         }
+
+    # ---- copies ----
+
+    def _on_copy_wanted(self, now: float, event: CopyWanted, peer: ProcessId) -> None:
+        """A value that is not there is waited for by name: it may be made again on another node."""
+        holding = self._holding
+        for object_id in event.object_ids:
+            if type(holding.references.rows.get(object_id)) is not Owned:
+                continue
+            value = holding.objects.values.get(object_id)
+            if value is None:
+                holding.objects.ask(object_id, holding.me)
+            elif object_id in holding.copies.elsewhere:
+                holding.copies.elsewhere[object_id] = None
+                holding.copies.answer(object_id, value, holding.me)
+
+    def _on_copy_made(self, now: float, message: CopyMade, peer: ProcessId) -> None:
+        if self._holding.copies.made(message, peer):
+            self._completion.ready.append(message.object_id)
+
+    def copy_failed(self, message: CopyFailed, node: ProcessId) -> None:
+        object_id = self._holding.copies.failed(message, node)
+        if object_id is None:
+            return
+        if self._holding.copies.elsewhere.get(object_id) is not None:
+            self._completion.ready.append(object_id)  # why it cannot be read here
+        self._lose_unless_copied([object_id])
+
+    # ---- losing ----
 
     def _on_report_lost(self, now: float, message: ReportLost, peer: ProcessId) -> None:
         value = self._holding.objects.values.get(message.object_id)
@@ -47,10 +80,19 @@ class Remaking:
             self._lose([message.object_id])
 
     def node_died(self, node: ProcessId) -> None:
-        values = self._holding.objects.values.items()
-        there = [one for one, value in values if type(value) is Stored and node_of(value.place.holder) == node]
-        if there:
-            self._lose(there)
+        self._holding.copies.node_died(node)
+        self._lose_unless_copied(list(self._holding.objects.values))
+
+    def _lose_unless_copied(self, object_ids: list[ObjectId]) -> None:
+        """Those of them that lie on dead nodes."""
+        holding, lost = self._holding, []
+        for object_id in object_ids:
+            value = holding.objects.values[object_id]
+            if type(value) is Stored and node_of(value.place.holder) in holding.dead_nodes:
+                if not holding.copies.survives(object_id, value):
+                    lost.append(object_id)
+        if lost:
+            self._lose(lost)
 
     def lose_late_news(self) -> None:
         """Values that were heard of after the node where they lay had died."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miniray.core.ids import FunctionId, LeaseId, ProcessId, TaskId
+from miniray.core.ids import FunctionId, LeaseId, ObjectId, ProcessId, TaskId
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import PushedTask, Value
 
@@ -30,6 +30,7 @@ class InstallFunction(Effect, frozen=True):
     function: FunctionId
     owner: ProcessId
     value: Value
+    object_id: ObjectId | None = None  # the name of a stored one
 
 
 class DropFunction(Effect, frozen=True):

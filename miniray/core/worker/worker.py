@@ -256,7 +256,7 @@ class Worker:
     # ---- functions ----
 
     def _on_define_function(self, now: float, message: DefineFunction, peer: ProcessId) -> None:
-        self._emit(InstallFunction(message.function, peer, message.value))
+        self._emit(InstallFunction(message.function, peer, message.value, message.object_id))
 
     def _on_forget_function(self, now: float, message: ForgetFunction, peer: ProcessId) -> None:
         self._emit(DropFunction(message.function, peer))

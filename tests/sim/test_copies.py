@@ -1,0 +1,104 @@
+"""Stored values that are read on other nodes: copies, and what becomes of them when nodes die."""
+
+from __future__ import annotations
+
+import pytest
+
+import miniray
+from miniray.core.record import replace
+from miniray.testing import cluster as simulation
+from miniray.testing import faults as _faults
+from miniray.testing.checkers import Watch
+from miniray.testing.choices import SeededChoices
+from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.faults import NO_FAULTS, Faults
+
+SEEDS = range(40)
+LARGE = 150_000
+MAY_BE = (miniray.errors.ActorDiedError, miniray.errors.ObjectLostError, miniray.errors.WorkerCrashedError)
+
+
+def _values_that_travel() -> None:
+    """Large values as results, arguments, parts of others, of actors, in closures: each read wherever there is room."""
+
+    @miniray.remote(max_retries=20)
+    def make(mark: int) -> bytes:
+        simulation.running[0].sleep(0.05)
+        return bytes([mark]) * LARGE
+
+    @miniray.remote(max_retries=20)
+    def marks(*values: bytes) -> list[int]:
+        simulation.running[0].sleep(0.02)
+        assert all(len(value) == LARGE and len(set(value)) == 1 for value in values)
+        return [value[0] for value in values]
+
+    @miniray.remote(max_retries=20)
+    def fetched(refs: list[object]) -> list[int]:
+        return [value[0] for value in miniray.get(refs)]
+
+    @miniray.remote(max_retries=20)
+    def box(mark: int) -> list[object]:
+        return [miniray.put(bytes([mark]) * LARGE), b"x" * LARGE]
+
+    @miniray.remote(max_restarts=-1, max_task_retries=-1)
+    class Keeper:
+        def __init__(self, first: bytes) -> None:
+            self.kept = first
+
+        def swap(self, other: bytes) -> bytes:
+            self.kept, other = other, self.kept
+            return other
+
+    captured = bytes([9]) * LARGE
+
+    @miniray.remote(max_retries=20)
+    def closed(value: bytes) -> int:
+        return captured[0] + value[0]
+
+    try:
+        mine = miniray.put(bytes([7]) * LARGE)
+        made = [make.remote(mark) for mark in range(6)]
+        crossed = marks.remote(made[0], mine, made[5])
+        inside = fetched.remote([made[1], made[2], mine])
+        boxed = box.remote(3)
+        keeper = Keeper.remote(made[3])
+        swapped = keeper.swap.remote(made[4])
+        added = [closed.remote(one) for one in made[:3]]
+        assert [value[0] for value in miniray.get(made)] == list(range(6))
+        assert miniray.get(crossed) == [0, 7, 5]
+        assert miniray.get(inside) == [1, 2, 7]
+        assert miniray.get(added) == [9, 10, 11]
+        assert miniray.get(marks.remote(swapped)) == [3]
+        assert miniray.get(miniray.get(boxed)[0])[0] == 3
+    except MAY_BE:
+        if not simulation.running[0].disturbed:
+            raise
+
+
+def _run(seed: int, faults: Faults) -> SimulatedCluster:
+    cluster = SimulatedCluster(SeededChoices(seed), nodes=2 + seed % 2, num_cpus=1, faults=faults)
+    try:
+        watch = Watch(cluster)
+        cluster.run(_values_that_travel)
+        cluster.settle()
+        watch.at_end()
+    except Exception as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+    finally:
+        cluster.close()
+    return cluster
+
+
+def test_stored_values_are_read_on_every_node() -> None:
+    for seed in SEEDS:
+        assert not _run(seed, NO_FAULTS).disturbed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nodes_that_die_leave_values_that_are_right(count: int) -> None:
+    crashed = 0
+    for seed in SEEDS:
+        draw = SeededChoices(1_000_000 + seed)
+        crashes = tuple(draw.choose(500, "steps until a node is gone") for _ in range(count))
+        crashed += _run(seed, replace(_faults.draw(draw), node_crashes=crashes)).disturbed
+    assert crashed > len(SEEDS) // 2
