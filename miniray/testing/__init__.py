@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from miniray.testing.faults import Crash, CrashMode, Faults
     from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
-    from miniray.testing.strategies import fault_schedules, schedules, task_graphs
+    from miniray.testing.strategies import actor_programs, fault_schedules, schedules, task_graphs
 
 __all__ = [
     "Crash",
@@ -34,6 +34,7 @@ __all__ = [
     "SimulatedMachine",
     "SimulationFailed",
     "Statistics",
+    "actor_programs",
     "explore",
     "fault_schedules",
     "schedules",
@@ -46,7 +47,7 @@ _HOME = {
     "exploration": ("NotDeterministic", "explore"),
     "faults": ("Crash", "CrashMode", "Faults"),
     "machine": ("SimulatedMachine",),
-    "strategies": ("fault_schedules", "schedules", "task_graphs"),
+    "strategies": ("actor_programs", "fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}

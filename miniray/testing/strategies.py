@@ -20,6 +20,7 @@ except ModuleNotFoundError as missing:
         name="hypothesis",
     ) from None
 
+from miniray.testing.tallies import ActorProgram, ActorStep, Do
 from miniray.testing.choices import DrawnChoices
 from miniray.testing.faults import Crash, CrashMode, Faults
 from miniray.testing.graphs import GraphStep, TaskGraph
@@ -29,6 +30,7 @@ MAX_CRASHES = 4
 MAX_MOMENT = 128  # steps (or sends) of workers between one crash and the next
 MAX_TAKEN = 3  # results of earlier steps, each way
 MAX_CHILDREN = 2
+FAILS_ONE_IN = 6
 ONE_IN = (0, 200, 50, 8)  # how rare a fault is; 0: never
 
 
@@ -53,18 +55,68 @@ def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faul
 
 
 def task_graphs(max_tasks: int = 8) -> st.SearchStrategy[TaskGraph]:
-    """Programs of 1 to `max_tasks` tasks that take one another's results, and their children; shrinks to one task.
+    """Programs of 1 to `max_tasks` tasks that take one another's results, have children, and may raise; shrinks to one
+    task. `graph.run` is the program, `graph.expected()` the outcomes that it must give.
 
-    Steps name others by how far back they are, so that one may be left out while a graph shrinks.
+    With faults that kill (`max_crashes` above 0) they hold as well, unless a task's retries are used up.
     """
+    # Steps name others by how far back they are, so that one may be left out while a graph shrinks.
     back = st.lists(st.integers(1, max(1, max_tasks - 1)), max_size=MAX_TAKEN)
-    step = st.tuples(back, back, st.integers(0, MAX_CHILDREN))
+    step = st.tuples(back, back, st.integers(0, MAX_CHILDREN), st.integers(0, FAILS_ONE_IN - 1))
     return st.lists(step, min_size=1, max_size=max_tasks).map(_graph)
 
 
-def _graph(drawn: list[tuple[list[int], list[int], int]]) -> TaskGraph:
+def _graph(drawn: list[tuple[list[int], list[int], int, int]]) -> TaskGraph:
     def earlier(place: int, back: list[int]) -> tuple[int, ...]:
         return tuple(place - far for far in back if far <= place)
 
-    parts = enumerate(drawn)
-    return TaskGraph(tuple(GraphStep(earlier(at, some), earlier(at, nested), n) for at, (some, nested, n) in parts))
+    return TaskGraph(
+        tuple(
+            GraphStep(earlier(at, some), earlier(at, nested), children, fails == FAILS_ONE_IN - 1)
+            for at, (some, nested, children, fails) in enumerate(drawn)
+        )
+    )
+
+
+def actor_programs(max_steps: int = 12) -> st.SearchStrategy[ActorProgram]:
+    """Programs of 1 to `max_steps` steps that make actors, call them (from tasks and other actors too, and with calls
+    that raise), pass their handles on, kill them and drop them; shrinks to one actor that is made.
+
+    `program.run` is the program, `program.expected()` the outcomes that it must give when nobody dies by a fault. With
+    faults that kill, `program.allows(outcomes)` says whether it may end so.
+    """
+    one = st.integers(0, max_steps - 1)
+    step = st.tuples(st.sampled_from(Do), one, st.integers(0, 9), one)
+    return st.lists(step, min_size=1, max_size=max_steps).map(_actor_program)
+
+
+def _actor_program(drawn: list[tuple[Do, int, int, int]]) -> ActorProgram:
+    """A step that its actor cannot do is a call instead; the first makes an actor."""
+    steps: list[ActorStep] = []
+    held: list[int] = []
+    killed: dict[int, None] = {}
+    keeps: dict[int, int] = {}
+    made = 0
+    for do, which, amount, other in drawn:
+        if do is Do.CREATE or not held:
+            steps.append(ActorStep(Do.CREATE))
+            held.append(made)
+            made += 1
+            continue
+        actor = held[which % len(held)]
+        before = held[: held.index(actor)]
+        if (
+            (do is Do.GIVE and not before)
+            or (do is Do.TASK and actor in killed)
+            or (do is Do.RELAY and keeps.get(actor) in killed)
+        ):
+            do = Do.CALL
+        if do is Do.GIVE:
+            keeps[actor] = before[other % len(before)]
+        elif do is Do.KILL:
+            killed[actor] = None
+        elif do is Do.DROP:
+            held.remove(actor)
+        calls = do in (Do.CALL, Do.FAIL, Do.TASK, Do.RELAY)
+        steps.append(ActorStep(do, actor, amount if calls else 0, keeps[actor] if do is Do.GIVE else 0))
+    return ActorProgram(tuple(steps))

@@ -28,4 +28,5 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told is not None and Path(told[1]).exists()
     module.test_double()
     module.test_graph()
+    module.test_actors()
     module.TestSumming("runTest").runTest()
