@@ -97,6 +97,7 @@ class SimulatedCluster:
         self._crashes = list(faults.crashes)
         self._until_crash = 0
         self._node_crashes = sorted(faults.node_crashes)
+        self._paused_at = 0  # step at which a pause of a node was drawn last
         control = self._start_control() if nodes > 1 else None
         total = demand({"CPU": num_cpus})
         self.hosts: dict[ProcessId, SimulatedHost] = {}
@@ -184,6 +185,8 @@ class SimulatedCluster:
         self.interrupts.take()
         if self._node_crashes and self.steps >= self._node_crashes[0] and self.healed_at is None:
             self._crash_a_node()
+        if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
+            self._maybe_pause_a_node()
         if not self.timeline.step():
             raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
         if self._error is not None:
@@ -209,7 +212,9 @@ class SimulatedCluster:
             self._error = error
 
     def posted(self, home: SimulatedProcess, *events: Event) -> None:
-        if home.alive:
+        if home.stands_until > self.timeline.now:
+            self.timeline.at(home.stands_until, partial(self.posted, home, *events))
+        elif home.alive:
             with suppress(CrashNow):
                 home.turns(events)
 
@@ -323,6 +328,13 @@ class SimulatedCluster:
         else:
             self._crash_node_process(host, "fault")
 
+    def _maybe_pause_a_node(self) -> None:
+        self._paused_at = self.steps
+        seconds = _faults.node_pause(self.choices, self.present_faults)
+        if seconds:
+            hosts = list(self.hosts.values())
+            hosts[self.choices.choose(len(hosts), "the node that stands still")].stand_still(seconds)
+
     def _crash_node_process(self, host: SimulatedHost, why: str) -> None:
         """The zygote kills its workers a moment later, until which nobody rules them. They would end by themselves, but
         may stand still for longer than `FENCE_SECONDS`, and then run beside what was started in their place."""
@@ -332,7 +344,7 @@ class SimulatedCluster:
         host.node.end(crashed=True)
         del self.processes[host.me]
         for home in [one for one in self.processes.values() if node_of(one.me) == host.me]:
-            self.timeline.after(self.draw_lag(), partial(self.crash, home, -9, "its node died"))
+            host.after(self.draw_lag(), partial(self.crash, home, -9, "its node died"))
 
     def crash_host(self, host: SimulatedHost) -> None:
         """All its processes are gone at once, with its arena; nobody reaps them."""

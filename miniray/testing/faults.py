@@ -5,8 +5,9 @@ Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP
 (`AFTER_RESULT`), when most of what it knows is under way, or between two effects of one step (`MID_STEP`): those before
 it were performed and sent, the others are not, nor what the roles of this process had to say to each other. A node
 process dies in these ways, too, and with a whole host nothing is left. Delays are mostly short, sometimes as long as
-a timeout. A process may also stand still for a while, as under SIGSTOP. In some runs the faults end at some step: from
-then on everything must come to its end in bounded time (`checkers/ends.py`).
+a timeout. A process may also stand still for a while, as under SIGSTOP, and so may a whole node with all that runs
+there, its zygote included, for longer than any timeout: a machine that was suspended. In some runs the faults end at
+some step: from then on everything must come to its end in bounded time (`checkers/ends.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from miniray.transport import Choices
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
 LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
+NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
+_PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node
 
 
 class CrashMode(Enum):
@@ -47,8 +50,8 @@ class Faults(Record, frozen=True):
     """What may happen in one run.
 
     `one_long_in` and the like: one delay in so many is long, one direction of a link in so many is slow, one turn in so
-    many is followed by a pause, one start of a worker in so many fails; 0: none. After `heal_after` steps of machines
-    all of it ends; 0: never.
+    many is followed by a pause, one start of a worker in so many fails, after one step of a machine in so many a whole
+    node stands still; 0: none. After `heal_after` steps of machines all of it ends; 0: never.
     """
 
     crashes: tuple[Crash, ...] = ()
@@ -58,6 +61,7 @@ class Faults(Record, frozen=True):
     one_failed_start_in: int = 0
     heal_after: int = 0
     node_crashes: tuple[int, ...] = ()  # after so many steps of machines a node dies, but never the driver's
+    one_node_pause_in: int = 0
 
 
 NO_FAULTS = Faults()
@@ -81,13 +85,17 @@ def draw(choices: Choices) -> Faults:
         nearest = 1 if mode is CrashMode.AFTER_RESULT else 4
         after = choices.choose(nearest << choices.choose(6, "how far"), "steps to the next crash")
         crashes.append(Crash(after, mode))
+    long_in = (0, 100, 20, 5)[choices.choose(4, "long delays")]
+    slow_in = (0, 8, 3, 2)[choices.choose(4, "slow links")]
+    pause_in, node_pause_in = _PAUSES[choices.choose(len(_PAUSES), "pauses")]
     return Faults(
         tuple(crashes),
-        (0, 100, 20, 5)[choices.choose(4, "long delays")],
-        (0, 8, 3, 2)[choices.choose(4, "slow links")],
-        (0, 0, 200, 50)[choices.choose(4, "pauses")],
+        long_in,
+        slow_in,
+        pause_in,
         (0, 0, 0, 8)[choices.choose(4, "failed starts")],
         (0, 0, 30, 100, 300)[choices.choose(5, "healing")],
+        one_node_pause_in=node_pause_in,
     )
 
 
@@ -102,6 +110,13 @@ def slowness(choices: Choices, faults: Faults) -> float:
     """Seconds that every frame of one direction of one link takes longer."""
     if faults.one_slow_link_in and not choices.choose(faults.one_slow_link_in, "a slow link"):
         return LONG_SECONDS[choices.choose(len(LONG_SECONDS), "how slow")]
+    return 0.0
+
+
+def node_pause(choices: Choices, faults: Faults) -> float:
+    """Seconds for which a node stands still now; mostly none."""
+    if faults.one_node_pause_in and not choices.choose(faults.one_node_pause_in, "a pause of a node"):
+        return NODE_PAUSE_SECONDS[choices.choose(len(NODE_PAUSE_SECONDS), "for how long")]
     return 0.0
 
 

@@ -6,6 +6,7 @@ them. What happens to a process is decided by the cluster, which has the choices
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from miniray._runtime.functions import FunctionImporter
@@ -52,6 +53,7 @@ class SimulatedHost:
         control: ProcessId | None,
     ) -> None:
         self._cluster = cluster
+        self._stands_until = 0.0
         self.me = me
         self.resources = resources
         self.arena = Arena.create(arena_bytes)
@@ -75,9 +77,9 @@ class SimulatedHost:
             self._starts_failed += 1
             cluster.tell(process, "StartFailed", reason="no memory")
             failed = WorkerFailed(process, "no memory")
-            cluster.timeline.after(cluster.draw_lag(), lambda: cluster.posted(self.node, failed))
+            self.after(cluster.draw_lag(), lambda: cluster.posted(self.node, failed))
             return
-        cluster.timeline.after(START_SECONDS + cluster.draw_lag(), lambda: self._begin_worker(process))
+        self.after(START_SECONDS + cluster.draw_lag(), lambda: self._begin_worker(process))
 
     def kill(self, process: ProcessId) -> None:
         """SIGKILL, which takes a moment."""
@@ -87,7 +89,7 @@ class SimulatedHost:
             self._doomed[process] = None
         else:
             lag = cluster.draw_lag()
-            cluster.timeline.after(lag, lambda: cluster.crash(home, -9, "killed") if home.alive else None)
+            self.after(lag, lambda: cluster.crash(home, -9, "killed") if home.alive else None)
 
     def fetch(self, effect: FetchBytes) -> None:
         """Another host's bytes arrive after a while, if it still lives then."""
@@ -108,6 +110,27 @@ class SimulatedHost:
         """The driver is gone, or the link to the control store: all that runs here ends."""
         if self.me != self._cluster.head.me:
             self._cluster.crash_host(self)
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """What its system does: when the node stands still, that does, too."""
+        timeline = self._cluster.timeline
+
+        def act() -> None:
+            if timeline.now < self._stands_until:
+                timeline.at(self._stands_until, act)
+            else:
+                action()
+
+        timeline.after(seconds, act)
+
+    def stand_still(self, seconds: float) -> None:
+        """All that runs here; its processes go on in any order."""
+        cluster = self._cluster
+        cluster.tell(self.me, "Paused", seconds=seconds, whole_node=True)
+        self._stands_until = max(self._stands_until, cluster.timeline.now + seconds)
+        for home in cluster.processes.values():
+            if node_of(home.me) == self.me:
+                home.stand_still(seconds + cluster.draw_lag())
 
     # ---- processes ----
 
@@ -164,7 +187,7 @@ class SimulatedHost:
             cluster.posted(self.node, ProcessEnded(home.me, cause, LeaseId(lease), started))
             cluster.processes.pop(home.me, None)
 
-        cluster.timeline.after(cluster.draw_lag(), report)
+        self.after(cluster.draw_lag(), report)
 
 
 def _pid(process: ProcessId) -> int:

@@ -280,7 +280,9 @@ class Run:
                 yield MomentKind.HEARD, task, words
 
     def tell_paused(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
-        yield MomentKind.PAUSED, "", f"{self.who(step.process)} stands still for {step.event['seconds']:g} s"
+        who = self.who(step.process)
+        who = f"{who} with all that runs there" if step.event.get("whole_node") else who
+        yield MomentKind.PAUSED, "", f"{who} stands still for {step.event['seconds']:g} s"
 
     def tell_not_started(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
         yield MomentKind.NOT_STARTED, "", f"{self.who(step.process)} could not be started: {step.event['reason']}"

@@ -27,7 +27,7 @@ from miniray.testing.faults import NO_FAULTS, Crash, CrashMode, Faults
 MAX_SECONDS = 20.0
 MAX_MOMENTS = 100  # of one crash in a quiet cluster that are tried
 _HERE = str(Path(miniray.__file__).parent)
-_QUIETER = ("one_failed_start_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
+_QUIETER = ("one_failed_start_in", "one_node_pause_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
 
 
 class Failing(Record, frozen=True):

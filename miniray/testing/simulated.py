@@ -66,7 +66,7 @@ class SimulatedProcess:
         self.fibers: list[Fiber] = []
         self.transport: Any = load("simulated")(me, cluster.network, self.look_soon)
         self._look_at: float | None = None
-        self._stands_until = 0.0
+        self.stands_until = 0.0
         self._send = self.transport.send
         setattr(self.transport, "send", self._send_or_crash)  # noqa: B010  a fault may strike between two frames
 
@@ -107,8 +107,8 @@ class SimulatedProcess:
         if not self.alive:
             return
         self._look_at = None
-        if self.cluster.timeline.now < self._stands_until:
-            self._plan_look(self._stands_until)
+        if self.cluster.timeline.now < self.stands_until:
+            self._plan_look(self.stands_until)
             return
         try:
             self.turns(())
@@ -121,9 +121,12 @@ class SimulatedProcess:
             cluster = self.cluster
             pause = cluster.draw_pause()
             if pause:
-                self._stands_until = cluster.timeline.now + pause
+                self.stand_still(pause)
                 cluster.tell(self.me, "Paused", seconds=pause)
             self._plan_look(cluster.timeline.now + (pause or cluster.draw_lag()))
+
+    def stand_still(self, seconds: float) -> None:
+        self.stands_until = max(self.stands_until, self.cluster.timeline.now + seconds)
 
     def _plan_look(self, time: float) -> None:
         if self._look_at is None or time < self._look_at:
@@ -187,8 +190,8 @@ class SimulatedProcess:
         def resume() -> None:
             if fiber.resumed_times != times or fiber.ended or not self.alive:
                 return
-            if timeline.now < self._stands_until:
-                timeline.at(self._stands_until, resume)
+            if timeline.now < self.stands_until:
+                timeline.at(self.stands_until, resume)
                 return
             self.cluster.run_fiber(self, fiber)
 

@@ -51,6 +51,7 @@ def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faul
         one_slow_link_in=one_in,
         one_pause_in=one_in,
         one_failed_start_in=one_in if max_crashes else st.just(0),
+        one_node_pause_in=one_in,
     )
 
 

@@ -2,17 +2,17 @@
 
 Each attempt of any task starts once, and none while another attempt of it runs. What has ended in a worker is sent
 before a task that may not run twice starts there, or a crash would cost it. A death whose cause was told is not called
-unknown.
+unknown. An actor that was killed for good has no further life.
 """
 
 from __future__ import annotations
 
 from miniray.core.failures import UNKNOWN_STATUS, Failure, FailureKind
-from miniray.core.ids import ProcessId, TaskId, show, task_of
+from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
 from miniray.core.machine import PeerLost, Received, Send
-from miniray.core.messages import ExecutionEnded, ProcessDied, TasksDone
+from miniray.core.messages import ExecutionEnded, ProcessDied, PushTasks, RequestKill, TasksDone
 from miniray.core.node.events import ProcessEnded
-from miniray.core.owner.events import Ready, Submitted
+from miniray.core.owner.events import KillRequested, Ready, Submitted
 from miniray.core.record import Effect
 from miniray.core.task_spec import Failed, PushedTask
 from miniray.core.worker.events import RunTask, TaskFinished
@@ -30,12 +30,15 @@ class Starts(Checker):
             ProcessDied: self._heard,
             ProcessEnded: self._ended,
             PeerLost: self._lost,
+            KillRequested: self._killed_here,
+            RequestKill: self._asked_to_kill,
         }
         self.decided = {
             Ready: self._told,
             RunTask: self._run,
             TasksDone: self._sent,
             ExecutionEnded: self._handed_over,
+            PushTasks: self._pushed,
         }
         self._sequences: dict[ProcessId, int] = {}  # of the task that each process started last
         self._unsent: dict[ProcessId, dict[TaskId, bool]] = {}
@@ -43,6 +46,7 @@ class Starts(Checker):
         self._attempts: dict[TaskId, list[int]] = {}  # that have started
         self._running: dict[TaskId, SimulatedProcess] = {}
         self._retries: dict[TaskId, int] = {}
+        self._killed: dict[TaskId, None] = {}  # creations of actors, of whose end their owner has been told
         self._failures: dict[Failure, TaskId] = {}  # each with the first task that had it; others inherit it
 
     def _submitted(self, home: SimulatedProcess, event: Submitted, effects: list[Effect]) -> None:
@@ -82,6 +86,24 @@ class Starts(Checker):
         if event.started != last:
             told = f"{show(event.process)} had started number {last}, and its status word says {event.started}"
             raise BrokenInvariant(7, told, event.process)
+
+    # ---- actors that are killed ----
+
+    def _killed_here(self, home: SimulatedProcess, event: KillRequested, effects: list[Effect]) -> None:
+        if not event.restart and owner_of(event.actor) == home.me:
+            self._killed[task_of(event.actor)] = None
+
+    def _asked_to_kill(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
+        assert isinstance(event.message, RequestKill)
+        if not event.message.restart and owner_of(event.message.actor) == home.me:
+            self._killed[task_of(event.message.actor)] = None
+
+    def _pushed(self, home: SimulatedProcess, effect: Send) -> None:
+        assert isinstance(effect.message, PushTasks)
+        for task in effect.message.tasks:
+            if task.creates_actor and task.task_id in self._killed:
+                told = f"actor {show(task.task_id)} was killed for good, and its owner begins another life of it"
+                raise BrokenInvariant(8, told, task.task_id)
 
     # ---- results ----
 
