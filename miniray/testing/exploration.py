@@ -4,7 +4,8 @@
 - A program may end with an error that says that somebody has died: that is an outcome of a fault, and `allow` names
   such errors. Anything else that it raises is a failure, and so is a wait without an end.
 - What fails is run again before anything is told. If that run is another one, the program depends on something that is
-  no choice of the simulation (a real clock, `id`, what an earlier run left in a global), and that is the failure.
+  no choice of the simulation (a real clock, `id`, what an earlier run left in a global), and that is the failure. So it
+  is when it is another one in an interpreter where sets of strings have another order (`hash_order.py`).
 - Then it is shrunk, recorded into a file, and raised as one error that fits on a screen.
 """
 
@@ -23,6 +24,7 @@ from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.faults import Faults
+from miniray.testing.hash_order import OtherOrders
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.matters import what_matters
 from miniray.testing.moments import Run
@@ -146,7 +148,26 @@ def _failure(
     exploration: Exploration, seed: int, done: Simulated, folder: Path, shrink_seconds: float
 ) -> SimulationFailed:
     first = Failing(done.faults, done.choices)
-    _assert_deterministic(exploration, seed, first, done)
+    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": {"num_cpus": exploration.num_cpus}}
+    with OtherOrders(exploration.program, again) as others:
+        _assert_deterministic(exploration, seed, first, done)
+        last, recorder = _smallest(exploration, first, done, shrink_seconds)
+        elsewhere = _elsewhere(exploration, seed, done, others)
+    assert done.error is not None and last.error is not None
+    recording = recording_of(exploration, seed, last, recorder)
+    recording = replace(recording, matters=what_matters(Run(recording)))
+    file = folder / f"{exploration.name.replace('.', '-')}-{seed}.json"
+    write(recording, file)
+    _keep_users_frames(last.error)
+    line = signature(done.error)[1]
+    error = SimulationFailed(_message(exploration, seed, last, line, recording.matters, file) + elsewhere, last)
+    error.__cause__ = last.error
+    return error
+
+
+def _smallest(
+    exploration: Exploration, first: Failing, done: Simulated, shrink_seconds: float
+) -> tuple[Simulated, Recorder]:
     assert done.error is not None
     wanted = signature(done.error)
 
@@ -160,15 +181,7 @@ def _failure(
     if last.error is None or signature(last.error) != wanted:  # it shrank into what happens once only
         recorder = Recorder()
         last = exploration.run(first, recorder)
-    assert last.error is not None
-    recording = recording_of(exploration, seed, last, recorder)
-    recording = replace(recording, matters=what_matters(Run(recording)))
-    file = folder / f"{exploration.name.replace('.', '-')}-{seed}.json"
-    write(recording, file)
-    _keep_users_frames(last.error)
-    error = SimulationFailed(_message(exploration, seed, last, wanted[1], recording.matters, file), last)
-    error.__cause__ = last.error
-    return error
+    return last, recorder
 
 
 def _message(
@@ -246,7 +259,30 @@ def _assert_deterministic(exploration: Exploration, seed: int, failing: Failing,
     raise NotDeterministic(
         f"{exploration.name} fails with seed {seed}, but not twice in the same way: {what}.\n"
         "Look for a real clock (datetime.now, a name bound by `from time import ...` in another module), id(), "
-        f"the order of a set, NumPy's global random state, a cache.{real}", done
+        f"NumPy's global random state, a cache.{real}", done
+    ) from done.error  # fmt: skip
+
+
+def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: OtherOrders) -> str:
+    """What other interpreters say to it, as a part of the message.
+
+    Raises:
+        NotDeterministic: it depends on the order of sets.
+    """
+    found = others.parting(parting)
+    if found is None:
+        return f"\n\nWhether hash order matters was not tried: {others.why_not}." if others.why_not else ""
+    who, by_hash_order = found
+    if not by_hash_order:
+        return (
+            f"\n\nIn another interpreter {who} did something else with the same choices: os.getpid(), a file, or what "
+            "a fixture has set, say. So a replay may be another run."
+        )
+    raise NotDeterministic(
+        f"{exploration.name} fails with seed {seed}, but depends on hash order: {who} did something else in an "
+        "interpreter with another PYTHONHASHSEED, where sets of strings have another order.\n"
+        "Iterate over sorted(...) of the set, or over a dict. (With PYTHONHASHSEED=0 in the environment the order is "
+        "the same each time, and this is not asked.)", done
     ) from done.error  # fmt: skip
 
 

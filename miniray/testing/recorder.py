@@ -7,6 +7,8 @@ arrive is the end of what was sent. Everything here only looks: a run that is re
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from miniray.core.ids import (
@@ -33,7 +35,7 @@ from miniray.core.owner.events import ExtentsGivenBack, GiveBackExtents, Process
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import TaskSpec
 from miniray.core.worker.events import RunTask, TaskFinished
-from miniray.testing.recording import Step, plain
+from miniray.testing.recording import Step, hashed, plain
 
 _RESULT_OF: dict[type[Event], type[Effect]] = {  # what comes of an effect at once
     ExtentReserved: ReserveExtent,
@@ -43,9 +45,10 @@ _RESULT_OF: dict[type[Event], type[Effect]] = {  # what comes of an effect at on
 
 
 class Recorder:
-    """Looks on while one simulated cluster runs."""
+    """Looks on while one simulated cluster runs; `payload` says what is kept of users' bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, payload: Callable[[bytes], Any] = hashed) -> None:
+        self._plain = partial(plain, payload=payload)
         self.steps: list[Step] = []
         self.processes: dict[str, str] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
@@ -64,7 +67,7 @@ class Recorder:
         else:
             cause = self._cause(me, event)
             self._last = (event, cause)
-        number = self._add(me, now, plain(event), [plain(effect) for effect in effects], cause)
+        number = self._add(me, now, self._plain(event), [self._plain(effect) for effect in effects], cause)
         if type(event) is Submitted:
             self._name(event.spec)
         for effect in effects:

@@ -40,6 +40,7 @@ Values are plain JSON. Ids are as `show` writes them: p3, p1.t7, p1.t7.0. Bytes:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from enum import Enum
 from hashlib import blake2b
 from pathlib import Path
@@ -124,32 +125,30 @@ def read(file: Path) -> Recording:
 # ---- records as plain JSON ------------------------------------------------------------------------------
 
 
-def plain(what: Any) -> Any:
+def hashed(data: bytes) -> Any:
+    return {"bytes": len(data), "hash": blake2b(data, digest_size=_HASH_BYTES).hexdigest()} if data else ""
+
+
+def plain(what: Any, payload: Callable[[bytes], Any] = hashed) -> Any:
     """A record, or anything inside one, as JSON; payloads as length and hash."""
     if isinstance(what, bytes | bytearray | memoryview):
-        return _plain_bytes(bytes(what))
+        data = bytes(what)
+        return show(data) if len(data) in _ID_BYTES else payload(data)
     if isinstance(what, Enum):
         return f"{type(what).__name__}.{what.name}"
     if isinstance(what, list | tuple):
-        return [plain(part) for part in what]
+        return [plain(part, payload) for part in what]
     if isinstance(what, dict):
-        return {str(name): plain(value) for name, value in what.items()}
+        return {str(name): plain(value, payload) for name, value in what.items()}
     fields = getattr(type(what), "__struct_fields__", None)
     if fields is not None:
-        return {"kind": type(what).__name__, **{name: _plain_field(name, getattr(what, name)) for name in fields}}
+        made = {"kind": type(what).__name__}
+        for name in fields:
+            value = getattr(what, name)
+            is_payload = name in _PAYLOADS and isinstance(value, bytes)
+            made[name] = payload(value) if is_payload else plain(value, payload)
+        return made
     return what if what is None or isinstance(what, bool | int | float | str) else repr(what)
-
-
-def _plain_field(name: str, value: Any) -> Any:
-    return _hashed(value) if name in _PAYLOADS and isinstance(value, bytes) else plain(value)
-
-
-def _plain_bytes(data: bytes) -> Any:
-    return show(data) if len(data) in _ID_BYTES else _hashed(data)
-
-
-def _hashed(data: bytes) -> Any:
-    return {"bytes": len(data), "hash": blake2b(data, digest_size=_HASH_BYTES).hexdigest()} if data else ""
 
 
 def fault_of(given: dict[str, Any]) -> Faults:

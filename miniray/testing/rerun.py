@@ -46,20 +46,38 @@ def compare(recording: Recording, again: Simulated) -> str:
 
 def _program(recording: Recording) -> Callable[[], Any]:
     told = recording.program
-    found: Any = _module(told["module"], Path(told["file"]))
-    for part in told["name"].split("."):
-        found = getattr(found, part, None)
-    if found is None or not callable(found):
+    try:
+        program = function_of(module_of(told["module"], Path(told["file"])), told["name"])
+    except LookupError:
         raise RecordingError(
             f"{told['name']} of {told['file']} cannot be run again: it is not at the top of its module"
-        )
-    program: Callable[[], Any] = inspect.unwrap(found)
+        ) from None
     if inspect.signature(program).parameters:
         raise RecordingError(f"{told['name']} of {told['file']} cannot be run again from here: it takes arguments")
     return program
 
 
-def _module(name: str, file: Path) -> Any:
+def function_of(module: Any, name: str) -> Callable[..., Any]:
+    """The function of this dotted name, without what decorators have made of it.
+
+    Raises:
+        LookupError: it is not there.
+    """
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None or not callable(found):
+        raise LookupError(name)
+    function: Callable[..., Any] = inspect.unwrap(found)
+    return function
+
+
+def module_of(name: str, file: Path) -> Any:
+    """Import it, by its name or else by its file.
+
+    Raises:
+        RecordingError: that cannot be done.
+    """
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = importlib.import_module(name)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -33,6 +34,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def prepared() -> None:
     prepare()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_hash_order() -> Iterator[None]:
+    """Or each failure would start three interpreters; `test_hash_order.py` has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONHASHSEED", os.environ.get("PYTHONHASHSEED", "0"))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
