@@ -71,6 +71,11 @@ class ActorDiedError(ActorError):
     was under way is then made again."""
 
 
+class ActorUnavailableError(ActorError):
+    """The link to the actor broke while the call was under way, so nobody can tell whether it has run. The actor lives,
+    and other calls reach it. With `max_task_retries` such a call is made again."""
+
+
 class TaskCancelledError(MinirayError):
     """The task was cancelled by `cancel`."""
 

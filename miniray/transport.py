@@ -6,7 +6,9 @@ implementation to them, `miniray.testing.conformance`):
 - **Whole, in order, at most once.** Frames of one link arrive as they were sent; none overtakes another.
 - **Named.** A link leads to the process with this id, or breaks; it never leads to another one.
 - **Broken once.** When a link breaks (or could not be made) `poll` reports one `LinkLost` for it, after every
-  frame that had arrived, and nothing of that peer afterwards. Sending on it is then silently nothing.
+  frame that had arrived, and nothing of that link afterwards. Sending on it is then silently nothing.
+- **Made again.** A process that was told `LinkLost` may `connect` to that peer again. Whether or not it asked, each
+  side is told of the loss first, then `LinkUp`, then what the other has sent on the new link.
 - **No order across links.**
 - **Never blocking but in `poll`.** `connect` and `send` return at once. What the kernel does not take is kept;
   a link that keeps more than `LINK_BUFFER_BYTES` reports `LinkFull`, and `LinkDrained` when it has room again.
@@ -37,14 +39,17 @@ class Frame(Record, frozen=True):
 
 
 class LinkUp(Record, frozen=True):
-    """A link that another process (or this one) asked for is there."""
+    """A link that another process asked for is there; or one that this process has asked for again after a loss."""
 
     peer: ProcessId
 
 
 class LinkLost(Record, frozen=True):
+    """`refused`: there is no such process (any more), or no way to ask for it; another try would end so, too."""
+
     peer: ProcessId
     reason: str
+    refused: bool = False
 
 
 class LinkFull(Record, frozen=True):
@@ -66,7 +71,8 @@ Arrival = Frame | LinkUp | LinkLost | LinkFull | LinkDrained | Readable
 
 class Transport(Protocol):
     def connect(self, peer: ProcessId) -> None:
-        """Start to make a link to `peer`, unless there is one. Frames may be sent at once; `LinkLost` if it fails."""
+        """Start to make a link to `peer`, unless there is one. Frames may be sent at once; `LinkLost` if it fails,
+        `refused` if nobody is there."""
 
     def send(self, peer: ProcessId, frame: bytes) -> None:
         """Queue one frame for `peer`, to which `connect` was called or which was reported by `LinkUp`."""

@@ -105,7 +105,7 @@ class LocalTransport:
             broker = self._links.get(self._broker) if self._broker is not None else None
             if peer == self._me or broker is None:
                 reason = "it is this process" if peer == self._me else "no link to the node process"
-                self._notice(LinkLost(peer, reason))
+                self._notice(LinkLost(peer, reason, refused=True))
                 return
             self._abandoned.pop(peer, None)
             self._links[peer] = Link(peer, self._epoll, self._notice)
@@ -211,12 +211,12 @@ class LocalTransport:
         link.open(connection, first)
         return link
 
-    def _lose(self, link: Link, reason: str) -> None:
+    def _lose(self, link: Link, reason: str, *, refused: bool = False) -> None:
         """Close a link and report it, unless `disconnect` was called."""
         with self._table_lock:
             peer = link.peer
             if known := self._links.get(peer) is link:
-                lost = [LinkLost(peer, reason)]
+                lost = [LinkLost(peer, reason, refused)]
                 del self._links[peer]  # --
                 self._arrivals += lost  # --
             if link.connection is not None:
@@ -235,7 +235,7 @@ class LocalTransport:
                 self._arrivals += [LinkUp(peer)]
             if peer == self._broker:
                 for dialled in [one for one in self._links.values() if one.connection is None]:
-                    self._lose(dialled, "no link to the node process")
+                    self._lose(dialled, "no link to the node process", refused=True)
 
     def _forget_introductions(self, peer: ProcessId) -> None:
         if self._introductions_sent.pop(peer, None) is not None:
@@ -258,7 +258,7 @@ class LocalTransport:
             self._abandoned.pop(peer, None)
             dialled = self._links.get(peer)
             if dialled is not None and dialled.connection is None:
-                self._lose(dialled, reason)
+                self._lose(dialled, reason, refused=True)
         else:
             raise BadFrameError(f"a frame of kind {kind} has no place here")
 
@@ -297,7 +297,7 @@ class LocalTransport:
             if connection is None:  # this process is out of descriptors (pytorch 973)
                 if present is None or present.connection is not None:
                     return  # the other end sees the link break
-                self._lose(present, "no descriptor came with the introduction: the limit of open files is reached")
+                self._lose(present, "it came without its descriptor: the limit of open files is reached", refused=True)
             elif peer in self._abandoned:
                 del self._abandoned[peer]
                 connection.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from miniray._api.actor import ActorHandle
@@ -136,8 +136,7 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
         raise PublicSerializationError(f"put: {error}") from error.cause
     if owner is None or (address := _address("put", process, owner)) == process.me:
         return _put(process, serialized, call_site(2))
-    object_id = process.next_given_id(address)
-    return _adopted(process, owner, _offer(process, object_id, process.store_value(serialized, object_id)))
+    return _adopted(process, owner, _offer(process, address, lambda given: process.store_value(serialized, given)))
 
 
 @unbroken
@@ -172,8 +171,7 @@ def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = N
     assert not isinstance(value, ActorAt)
     if ref._id[:8] == address:
         return ref
-    object_id = process.next_given_id(address)
-    return _adopted(process, owner, _offer(process, object_id, process.copy_value(value, object_id)))
+    return _adopted(process, owner, _offer(process, address, lambda given: process.copy_value(value, given)))
 
 
 def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
@@ -190,8 +188,13 @@ def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
 
 
 @unbroken
-def _offer(process: Process, object_id: ObjectId, value: Value) -> ObjectRef[Any]:
-    process.post(ValueOffered(object_id, value))
+def _offer(process: Process, owner: ProcessId, store: Callable[[ObjectId], Value]) -> ObjectRef[Any]:
+    object_id = process.next_given_id(owner)
+    process.being_given[object_id] = None
+    try:
+        process.post(ValueOffered(object_id, store(object_id)))
+    finally:
+        del process.being_given[object_id]
     return ObjectRef(object_id, process)
 
 

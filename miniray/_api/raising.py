@@ -9,6 +9,7 @@ from miniray._serialization.exceptions import deserialize_exception
 from miniray.core.failures import Failure, FailureKind
 from miniray.errors import (
     ActorDiedError,
+    ActorUnavailableError,
     InfeasibleError,
     MinirayError,
     ObjectLostError,
@@ -69,6 +70,7 @@ _RAISE: dict[FailureKind, Callable[[Failure], MinirayError]] = {
     FailureKind.TASK_ERROR: _task_error,
     FailureKind.WORKER_CRASHED: _plain(WorkerCrashedError, "{task} was lost: {message}"),
     FailureKind.ACTOR_DIED: _plain(ActorDiedError, "{task} failed, for its actor is dead: {message}"),
+    FailureKind.ACTOR_UNAVAILABLE: _plain(ActorUnavailableError, "{task} may have run, or not: {message}"),
     FailureKind.CANCELLED: _plain(TaskCancelledError, "{task} was cancelled"),
     FailureKind.OWNER_DIED: _plain(OwnerDiedError, "{message}"),
     FailureKind.OBJECT_LOST: _plain(ObjectLostError, "{message}"),

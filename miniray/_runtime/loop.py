@@ -7,6 +7,10 @@ outbox a peer, and `flush` encodes each outbox into one frame.
 
 A peer's nonsense becomes "peer lost" here, and nothing of a lost peer is let through: not to the machines, and not
 to the transport.
+
+Whether a link broke or the peer is dead only another link can tell: this asks for one, and greets on it with an empty
+frame. The first frame of a peer on a new link is the proof that it lives: `LinkRenewed`. When nobody is there it is
+lost. Until then what is sent to it goes nowhere, like all that was under way.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from miniray._runtime.wire import BadMessageError, decode, encode
-from miniray.core.ids import ProcessId, node_of
-from miniray.core.machine import Machine, PeerLost, Received, Send, Tick
+from miniray.core.ids import NODE_NUMBER, ProcessId, local_number, node_of
+from miniray.core.machine import LinkRenewed, Machine, PeerLost, Received, Send, Tick
 from miniray.core.record import Effect, Event, Message
 from miniray.transport import Arrival, Clock, Frame, LinkLost, LinkUp, Readable, Transport
+
+MAX_RENEWALS = 8  # links to one peer that break before it has greeted, in a row; then it is lost
 
 Step = Callable[[float, Event], list[Effect]]
 Perform = Callable[[Any], Event | None]
@@ -62,6 +68,7 @@ class Loop:
         self.outboxes: dict[ProcessId, list[Message]] = {}
         self._linked: dict[ProcessId, None] = {}
         self._lost: dict[ProcessId, None] = {}
+        self._renewing: dict[ProcessId, int] = {}  # links that broke: how many others were asked for
         self._dead_nodes: dict[ProcessId, None] = {}
 
     # ---- turns ----
@@ -106,7 +113,7 @@ class Loop:
         for peer, messages in outboxes.items():
             if peer in self._linked:
                 self._transport.send(peer, encode(messages))
-            elif peer not in self._lost:
+            elif peer not in self._lost and peer not in self._renewing:
                 self._linked[peer] = None
                 self._transport.connect(peer)
                 self._transport.send(peer, encode(messages))
@@ -119,6 +126,8 @@ class Loop:
                 peer = arrival.peer
                 if peer in self._lost:
                     continue
+                if self._renewing and peer in self._renewing:
+                    self._renewed(peer)
                 try:
                     messages = decode(arrival.data)
                 except BadMessageError as error:
@@ -128,21 +137,54 @@ class Loop:
                 for message in messages:
                     self.turn(Received(peer, message))
             elif type(arrival) is LinkLost:
-                self.lose(arrival.peer, arrival.reason)
+                self._link_lost(arrival)
             elif type(arrival) is LinkUp:
-                self._linked[arrival.peer] = None
-                if self._dead_nodes and node_of(arrival.peer) in self._dead_nodes:
-                    self.disconnect(arrival.peer)  # it was under way when the death was told
+                self._link_up(arrival.peer)
             elif type(arrival) is Readable:
                 event = self._on_readable(arrival.token)
                 if event is not None:
                     self.turn(event)
+
+    def _link_up(self, peer: ProcessId) -> None:
+        if self._dead_nodes and node_of(peer) in self._dead_nodes:
+            self.disconnect(peer)  # it was under way when the death was told
+        elif peer in self._lost:
+            self._transport.disconnect(peer)
+        elif peer in self._renewing:
+            self._transport.send(peer, encode([]))
+        else:
+            self._linked[peer] = None
+
+    def _link_lost(self, arrival: LinkLost) -> None:
+        """Ask for another link, unless nobody is there, or this process or the peer is not one that makes them anew."""
+        peer = arrival.peer
+        tries = self._renewing.get(peer, 0)
+        if (
+            peer in self._lost
+            or arrival.refused
+            or tries == MAX_RENEWALS
+            or LinkRenewed not in self._routes
+            or local_number(peer) == NODE_NUMBER
+        ):
+            self.lose(peer, arrival.reason)
+            return
+        self._renewing[peer] = tries + 1
+        self._linked.pop(peer, None)
+        self.outboxes.pop(peer, None)
+        self._transport.connect(peer)
+
+    def _renewed(self, peer: ProcessId) -> None:
+        del self._renewing[peer]
+        self._linked[peer] = None
+        self.outboxes.pop(peer, None)
+        self.turn(LinkRenewed(peer))
 
     def lose(self, peer: ProcessId, reason: str) -> None:
         """The link to `peer` is gone: tell the machines once, and let nothing more through."""
         if peer in self._lost:
             return
         self._lost[peer] = None
+        self._renewing.pop(peer, None)
         self._linked.pop(peer, None)
         self.outboxes.pop(peer, None)
         self.turn(PeerLost(peer, reason))
@@ -155,7 +197,7 @@ class Loop:
     def disconnect_node(self, node: ProcessId) -> None:
         """No process of that node lives any more, linked or not."""
         self._dead_nodes[node] = None
-        for peer in [one for one in self._linked if node_of(one) == node]:
+        for peer in [one for one in (*self._linked, *self._renewing) if node_of(one) == node]:
             self.disconnect(peer)
 
     # ---- time ----

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from miniray._store import layout
-from miniray.core.ids import FunctionId, ProcessId, local_number
+from miniray.core.ids import FunctionId, ProcessId, local_number, task_of
 from miniray.core.node.events import (
     EndNode,
     ExtentReserved,
@@ -32,7 +32,9 @@ from miniray.core.owner.events import (
     FreeStored,
     FreeStoredOf,
     GiveBackExtents,
+    PlacesToldOf,
     Ready,
+    TellPlacesOf,
 )
 from miniray.core.record import Effect, Event
 from miniray.core.worker.events import (
@@ -88,6 +90,13 @@ def free_stored_of(process: Process, effect: FreeStoredOf) -> None:
     if process.store is not None:
         for object_id, place in process.store.places_owned_by(effect.owner):
             process.store.free(object_id, place)
+
+
+def tell_places_of(process: Process, effect: TellPlacesOf) -> Event:
+    places = process.store.places_owned_by(effect.owner) if process.store is not None else []
+    untold = process.being_given
+    told = [one for one in places if one[0] not in untold and task_of(one[0]) != process.running]
+    return PlacesToldOf(effect.owner, told)
 
 
 def add_extent(process: Process, effect: AddExtent) -> None:
@@ -182,6 +191,7 @@ PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     Ready: ("process", ready),
     FreeStored: ("process", free_stored),
     FreeStoredOf: ("process", free_stored_of),
+    TellPlacesOf: ("process", tell_places_of),
     AddExtent: ("process", add_extent),
     DenyExtent: ("process", deny_extent),
     GiveBackExtents: ("process", give_back_extents),

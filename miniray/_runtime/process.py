@@ -103,6 +103,7 @@ class Process:
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
         self._counter = itertools.count(1)
         self._given = itertools.count(1)
+        self.being_given: dict[ObjectId, None] = {}  # ids of values that their owners have not been offered yet
         self._unpickled = threading.local()
         self._extent_lock = threading.Lock()
         self._extent_asker = 0  # the thread that holds it

@@ -16,6 +16,7 @@ class FailureKind(Enum):
     TASK_ERROR = "task error"  # the user's code raised: `error` is the pickled exception, `traceback` its text
     WORKER_CRASHED = "worker crashed"  # the process that ran it died
     ACTOR_DIED = "actor died"  # the actor's process died, was killed, or its constructor raised
+    ACTOR_UNAVAILABLE = "actor unavailable"  # it lives, and the link to it broke while the call was under way
     CANCELLED = "cancelled"
     OWNER_DIED = "owner died"  # nobody can say any more where the value is
     OBJECT_LOST = "object lost"  # the value was freed, or lost on its way

@@ -7,7 +7,8 @@ Duties of whoever steps a machine (only `_runtime/loop.py` does):
    later event.
 3. Step `Tick` no later than `deadline()`; None means "nothing to wait for".
 4. A `Send` to the machine's own process goes to the other roles there, as the same record, in this turn.
-5. When a link breaks: one `PeerLost`, and nothing of that peer afterwards.
+5. When a link breaks: `LinkRenewed` if there is another one at once, which means that the peer lives; else one
+   `PeerLost`, and nothing of that peer afterwards.
 
 A machine keeps its handlers in one literal dict from event or message type to method. It owns no clock,
 socket, thread, log or dice, and it never iterates a set.
@@ -34,6 +35,13 @@ class PeerLost(Event, frozen=True):
 
     peer: ProcessId
     reason: str
+
+
+class LinkRenewed(Event, frozen=True):
+    """The link to `peer` broke, both live, and there is a new one, on which nothing was sent yet. Of what was sent
+    before this event nobody knows what has arrived; nothing of it arrives after."""
+
+    peer: ProcessId
 
 
 class Tick(Event, frozen=True):

@@ -310,6 +310,23 @@ class ValueAdopted(Message, frozen=True):
     object_id: ObjectId
 
 
+# ---- any process <-> any other: a link that was made again ---------------------------------------------------
+
+
+class StillHolds(Message, frozen=True):
+    """The first message on it, each way: all that the sender holds of the receiver's objects, each with the number of a
+    receipt (`AddHolder`); and the transfers from the receiver that the sender has not ended (`HandoffDone`)."""
+
+    holds: list[tuple[ObjectId, int]]
+    transfers: list[tuple[TaskId, int]]
+
+
+class PlacesHeld(Message, frozen=True):
+    """Holder of extents to owner: its places there. Those of no value are answered with `FreePlaces`."""
+
+    objects: list[tuple[ObjectId, Place]]
+
+
 # ---- copies: owner <-> node, borrower -> owner ------------------------------------------------------------
 
 

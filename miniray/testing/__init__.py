@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
     from miniray.testing.exploration import NotDeterministic, explore
-    from miniray.testing.faults import Crash, CrashMode, Faults
+    from miniray.testing.faults import Break, Crash, CrashMode, Faults
     from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
     from miniray.testing.strategies import actor_programs, fault_schedules, schedules, task_graphs
 
 __all__ = [
+    "Break",
     "Crash",
     "CrashMode",
     "DrawnChoices",
@@ -45,7 +46,7 @@ __all__ = [
 _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
-    "faults": ("Crash", "CrashMode", "Faults"),
+    "faults": ("Break", "Crash", "CrashMode", "Faults"),
     "machine": ("SimulatedMachine",),
     "strategies": ("actor_programs", "fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),

@@ -44,9 +44,9 @@ from miniray.core.machine import Machine, Send
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import BytesFetched, ExtentReserved, LedgerRead, NodeStarted, ProcessEnded
 from miniray.core.node.node_manager import NodeManager
-from miniray.core.owner.events import ExtentsGivenBack, ProcessStarted
+from miniray.core.owner.events import ExtentsGivenBack, PlacesToldOf, ProcessStarted
 from miniray.core.owner.owner import Owner
-from miniray.core.record import Effect, Event, make_encoder
+from miniray.core.record import Effect, Event, make_encoder, replace
 from miniray.core.resources import demand
 from miniray.core.task_spec import Place, Value
 from miniray.core.worker.events import RunTask, TaskFinished
@@ -143,6 +143,9 @@ class Member:
         self.extents = [extent for extent in self.extents if extent not in free]
         return ExtentsGivenBack([offset for offset, _ in free])
 
+    def _TellPlacesOf(self, effect: Any) -> Event:
+        return PlacesToldOf(effect.owner, [item for item in self.sealed.items() if item[0][:8] == effect.owner])
+
     def _StartWorker(self, effect: Any) -> None:
         self._world.starting[effect.process] = None
 
@@ -182,13 +185,15 @@ class World:
     Attributes:
         effects: what the machines have decided, but for what the roles of one process say to each other. The caller
             may clear it.
-        ways: what is under way from one process to another, oldest first: frames, or the end of the link.
+        ways: what is under way from one process to another, oldest first: frames, the end of the link, and the
+            beginning of one that was made again.
     """
 
     def __init__(self, *, cpus: int = 1, nodes: int = 1) -> None:
         self.now = 0.0
         self.effects: list[tuple[ProcessId, Effect]] = []
-        self.ways: dict[tuple[ProcessId, ProcessId], deque[bytes | LinkLost]] = {}
+        self.ways: dict[tuple[ProcessId, ProcessId], deque[bytes | LinkLost | LinkUp]] = {}
+        self._broken: dict[tuple[ProcessId, ProcessId], None] = {}  # ways to a link that is no more, for the sender
         self.starting: dict[ProcessId, None] = {}
         self.doomed: dict[ProcessId, None] = {}
         self.unreaped: dict[ProcessId, int] = {}  # exit status
@@ -225,10 +230,15 @@ class World:
         self._step(member, lambda: member.loop.turn(event))
 
     def deliver(self, source: ProcessId, target: ProcessId) -> None:
-        """The oldest frame of this way, or the end of the link, arrives."""
+        """The oldest frame of this way, or the end of the link, arrives. Who is dead refuses another link at once."""
         piece = self.ways[source, target].popleft()
         member = self._living(target)
-        arrivals: list[Arrival] = [piece] if isinstance(piece, LinkLost) else [LinkUp(source), Frame(source, piece)]
+        arrivals: list[Arrival]
+        if isinstance(piece, LinkLost):
+            self._broken[target, source] = None
+            arrivals = [replace(piece, refused=not self.members[source].alive)]
+        else:
+            arrivals = [piece] if isinstance(piece, LinkUp) else [LinkUp(source), Frame(source, piece)]
         self._step(member, lambda: member.loop.receive(arrivals))
 
     def advance(self, seconds: float) -> None:
@@ -357,15 +367,28 @@ class World:
     # ---- links ----
 
     def connect(self, source: ProcessId, target: ProcessId) -> None:
-        """Make both ways; to a dead process they are none, and the link ends at once."""
+        """Make both ways, or make them anew; to a dead process they are none, and the link ends at once."""
         if (source, target) in self.ways:
+            self._connect_again(source, target)
             return
         self.ways[source, target], self.ways[target, source] = deque(), deque()
         if target not in self.members or not self.members[target].alive:
             self._end_way(target, source, 0)
 
+    def _connect_again(self, source: ProcessId, target: ProcessId) -> None:
+        """Whoever hears of the loss first makes the link for both; the other has it when it has heard, too."""
+        if (source, target) not in self._broken:
+            return
+        del self._broken[source, target]
+        if not self.members[target].alive:
+            self.ways[target, source].append(LinkLost(target, "the process is dead"))
+        elif (target, source) in self._broken:
+            self.ways[source, target].append(LinkUp(source))
+            self.ways[target, source].append(LinkUp(target))
+
     def _end_way(self, source: ProcessId, target: ProcessId, keep: int | None) -> None:
         way = self.ways[source, target]
+        self._broken[source, target] = None
         if way and isinstance(way[-1], LinkLost):
             return
         while keep is not None and len(way) > keep:
@@ -406,7 +429,7 @@ class _Transport:
     def send(self, peer: ProcessId, frame: bytes) -> None:
         way = self._world.ways[self._me, peer]
         member = self._world.members.get(peer)
-        if member is not None and member.alive and not (way and isinstance(way[-1], LinkLost)):
+        if member is not None and member.alive and (self._me, peer) not in self._world._broken:
             way.append(frame)
 
     def disconnect(self, peer: ProcessId) -> None:

@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
 from miniray.core.control.control_store import ControlStore
-from miniray.core.ids import CONTROL_NUMBER, LOCAL_BITS, ProcessId, node_of, process_id, show
+from miniray.core.ids import (
+    CONTROL_NUMBER,
+    LOCAL_BITS,
+    NODE_NUMBER,
+    ProcessId,
+    local_number,
+    node_of,
+    process_id,
+    show,
+)
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
@@ -90,6 +99,7 @@ class SimulatedCluster:
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
+        self.links_broken = 0  # between two that live
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
         self._notes: dict[str, int] = {}
         self._digest = blake2b(digest_size=16)
@@ -98,6 +108,8 @@ class SimulatedCluster:
         self._until_crash = 0
         self._node_crashes = sorted(faults.node_crashes)
         self._paused_at = 0  # step at which a pause of a node was drawn last
+        self._breaks = list(faults.broken_links)
+        self._until_break = 0
         control = self._start_control() if nodes > 1 else None
         total = demand({"CPU": num_cpus})
         self.hosts: dict[ProcessId, SimulatedHost] = {}
@@ -204,6 +216,7 @@ class SimulatedCluster:
         self.healed_at = self.timeline.now
         self.present_faults = NO_FAULTS
         self._crashes.clear()
+        self._breaks.clear()
         self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
@@ -297,6 +310,27 @@ class SimulatedCluster:
         del self._crashes[0]
         self._until_crash = 0
         return True
+
+    def sent(self, me: ProcessId, peer: ProcessId) -> None:
+        """A frame has left; perhaps its link breaks now."""
+        if not self._breaks or NODE_NUMBER in (local_number(me), local_number(peer)):
+            return
+        self._until_break += 1
+        if self._until_break <= self._breaks[0].after:
+            return
+        silent = self._breaks.pop(0).silent_seconds
+        self._until_break = 0
+        if not silent:
+            self._break_link(me, peer)
+        elif self.network.silence(me, peer):
+            self.tell(me, "LinkSilent", peer=show(peer), seconds=silent)
+            self.timeline.after(silent, partial(self._break_link, me, peer))
+
+    def _break_link(self, me: ProcessId, peer: ProcessId) -> None:
+        if self.network.break_link(me, peer):
+            self.links_broken += 1
+            self.disturbed = True
+            self.tell(me, "LinkBroke", peer=show(peer))
 
     # ---- processes ----
 

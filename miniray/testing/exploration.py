@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from miniray.core.record import replace
-from miniray.errors import ActorDiedError, ObjectLostError, WorkerCrashedError
+from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.faults import Faults
 from miniray.testing.hash_order import OtherOrders
@@ -37,7 +37,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SEEDS = 200
 FOLDER = ".miniray-failures"
-DEATHS: tuple[type[BaseException], ...] = (WorkerCrashedError, ActorDiedError, ObjectLostError)
+DEATHS: tuple[type[BaseException], ...] = (
+    WorkerCrashedError,
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+)
 
 
 class NotDeterministic(SimulationFailed):
@@ -117,7 +122,8 @@ class Exploration:
     def fails(self, done: Simulated) -> bool:
         if done.error is None:
             return False
-        return not (done.statistics.deaths and isinstance(done.error, self.allow))
+        struck = done.statistics.deaths or done.statistics.broken_links
+        return not (struck and isinstance(done.error, self.allow))
 
 
 def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shrink_seconds: float) -> None:

@@ -19,6 +19,7 @@ from miniray.transport import Choices
 
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
 LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
+SILENT_SECONDS = (0.0, 0.0, 0.0005, 0.3)
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
 NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
 _PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node
@@ -46,6 +47,14 @@ class Crash(Record, frozen=True):
     mode: CrashMode
 
 
+class Break(Record, frozen=True):
+    """After so many further frames between drivers and workers, the link of the next one breaks, and both ends live.
+    For so long before that, all that its sender sends on it is lost without notice: the link is cut one way."""
+
+    after: int
+    silent_seconds: float = 0.0
+
+
 class Faults(Record, frozen=True):
     """What may happen in one run.
 
@@ -62,6 +71,7 @@ class Faults(Record, frozen=True):
     heal_after: int = 0
     node_crashes: tuple[int, ...] = ()  # after so many steps of machines a node dies, but never the driver's
     one_node_pause_in: int = 0
+    broken_links: tuple[Break, ...] = ()
 
 
 NO_FAULTS = Faults()
@@ -97,6 +107,16 @@ def draw(choices: Choices) -> Faults:
         (0, 0, 30, 100, 300)[choices.choose(5, "healing")],
         one_node_pause_in=node_pause_in,
     )
+
+
+def draw_links(choices: Choices) -> tuple[Break, ...]:
+    """Half of the runs have one to three. Drawn from a source of its own: other seeds are the runs that they were."""
+    count = (0, 0, 0, 1, 2, 3)[choices.choose(6, "broken links")]
+    breaks = []
+    for _ in range(count):
+        after = choices.choose(4 << choices.choose(6, "how far"), "frames to the next broken link")
+        breaks.append(Break(after, SILENT_SECONDS[choices.choose(len(SILENT_SECONDS), "cut one way")]))
+    return tuple(breaks)
 
 
 def delay(choices: Choices, faults: Faults) -> float:

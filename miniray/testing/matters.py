@@ -12,6 +12,7 @@ from pathlib import PurePath
 from miniray.testing.moments import Execution, Moment, MomentKind, Run
 
 MAX_SENTENCES = 8
+_OTHERS = (MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED)
 
 
 def what_matters(run: Run) -> list[str]:
@@ -23,7 +24,7 @@ def what_matters(run: Run) -> list[str]:
     ]
     told += [(again.started.number, _again(run, again)) for again in run.executions if again.time > 1]
     if len(told) < MAX_SENTENCES:
-        told += [(one.step.number, _other(one)) for one in _of(run, MomentKind.NOT_STARTED, MomentKind.PAUSED)]
+        told += [(one.step.number, _other(one)) for one in _of(run, *_OTHERS)]
     sentences = [sentence for _, sentence in sorted(told)]
     left = len(sentences) - MAX_SENTENCES
     return sentences[:MAX_SENTENCES] + ([f"... and {left} more; the file has them all"] if left > 0 else [])

@@ -31,6 +31,7 @@ class MomentKind(Enum):
     DIED = "died"
     HEARD = "heard of a death"
     PAUSED = "paused"
+    CUT = "cut"  # a link
     NOT_STARTED = "not started"
     ANSWERED = "answered"  # the caller has what it called for
 
@@ -284,6 +285,13 @@ class Run:
         who = f"{who} with all that runs there" if step.event.get("whole_node") else who
         yield MomentKind.PAUSED, "", f"{who} stands still for {step.event['seconds']:g} s"
 
+    def tell_broke(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
+        yield MomentKind.CUT, "", f"the link between {step.process} and {step.event['peer']} breaks, and both live"
+
+    def tell_silent(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
+        words = f"what {step.process} sends to {step.event['peer']} is lost for {step.event['seconds']:g} s"
+        yield MomentKind.CUT, "", words
+
     def tell_not_started(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
         yield MomentKind.NOT_STARTED, "", f"{self.who(step.process)} could not be started: {step.event['reason']}"
 
@@ -324,6 +332,8 @@ _TELLERS = {
     "Crashed": Run.tell_crashed,
     "Received": Run.tell_received,
     "Paused": Run.tell_paused,
+    "LinkBroke": Run.tell_broke,
+    "LinkSilent": Run.tell_silent,
     "StartFailed": Run.tell_not_started,
 }
 

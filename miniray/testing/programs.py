@@ -25,6 +25,7 @@ import miniray
 from miniray.core.record import Record
 from miniray.errors import (
     ActorDiedError,
+    ActorUnavailableError,
     GetTimeoutError,
     ObjectLostError,
     TaskCancelledError,
@@ -36,7 +37,8 @@ from miniray.testing.cluster import running
 ARRAY_ITEMS = 16_000  # of eight bytes: beyond what travels inline
 
 VALUE, USER, CANCEL, FAULT = 1, 2, 4, 8
-FAULTS = (ObjectLostError, ActorDiedError, WorkerCrashedError)
+_NOT_GIVEN = "planned: it was not given that, since something before it has failed"
+FAULTS = (ObjectLostError, ActorDiedError, ActorUnavailableError, WorkerCrashedError)
 
 
 class FirstTime(Exception):
@@ -202,6 +204,13 @@ def inherit(key: str, actor: Any) -> int:
     return number_of(miniray.get(actor.last_words.remote(key)))
 
 
+def follows(last: dict[str, int], caller: str, number: int) -> None:
+    """A new session may repeat what the old one has done; where each begins, and its order, the checker knows."""
+    legal = number > last.get(caller, -1) or running[-1].links_broken
+    assert legal, f"call {number} of {caller} came after {last[caller]}"
+    last[caller] = number
+
+
 class Counter:
     """An actor: a total, refs that it keeps, and the order of its callers' calls."""
 
@@ -211,8 +220,7 @@ class Counter:
         self._kept: dict[str, list[Any]] = {}
 
     def add(self, caller: str, number: int, amount: Any) -> int:
-        assert number > self._last.get(caller, -1), f"call {number} of {caller} came after {self._last[caller]}"
-        self._last[caller] = number
+        follows(self._last, caller, number)
         self._total += number_of(amount)
         return self._total
 
@@ -237,7 +245,7 @@ class Counter:
 
     def _find(self, key: str) -> list[Any]:
         if key not in self._kept:
-            raise ValueError("planned: it was not given that, since something before it has failed")
+            raise ValueError(_NOT_GIVEN)
         return self._kept[key]
 
 
@@ -252,8 +260,7 @@ class Phoenix:
         self._last: dict[str, int] = {}
 
     def add(self, caller: str, number: int, amount: Any) -> int:
-        assert number > self._last.get(caller, -1), f"call {number} of {caller} came after {self._last[caller]}"
-        self._last[caller] = number
+        follows(self._last, caller, number)
         return number_of(self._start) + number_of(amount)
 
     def add_and_die(self, key: str, dies_after: float, caller: str, number: int, amount: Any) -> int:
@@ -292,8 +299,8 @@ def classify(error: BaseException) -> int:
         if isinstance(seen, ActorDiedError) and seen.__cause__ is not None:
             seen = seen.__cause__  # its constructor raised, or had a failed argument
             continue
-        if isinstance(seen, FAULTS):
-            return FAULT
+        if isinstance(seen, FAULTS) or (running[-1].links_broken and _NOT_GIVEN in str(seen)):
+            return FAULT  # the second: the call that was to give it was under way when the link broke
         if isinstance(seen, TaskCancelledError):
             return CANCEL
         if isinstance(seen, ValueError | LookupError) and "planned" in str(seen):

@@ -31,7 +31,14 @@ from miniray.core.node.events import (
     StartWorker,
     WorkerFailed,
 )
-from miniray.core.owner.events import ExtentsGivenBack, GiveBackExtents, ProcessStarted, Submitted
+from miniray.core.owner.events import (
+    ExtentsGivenBack,
+    GiveBackExtents,
+    PlacesToldOf,
+    ProcessStarted,
+    Submitted,
+    TellPlacesOf,
+)
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import TaskSpec
 from miniray.core.worker.events import RunTask, TaskFinished
@@ -41,6 +48,7 @@ _RESULT_OF: dict[type[Event], type[Effect]] = {  # what comes of an effect at on
     ExtentReserved: ReserveExtent,
     LedgerRead: ReadLedger,
     ExtentsGivenBack: GiveBackExtents,
+    PlacesToldOf: TellPlacesOf,
 }
 
 

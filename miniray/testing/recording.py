@@ -28,6 +28,8 @@ Events are those of the machines, and these, which happen to a process from outs
                  that were performed), "killed" (the node was told to), "itself", "its node died"; it does no more
     StartFailed  reason: the process could not be started
     Paused       seconds: it stands still, as under SIGSTOP; of a node with whole_node: and all that runs there
+    LinkSilent   peer, seconds: what it sends there is lost, and nobody is told; then
+    LinkBroke    peer: the link breaks, and both live
 
 Causes: of `Received` the step that sent it; of `TaskStarted` the one with its `RunTask`; of `TaskFinished`, and of what
 users' code does, its `TaskStarted` (or `Began`); of `PeerLost` and `ProcessEnded` the `Crashed`.

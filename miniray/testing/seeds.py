@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from typing import Any
 
-from miniray.core.record import Record
+from miniray.core.record import Record, replace
 from miniray.testing import faults as _faults
 from miniray.testing.checkers import BrokenInvariant, Watch
 from miniray.testing.choices import SeededChoices
@@ -24,6 +24,7 @@ from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
 from miniray.testing.story import HEADING, last_steps, whole
 
+_OF_LINKS = 1 << 40  # seeds of another source
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
 
@@ -72,7 +73,7 @@ def _draw(seed: int, tasks: int, recorder: Recorder | None) -> tuple[SimulatedCl
     choices = SeededChoices(seed)
     ops = draw_program(choices, tasks)
     num_cpus = 1 + choices.choose(3, "CPUs")
-    faults = _faults.draw(choices)
+    faults = replace(_faults.draw(choices), broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
     return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
 
 

@@ -126,6 +126,9 @@ def _without_faults(one: Failing) -> Iterator[Failing]:
         for name in _QUIETER:
             if getattr(faults, name):
                 yield Failing(replace(faults, **{name: 0}), choices)
+        for index in range(len(faults.broken_links)):
+            fewer = faults.broken_links[:index] + faults.broken_links[index + 1 :]
+            yield Failing(replace(faults, broken_links=fewer), choices)
         for index in range(len(crashes)):
             yield Failing(replace(faults, crashes=crashes[:index] + crashes[index + 1 :]), choices)
 

@@ -169,6 +169,7 @@ class SimulatedProcess:
             raise CrashNow
         self.cluster.frames += 1
         self._send(peer, frame)
+        self.cluster.sent(self.me, peer)
 
     # ---- fibers ----
 

@@ -34,7 +34,8 @@ _MAX_LOOKED_AT = 100_000  # objects of a result that are searched for refs
 
 
 class Statistics(Record, frozen=True):
-    """What a run was made of. `deaths` counts worker processes that did not end by themselves."""
+    """What a run was made of. `deaths` counts worker processes that did not end by themselves, `broken_links` those of
+    which both ends lived."""
 
     steps: int
     frames: int
@@ -43,6 +44,7 @@ class Statistics(Record, frozen=True):
     tasks: int  # executions that began, calls of actors among them
     repeats: int  # of them, those that were not the first of their task
     real: tuple[str, ...]  # what users' code did with the real world: "task p1.t2: socket.connect(...)"
+    broken_links: int = 0
 
 
 class Simulated(Record, frozen=True):
@@ -135,7 +137,7 @@ def run_once(
         except SimulationError as stuck:
             error = error or stuck
     began = world.began
-    statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real))
+    statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real), cluster.links_broken)
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
     return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken))

@@ -77,6 +77,7 @@ def test_a_beginning_of_what_is_under_way_survives_a_crash(kept: int) -> None:
     first.connect(second.me)
     first.send(second.me, b"one")
     first.send(second.me, b"two")
+    second.connect(first.me)
     second.send(first.me, b"never read")
     first.crash()
     world.settle()

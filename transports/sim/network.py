@@ -4,6 +4,8 @@
   links know nothing of each other, so there is no order across them.
 - A process that crashes (or disconnects) cuts its links at a point of its choice: the first few frames that are under
   way still arrive, then the other end hears of the loss. What was under way to it is gone.
+- A link may break between two that live (`break_link`), or first be dead in one direction only (`silence`): each end
+  hears of it by itself, and has its own end of the old link until then. Whoever dials first makes the new one for both.
 - `poll` never waits: the world's scheduler calls it when `on_arrival` has said that there is something.
 """
 
@@ -47,6 +49,7 @@ class _Way:
         self.under_way: deque[_Piece] = deque()
         self.size_bytes = 0
         self.full = False
+        self.silent = False
 
 
 class _Link:
@@ -68,6 +71,8 @@ class Network:
         self._choices = choices
         self._transports: dict[ProcessId, SimulatedTransport] = {}
         self._links: dict[tuple[ProcessId, ProcessId], _Link] = {}
+        self._ends: dict[tuple[ProcessId, ProcessId], _Link] = {}  # what each process has, which may be broken
+        self._lost: dict[tuple[ProcessId, ProcessId], None] = {}  # who has heard of a loss of a link to whom
         self._latest: dict[tuple[ProcessId, ProcessId], float] = {}
 
     def join(self, transport: SimulatedTransport) -> None:
@@ -75,19 +80,26 @@ class Network:
         self._transports[transport.me] = transport
 
     def connect(self, me: ProcessId, peer: ProcessId) -> None:
-        if self._key(me, peer) in self._links:
+        if (me, peer) in self._ends:
             return
         if peer not in self._transports:
             self._plan(peer, me, None, _Piece(LinkLost(peer, "no such process")))
             return
-        link = self._links[self._key(me, peer)] = _Link(me, peer)
-        self._plan(me, peer, link.ways[me, peer], _Piece(LinkUp(me)))
-
-    def send(self, me: ProcessId, peer: ProcessId, data: bytes) -> None:
         link = self._links.get(self._key(me, peer))
         if link is None:
+            link = self._links[self._key(me, peer)] = _Link(me, peer)
+            self._plan(me, peer, link.ways[me, peer], _Piece(LinkUp(me)))
+            if (me, peer) in self._lost:
+                self._plan(peer, me, link.ways[peer, me], _Piece(LinkUp(peer)))
+        self._ends[me, peer] = link
+
+    def send(self, me: ProcessId, peer: ProcessId, data: bytes) -> None:
+        link = self._ends.get((me, peer))
+        if link is None or link is not self._links.get(self._key(me, peer)):
             return
         way = link.ways[me, peer]
+        if way.silent:
+            return
         way.size_bytes += len(data)
         if way.size_bytes > LINK_BUFFER_BYTES and not way.full:
             way.full = True
@@ -97,15 +109,44 @@ class Network:
     def cut(self, me: ProcessId, peer: ProcessId, *, whole: bool) -> None:
         """End the link at this side. `whole`: all that was sent still arrives; else a beginning of it."""
         link = self._links.pop(self._key(me, peer), None)
+        self._ends.pop((me, peer), None)
         if link is None:
             return
         for piece in link.ways[peer, me].under_way:
             piece.lost = True
-        mine = link.ways[me, peer].under_way
-        kept = len(mine) if whole else self._choices.choose(len(mine) + 1, "frames that survive a cut")
-        for index, piece in enumerate(mine):
+        self._end_way(link, me, peer, whole=whole)
+
+    def _end_way(self, link: _Link, source: ProcessId, target: ProcessId, *, whole: bool) -> None:
+        under_way = link.ways[source, target].under_way
+        kept = len(under_way) if whole else self._choices.choose(len(under_way) + 1, "frames that survive a cut")
+        for index, piece in enumerate(under_way):
             piece.lost = index >= kept
-        self._plan(me, peer, None, _Piece(LinkLost(me, "the link was cut")))
+        self._plan(source, target, None, _Piece(LinkLost(source, "the link was cut")))
+
+    def break_link(self, me: ProcessId, peer: ProcessId) -> bool:
+        """The link breaks, and both live. Whether there was one. An end that has not heard of the loss of the one
+        before never hears of this one."""
+        link = self._links.pop(self._key(me, peer), None)
+        if link is None:
+            return False
+        for source, target in ((me, peer), (peer, me)):
+            if self._ends.get((target, source), link) is link:
+                self._end_way(link, source, target, whole=False)
+            else:
+                for piece in link.ways[source, target].under_way:
+                    piece.lost = True
+        return True
+
+    def silence(self, source: ProcessId, target: ProcessId) -> bool:
+        """Nothing more of that direction arrives, and nobody is told. Whether there is such a link."""
+        link = self._links.get(self._key(source, target))
+        if link is None:
+            return False
+        way = link.ways[source, target]
+        way.silent = True
+        for piece in way.under_way:
+            piece.lost = True
+        return True
 
     def leave(self, me: ProcessId, *, whole: bool) -> None:
         self._transports.pop(me, None)
@@ -133,7 +174,21 @@ class Network:
                 if source in self._transports:
                     self._transports[source].arrive(LinkDrained(target))
         if not piece.lost and target in self._transports:
-            self._transports[target].arrive(piece.arrival)
+            self._transports[target].arrive(self._at_the_end(source, target, piece.arrival))
+
+    def _at_the_end(self, source: ProcessId, target: ProcessId, arrival: Arrival) -> Arrival:
+        """What it means for the receiver's end. Who is dead refuses another link at once."""
+        if isinstance(arrival, LinkUp):
+            link = self._links.get(self._key(source, target))
+            if link is not None:
+                self._ends.setdefault((target, source), link)
+        elif isinstance(arrival, LinkLost):
+            self._lost[target, source] = None
+            end = self._ends.get((target, source))
+            if end is not None and end is not self._links.get(self._key(source, target)):
+                del self._ends[target, source]
+            return LinkLost(arrival.peer, arrival.reason, refused=source not in self._transports)
+        return arrival
 
 
 class SimulatedTransport:

@@ -3,7 +3,8 @@
 `actor_calls.py` has the queues. A call is a task whose worker is fixed: it waits for its arguments like any
 other, and for the actor's creation, whose value is the address (`ActorAt`). When that process dies the value is absent
 again, until the owner knows the next incarnation or the end: calls that were not answered and may be made again
-(`max_task_retries`) and those that had not left wait for it, in their order; the others fail.
+(`max_task_retries`) and those that had not left wait for it, in their order; the others fail. When the link to a living
+actor was made again (`sessions.py`) the same holds for what was not answered, and the address stays.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from miniray.core.record import Effect, replace
 from miniray.core.task_spec import ActorAt, Failed
 
 KILLED = Failure(FailureKind.ACTOR_DIED, "", "the actor was ended by kill()")
+UNAVAILABLE = Failure(FailureKind.ACTOR_UNAVAILABLE, "", "the link to the actor broke; the actor lives")
 
 
 class Actors:
@@ -167,6 +169,15 @@ class Actors:
         addresses = [value.process for value in self._holding.objects.values.values() if isinstance(value, ActorAt)]
         called = [row.process for row in self._calls.rows.values() if row.process is not None]
         return [process for process in [*addresses, *called] if node_of(process) == node]
+
+    def under_way(self, process: ProcessId) -> list[Task]:
+        """Calls that it has not answered."""
+        return [task for row in self._calls.at(process) for task in row.flight.values()]
+
+    def link_renewed(self, process: ProcessId) -> None:
+        """A new session with an actor that lives: what was not answered is made again there, or fails."""
+        for row in self._calls.at(process):
+            self._call_again(row, UNAVAILABLE)
 
     def process_lost(self, now: float, process: ProcessId) -> None:
         rows = self._calls.at(process)

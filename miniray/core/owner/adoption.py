@@ -58,6 +58,11 @@ class Adoption:
     def _on_adopt_value(self, now: float, message: AdoptValue, peer: ProcessId) -> None:
         object_id, value = message.object_id, message.value
         task, index = task_of(object_id), return_index(object_id)
+        if object_id in self._holding.references.rows:  # the link broke before the answer was read
+            self._emit(Send(peer, ValueAdopted(object_id)))
+            if contained(value) and (task, index) not in self._holding.handoffs.open_from(peer):
+                self._emit(Send(peer, HandoffDone(task, index)))
+            return
         self._holding.references.rows[object_id] = Owned(holders={peer: None})
         transfer = Transfer(sender=(peer, task, index))
         self._holding.set_value(object_id, value, transfer)
@@ -71,6 +76,12 @@ class Adoption:
 
     def is_offered(self, object_id: ObjectId) -> bool:
         return object_id in self._offered
+
+    def offer_again(self, owner: ProcessId) -> None:
+        """Offers have got lost, or their answers."""
+        for object_id, value in self._offered.items():
+            if object_id[:8] == owner:
+                self._emit(Send(owner, AdoptValue(object_id, value)))
 
     def owner_lost(self, owner: ProcessId) -> None:
         for object_id in [one for one in self._offered if one[:8] == owner]:

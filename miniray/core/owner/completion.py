@@ -186,6 +186,9 @@ class Completion:
             self._holding.discard(return_id(result.task_id, index), value)
         if result.pinned:
             self._emit(Send(worker, HandoffDone(result.task_id, result.attempt)))
+        if not result.pending:  # of a session that has ended: its arguments were pinned then
+            key = worker, result.task_id, result.attempt
+            self._holding.release_arguments(self._holding.handoffs.unpin(key))
 
     def _conclude(
         self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 from miniray.core.failures import NODE_DIED_STATUS, UNKNOWN_STATUS, DeathCause, Failure, FailureKind
 from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId, node_of
@@ -339,17 +340,21 @@ class Dispatch:
 
     # ---- deaths ----
 
-    def worker_lost(self, now: float, worker: ProcessId) -> None:
-        """The link broke: its node ends the worker, if it lives, and says how it died."""
+    def worker_lost(self, now: float, worker: ProcessId, *, lives: bool = False) -> None:
+        """The link broke: its node ends the worker, if it lives, and says how it died. Of one that surely lives that is
+        waited for without end, or two attempts could overlap (47659). An actor there does not end with the link."""
         lost = [lease for lease in self._leases.values() if lease.worker == worker]
+        if lives:
+            actors = [held for held in self._actor_leases.values() if not held.flight]
+            lost = [lease for lease in lost if lease not in actors]
+        if any(lease.lost_at is None for lease in lost):
+            self._emit(Send(node_of(worker), KillWorker(worker)))
         for lease in lost:
-            lease.lost_at = now
+            lease.lost_at = inf if lives else now
             self._look_at(now + LINGER_SECONDS)  # no later, or leases that go idle meanwhile linger as long
             self._class_of(lease).idle.pop(lease.lease, None)
             for task in lease.flight.values():
                 task.state = TaskState.LOST
-        if lost:
-            self._emit(Send(node_of(worker), KillWorker(worker)))
 
     def worker_died(self, now: float, worker: ProcessId, death: ProcessDied | None) -> None:
         """The cause is known (None: it never came). Only what had started spends a retry."""

@@ -109,6 +109,13 @@ class ExtentsGivenBack(Event, frozen=True):
     offsets: list[int]
 
 
+class PlacesToldOf(Event, frozen=True):
+    """What `TellPlacesOf` has found."""
+
+    owner: ProcessId
+    objects: list[tuple[ObjectId, Place]]
+
+
 # ---- effects ----
 
 
@@ -126,6 +133,13 @@ class FreeStored(Effect, frozen=True):
 
 class FreeStoredOf(Effect, frozen=True):
     """Free all places in this process's extents whose objects belong to this dead owner."""
+
+    owner: ProcessId
+
+
+class TellPlacesOf(Effect, frozen=True):
+    """All places in this process's extents of objects of this owner, but for those that it is still to be told of (a
+    place that was freed twice could be that of the next attempt); `PlacesToldOf` comes back."""
 
     owner: ProcessId
 

@@ -12,6 +12,8 @@ Two sides of the same rule, one process may be on both at once:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from miniray.core.ids import ObjectId, ProcessId, TaskId
 from miniray.core.record import Row
 
@@ -29,6 +31,7 @@ class Transfer(Row):
 class Handoffs:
     def __init__(self) -> None:
         self.pins: dict[Key, list[ObjectId]] = {}
+        self._in_doubt: dict[ProcessId, list[Key]] = {}  # those that a receiver has yet to say that it needs
         self._waits: dict[ProcessId, dict[ObjectId, list[tuple[int, Transfer]]]] = {}
         self._receipts: dict[ProcessId, int] = {}
         self._open: dict[ProcessId, dict[ObjectId, int]] = {}
@@ -43,8 +46,18 @@ class Handoffs:
         """What may be let go; nothing for a transfer that has ended already."""
         return self.pins.pop(key, [])
 
+    def doubt(self, receiver: ProcessId, may_be_over: Callable[[Key], bool]) -> None:
+        """News that a transfer to it is over may have got lost."""
+        self._in_doubt[receiver] = [key for key in self.pins if key[0] == receiver and may_be_over(key)]
+
+    def unpin_others(self, receiver: ProcessId, needed: list[tuple[TaskId, int]]) -> list[ObjectId]:
+        """It has said which are not."""
+        over = [key for key in self._in_doubt.pop(receiver, []) if key[1:] not in needed]
+        return [object_id for key in over for object_id in self.unpin(key)]
+
     def receiver_lost(self, receiver: ProcessId) -> list[ObjectId]:
         freed: list[ObjectId] = []
+        self._in_doubt.pop(receiver, None)
         for key in [key for key in self.pins if key[0] == receiver]:
             freed.extend(self.pins.pop(key))
         return freed
@@ -81,6 +94,20 @@ class Handoffs:
         if later:
             by_object[object_id] = later
         return self._count_down([wait[1] for wait in waits if wait[0] <= number])
+
+    def close_others(self, owner: ProcessId, held: Mapping[ObjectId, int]) -> list[Transfer]:
+        """Receipts of what is not held any more need no confirmation: the transfers that waited only for those."""
+        open_receipts, by_object = self._open.get(owner, {}), self._waits.get(owner, {})
+        for object_id in [one for one in open_receipts if one not in held]:
+            del open_receipts[object_id]
+        waits = [by_object.pop(one) for one in list(by_object) if one not in held]
+        return self._count_down([transfer for some in waits for _, transfer in some])
+
+    def open_from(self, sender: ProcessId) -> list[tuple[TaskId, int]]:
+        """Transfers from that process which are not over."""
+        waits = [wait[1] for by_object in self._waits.values() for some in by_object.values() for wait in some]
+        waits += [transfer for some in self._viewed.values() for transfer in some]
+        return [one.sender[1:] for one in waits if one.sender is not None and one.sender[0] == sender]
 
     def owner_lost(self, owner: ProcessId) -> list[Transfer]:
         """Transfers that were waiting for this owner alone."""

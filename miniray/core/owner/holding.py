@@ -362,6 +362,33 @@ class Holding:
                 self.handoffs.wait_for_views(object_id, transfer)
         return tuple(retained), transfer.left > 0
 
+    def tell_all(self, owner: ProcessId) -> list[tuple[ObjectId, int]]:
+        """What is held of that owner's objects, each with a new receipt. No other is waited for any more."""
+        held = {}
+        for object_id in self.references.borrowed_from(owner):
+            row = self.references.rows[object_id]
+            if isinstance(row, Borrowed) and row.keeps_value and not row.orphaned:
+                row.registered = True
+                held[object_id] = self.handoffs.next_receipt(object_id)
+        self.finish(self.handoffs.close_others(owner, held))
+        return list(held.items())
+
+    def ask_again(self, owner: ProcessId, offered: Callable[[ObjectId], bool]) -> None:
+        """Questions to that owner have got lost, or their answers."""
+        for object_id in self.references.borrowed_from(owner):
+            row = self.references.rows[object_id]
+            if not isinstance(row, Borrowed) or row.asking is Asking.NO or offered(object_id):
+                continue
+            row.asking = Asking.NO
+            if row.keeps_value:
+                self.want(object_id)
+            else:
+                del self.references.rows[object_id]
+
+    def running_from(self, submitter: ProcessId) -> list[tuple[TaskId, int]]:
+        """What has come from there and runs here, and each transfer from there that is not over."""
+        return [key for key in self._arrivals if key[0][:8] == submitter]
+
     # ---- this process as an owner ----
 
     def answer_add_holder(self, object_id: ObjectId, number: int, holder: ProcessId) -> None:

@@ -1,6 +1,6 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins seven parts, each with its own tables:
+Every driver and worker has one. It joins eight parts, each with its own tables:
 
 - `holding.py`: refs, values, hand-offs;
 - `completion.py`: a task from submission to outcome;
@@ -8,7 +8,7 @@ Every driver and worker has one. It joins seven parts, each with its own tables:
 - `actors.py`: calls to actors;
 - `places.py`: its share of the arena;
 - `adoption.py`: values that are put for another owner;
-- `remaking.py`: values whose copies are lost.
+- `remaking.py`: values whose copies are lost; `sessions.py`: links that were made again.
 
 This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
 with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
@@ -75,6 +75,7 @@ from miniray.core.owner.lineage import MAX_LINEAGE_BYTES, Lineage
 from miniray.core.owner.places import Places
 from miniray.core.owner.references import Owned
 from miniray.core.owner.remaking import Remaking
+from miniray.core.owner.sessions import Sessions
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
 from miniray.core.task_spec import Failed, Stored, Value, contained
@@ -95,6 +96,7 @@ class Owner:
         self._places = Places(node, self._holding, self._deaths, emit)
         self._adoption = Adoption(self._holding, self._apply, emit)
         self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
+        sessions = Sessions(self._holding, self._completion, self._dispatch, self._actors, self._adoption, emit)
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self.elsewhere: Mapping[ObjectId, Failed | None] = self._holding.copies.elsewhere  # likewise
@@ -139,6 +141,7 @@ class Owner:
             **self._places.on,
             **self._adoption.on,
             **self._remaking.on,
+            **sessions.on,
         }
 
     def handles(self) -> tuple[type[Event] | type[Message], ...]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId
-from miniray.core.machine import Awaited, AwaitEnded, PeerLost, Received, Send, Tick
+from miniray.core.machine import Awaited, AwaitEnded, LinkRenewed, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
     ArgumentsArrived,
     AskDrained,
@@ -80,6 +80,7 @@ class Worker:
             AwaitEnded: self._on_await_ended,
             Tick: self._on_tick,
             PeerLost: self._on_peer_lost,
+            LinkRenewed: self._on_link_renewed,
             Drained: self._on_drained,
             PushTasks: self._on_push_tasks,
             CallActor: self._on_call_actor,
@@ -250,7 +251,16 @@ class Worker:
             self._unwanted = True
             self._emit(Send(self._me, CancelChildren(running.task.task_id)))
             self._emit(InterruptTask(running.task.task_id))
-        for lease in [lease for lease, pushes in self._early.items() if pushes[0][0] == event.peer]:
+        self._forget_early(event.peer)
+
+    def _on_link_renewed(self, now: float, event: LinkRenewed, peer: ProcessId) -> None:
+        """What that peer had sent, and has not heard of, it has given up (50814). What runs for it here ends before the
+        next can begin, as one task runs at a time; a lease's worker will be killed."""
+        self._queue.remove_submitter(event.peer)
+        self._forget_early(event.peer)
+
+    def _forget_early(self, owner: ProcessId) -> None:
+        for lease in [lease for lease, pushes in self._early.items() if pushes[0][0] == owner]:
             del self._early[lease]
 
     # ---- functions ----

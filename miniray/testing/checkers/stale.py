@@ -7,7 +7,7 @@ Who has buried a process gives nobody its address, and runs nothing for it. A ca
 from __future__ import annotations
 
 from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
-from miniray.core.machine import PeerLost, Received, Send
+from miniray.core.machine import LinkRenewed, PeerLost, Received, Send
 from miniray.core.messages import CallActor, CancelTask, ProcessDied, PushTasks, TasksDone, ValueIs
 from miniray.core.owner.events import Ready
 from miniray.core.record import Effect
@@ -25,6 +25,7 @@ class Stale(Checker):
             TasksDone: self._answered,
             ProcessDied: self._died,
             PeerLost: self._lost,
+            LinkRenewed: self._renewed,
             CancelTask: self._cancelled,
         }
         self.decided = {
@@ -36,19 +37,28 @@ class Stale(Checker):
         self._news: dict[tuple[ProcessId, ProcessId], bool] = {}  # who was told of whose death
         self._ended: dict[tuple[ProcessId, ProcessId], bool] = {}  # and whose link has ended
         self._pushes: dict[TaskId, int] = {}
+        self._pushed_to: dict[TaskId, ProcessId] = {}
         self._answers: dict[tuple[TaskId, int], bool] = {}
 
     def _pushed(self, home: SimulatedProcess, effect: Send) -> None:
         assert isinstance(effect.message, PushTasks)
-        self._note(effect.message.tasks)
+        self._note(effect.peer, effect.message.tasks)
 
     def _called(self, home: SimulatedProcess, effect: Send) -> None:
         assert isinstance(effect.message, CallActor)
-        self._note(effect.message.calls)
+        self._note(effect.peer, effect.message.calls)
 
-    def _note(self, tasks: list[PushedTask]) -> None:
+    def _note(self, peer: ProcessId, tasks: list[PushedTask]) -> None:
         for task in tasks:
             self._pushes[task.task_id] = task.attempt
+            self._pushed_to[task.task_id] = peer
+
+    def _renewed(self, home: SimulatedProcess, event: LinkRenewed, effects: list[Effect]) -> None:
+        """What was under way on the old link is given up, though its answers may come on the new one."""
+        for task_id, peer in self._pushed_to.items():
+            if peer == event.peer and owner_of(task_id) == home.me:
+                for attempt in range(self._pushes[task_id] + 1):
+                    self._answers[task_id, attempt] = True
 
     def _died(self, home: SimulatedProcess, event: Received, effects: list[Effect]) -> None:
         assert isinstance(event.message, ProcessDied)
@@ -83,8 +93,11 @@ class Stale(Checker):
         assert isinstance(event.message, TasksDone)
         ready = [one for effect in effects if type(effect) is Ready for one in effect.object_ids]
         told = {task_of(object_id) for object_id in ready}
+        for result in event.message.results:  # two attempts of one task may come together
+            if result.attempt == self._pushes.get(result.task_id):
+                told.discard(result.task_id)
         for result in event.message.results:
-            if result.task_id in told and result.attempt != self._pushes.get(result.task_id):
+            if result.task_id in told:
                 raise BrokenInvariant(8, f"an old attempt decides {show(result.task_id)}", result.task_id)
             key = result.task_id, result.attempt
             if result.attempt < self._pushes.get(result.task_id, 0) and key not in self._answers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from miniray.core.failures import UNKNOWN_STATUS, Failure, FailureKind
 from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
-from miniray.core.machine import PeerLost, Received, Send
+from miniray.core.machine import LinkRenewed, PeerLost, Received, Send
 from miniray.core.messages import ExecutionEnded, ProcessDied, PushTasks, RequestKill, TasksDone
 from miniray.core.node.events import ProcessEnded
 from miniray.core.owner.events import KillRequested, Ready, Submitted
@@ -32,6 +32,7 @@ class Starts(Checker):
             PeerLost: self._lost,
             KillRequested: self._killed_here,
             RequestKill: self._asked_to_kill,
+            LinkRenewed: self._lost,
         }
         self.decided = {
             Ready: self._told,
@@ -75,8 +76,8 @@ class Starts(Checker):
         assert isinstance(event.message, ProcessDied)
         self._deaths[home.me, event.message.process] = True
 
-    def _lost(self, home: SimulatedProcess, event: PeerLost, effects: list[Effect]) -> None:
-        """Results for the dead are not sent."""
+    def _lost(self, home: SimulatedProcess, event: PeerLost | LinkRenewed, effects: list[Effect]) -> None:
+        """Results for the dead are not sent, nor those of a session that is over."""
         unsent = self._unsent.get(home.me, {})
         for task_id in [one for one in unsent if one.startswith(event.peer)]:
             del unsent[task_id]
