@@ -85,7 +85,8 @@ def _await_all(process: Process, refs: list[ObjectRef[Any]], timeout: float | No
 
 def _bring_here(process: Process, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> None:
     """Wait for copies of what lies on other nodes."""
-    far = list(dict.fromkeys([ref._id for ref in refs if not process.is_here(ref._id)]))
+    values, elsewhere = process.values, process.elsewhere
+    far = list(dict.fromkeys([ref._id for ref in refs if ref._id not in values or ref._id in elsewhere]))
     if far and not process.bring_here(far, timeout):
         raise GetTimeoutError(f"not here after {timeout:g} s: {len(far)} values that lie on other nodes")
 

@@ -204,16 +204,18 @@ class Process:
         """Block until these (distinct) objects, which are held, are here; False when `timeout` seconds have passed."""
         clock = self.loop.clock
         deadline = None if timeout is None else clock() + timeout
-        while missing := [one for one in object_ids if not self.is_here(one)]:
+        missing = [one for one in object_ids if one not in self.values or one in self.elsewhere]  # also in vain
+        while missing:
+            self.post(CopyWanted(missing))
             waiter = HereWaiter(self.elsewhere, missing)
             with _Registered(self, waiter, missing):
-                self.post(CopyWanted(missing))
                 left = None if deadline is None else max(deadline - clock(), 0.0)
                 done = waiter.is_ready or self._wait(waiter, missing, left)
             if self.ended is not None:
                 self.raise_ended()
             if not done:
                 return False
+            missing = [one for one in object_ids if not self.is_here(one)]  # it may have been lost again
         return True
 
     def _wait(self, waiter: Waiter, object_ids: Sequence[ObjectId], timeout: float | None) -> bool:

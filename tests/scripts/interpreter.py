@@ -154,7 +154,8 @@ class Script:
         self.world.land(*next(one for one in self.world.landing if one[0] == process(node)))
 
     def _do_possible(self) -> list[str]:
-        return [" ".join([verb, *map(show, processes)]) for verb, *processes in self.world.possible()]
+        possible = self.world.possible()
+        return [" ".join([verb, *(show(one) for one in what if isinstance(one, bytes))]) for verb, *what in possible]
 
     def _do_show(self, me: str, *names: str) -> list[str]:
         return [self._value_of(process(me), self._ids[name]) for name in names]

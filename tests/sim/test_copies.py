@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import miniray
+from miniray.core.ids import ProcessId, node_of
 from miniray.core.record import replace
+from miniray.core.task_spec import Stored
 from miniray.testing import cluster as simulation
 from miniray.testing import faults as _faults
 from miniray.testing.checkers import Watch
@@ -102,3 +106,95 @@ def test_nodes_that_die_leave_values_that_are_right(count: int) -> None:
         crashes = tuple(draw.choose(500, "steps until a node is gone") for _ in range(count))
         crashed += _run(seed, replace(_faults.draw(draw), node_crashes=crashes)).disturbed
     assert crashed > len(SEEDS) // 2
+
+
+# ---- what a copy saves, and what is made again ----
+
+
+def _lies_on(ref: Any) -> ProcessId:
+    process = simulation.running[0].driver.process
+    assert process is not None
+    value = process.values[ref._id]
+    assert isinstance(value, Stored)
+    return node_of(value.place.holder)
+
+
+def _runs_after_a_crash(seed: int, *, read_before: bool) -> int:
+    """A value lies on another node than the driver's, and it dies: how often its task runs again for four readers."""
+    cluster = SimulatedCluster(SeededChoices(seed), nodes=3, num_cpus=1)
+    told: list[int] = []
+
+    def program() -> None:
+        @miniray.remote
+        def make() -> bytes:
+            simulation.running[0].sleep(0.2)
+            simulation.running[0].note("made")
+            return b"v" * LARGE
+
+        @miniray.remote
+        def size(value: bytes) -> int:
+            simulation.running[0].sleep(0.2)
+            return len(value)
+
+        @miniray.remote
+        def fetched(refs: list[Any]) -> int:
+            return len(miniray.get(refs[0]))
+
+        made: list[Any] = [make.remote() for _ in range(3)]
+        miniray.wait(made, num_returns=3)
+        ref = next(one for one in made if _lies_on(one) != cluster.head.me)
+        host = cluster.hosts[_lies_on(ref)]
+        made.clear()
+        if read_before:
+            assert miniray.get([size.remote(ref) for _ in range(6)]) == [LARGE] * 6
+        before = cluster.note("made")
+        cluster.crash_host(host)
+        waiters = [size.remote(ref), fetched.remote([ref]), fetched.remote([ref])]
+        assert miniray.get(waiters) == [LARGE] * 3
+        assert len(miniray.get(ref)) == LARGE
+        told.append(cluster.note("made") - before - 1)
+
+    try:
+        watch = Watch(cluster)
+        cluster.run(program)
+        cluster.settle()
+        watch.at_end()
+    finally:
+        cluster.close()
+    return told[0]
+
+
+def test_a_copy_saves_a_value_whose_node_died() -> None:
+    assert [_runs_after_a_crash(seed, read_before=True) for seed in SEEDS] == [0] * len(SEEDS)
+
+
+def test_without_a_copy_it_is_made_again_once_for_all_who_wait() -> None:
+    assert [_runs_after_a_crash(seed, read_before=False) for seed in SEEDS] == [1] * len(SEEDS)
+
+
+def test_a_value_for_which_a_node_has_no_room_fails_its_reader_there_alone() -> None:
+    """The arena of each node holds one such value and no second."""
+    cluster = SimulatedCluster(SeededChoices(1), nodes=2, num_cpus=1, arena_bytes=2 << 20)
+
+    def program() -> None:
+        @miniray.remote
+        def make() -> bytes:
+            simulation.running[0].sleep(0.2)
+            return b"v" * (1_100_000)
+
+        made = [make.remote() for _ in range(2)]
+        miniray.wait(made, num_returns=2)
+        assert sorted(map(_lies_on, made)) == sorted(cluster.hosts)
+        far = next(one for one in made if _lies_on(one) != cluster.head.me)
+        with pytest.raises(miniray.errors.ObjectStoreFullError, match="a copy of 1,100,192 bytes does not fit"):
+            miniray.get(far)
+        del made[:]
+        assert len(miniray.get(far)) == 1_100_000, "asked for again, now that there is room"
+
+    try:
+        watch = Watch(cluster)
+        cluster.run(program)
+        cluster.settle()
+        watch.at_end()
+    finally:
+        cluster.close()

@@ -79,7 +79,7 @@ class Transfers:
         """There is no room, also after every holder was asked to give back."""
         free, capacity = self._allocator.free_bytes, self._allocator.capacity_bytes
         message = (
-            f"no room for a copy of {transfer.source.size_bytes:,} bytes on the node where it is needed: {free:,} of "
+            f"a copy of {transfer.source.size_bytes:,} bytes does not fit on the node where it is needed: {free:,} of "
             f"{capacity:,} bytes are free there, perhaps scattered"
         )
         self._fail(transfer, Failure(FailureKind.STORE_FULL, show(transfer.object_id), message))
