@@ -356,11 +356,12 @@ class SimulatedCluster:
             return
         host = others[self.choices.choose(len(others), "the node that crashes")]
         if self.choices.choose(2, "its process alone"):
-            self.crash_host(host)
-        elif self.choices.choose(2, "half-way through a step"):
-            host.node.dies_mid_step = True
+            if self.choices.choose(2, "half-way through a step"):
+                host.node.dies_mid_step = True
+            else:
+                self._crash_node_process(host, "fault")
         else:
-            self._crash_node_process(host, "fault")
+            self.crash_host(host)
 
     def _maybe_pause_a_node(self) -> None:
         self._paused_at = self.steps

@@ -23,9 +23,10 @@ from typing import Any, TypeVar, overload
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
+from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import Faults
 from miniray.testing.hash_order import OtherOrders
-from miniray.testing.levels import Level, faults_of
+from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.matters import what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
@@ -58,6 +59,7 @@ def explore(
     first_seed: int = ...,
     faults: Level | Faults = ...,
     num_cpus: int = ...,
+    nodes: int = ...,
     allow: tuple[type[BaseException], ...] = ...,
     folder: str | Path = ...,
     shrink_seconds: float = ...,
@@ -69,6 +71,7 @@ def explore(
     first_seed: int = 0,
     faults: Level | Faults = "all",
     num_cpus: int = 2,
+    nodes: int = 1,
     allow: tuple[type[BaseException], ...] = DEATHS,
     folder: str | Path = FOLDER,
     shrink_seconds: float = MAX_SECONDS,
@@ -77,7 +80,7 @@ def explore(
 
     Args:
         seeds, first_seed: how many, from which on.
-        faults: as of `simulate`.
+        faults, num_cpus, nodes: as of `simulate`.
         allow: errors that a program may end with when a process has died. `()`: it has to survive every fault.
         folder: where the file of a failure is written.
         shrink_seconds: how long a failure is made smaller, at most, in real seconds.
@@ -87,6 +90,8 @@ def explore(
         NotDeterministic: a seed fails, and the same choices give another run.
     """
 
+    check_nodes(nodes)
+
     def decorate(test: Any) -> Any:
         if inspect.iscoroutinefunction(test) or not callable(test):
             raise TypeError(f"explore takes a plain function, not {test!r}")
@@ -95,8 +100,9 @@ def explore(
         def explored(*args: Any, **kwargs: Any) -> None:
             __tracebackhide__ = True
             program = functools.partial(test, *args, **kwargs) if args or kwargs else test
-            _explore(Exploration(program, test, range(first_seed, first_seed + seeds), num_cpus, allow), faults,
-                     Path(folder), shrink_seconds)  # fmt: skip
+            tried = range(first_seed, first_seed + seeds)
+            exploration = Exploration(program, test, tried, num_cpus=num_cpus, nodes=nodes, allow=allow)
+            _explore(exploration, faults, Path(folder), shrink_seconds)
 
         return explored
 
@@ -107,17 +113,32 @@ class Exploration:
     """A program and how it is run; told apart what fails from what may happen."""
 
     def __init__(
-        self, program: Program, test: Any, seeds: range, num_cpus: int, allow: tuple[type[BaseException], ...]
+        self,
+        program: Program,
+        test: Any,
+        seeds: range,
+        *,
+        num_cpus: int,
+        nodes: int,
+        allow: tuple[type[BaseException], ...],
     ) -> None:
         self.program = program
         self.test = test
         self.name = getattr(test, "__qualname__", "program").rpartition("<locals>.")[2]
         self.seeds = seeds
         self.num_cpus = num_cpus
+        self.nodes = nodes
         self.allow = allow
 
+    def try_seed(self, seed: int, faults: Level | Faults) -> Simulated:
+        choices = SeededChoices(seed)
+        drawn = faults_of(faults, choices, self.nodes)
+        return run_once(self.program, choices, drawn, num_cpus=self.num_cpus, nodes=self.nodes)
+
     def run(self, failing: Failing, recorder: Recorder | None = None) -> Simulated:
-        return run_once(self.program, RecordedChoices(failing.choices), failing.faults, self.num_cpus, recorder)
+        choices = RecordedChoices(failing.choices)
+        size = {"num_cpus": self.num_cpus, "nodes": failing.nodes}
+        return run_once(self.program, choices, failing.faults, recorder=recorder, **size)
 
     def fails(self, done: Simulated) -> bool:
         if done.error is None:
@@ -135,8 +156,7 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
     ended = 0
     try:
         for seed in exploration.seeds:
-            choices = SeededChoices(seed)
-            done = run_once(exploration.program, choices, faults_of(faults, choices), exploration.num_cpus)
+            done = exploration.try_seed(seed, faults)
             if exploration.fails(done):
                 raise _failure(exploration, seed, done, folder, shrink_seconds)
             ended += done.error is None
@@ -153,8 +173,9 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
 def _failure(
     exploration: Exploration, seed: int, done: Simulated, folder: Path, shrink_seconds: float
 ) -> SimulationFailed:
-    first = Failing(done.faults, done.choices)
-    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": {"num_cpus": exploration.num_cpus}}
+    first = Failing(done.faults, done.choices, done.nodes)
+    size = {"num_cpus": exploration.num_cpus, "nodes": done.nodes}
+    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": size}
     with OtherOrders(exploration.program, again) as others:
         _assert_deterministic(exploration, seed, first, done)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
@@ -178,6 +199,8 @@ def _smallest(
     wanted = signature(done.error)
 
     def same(candidate: Failing) -> bool:
+        if isinstance(done.error, SimulationError) and candidate.nodes < done.nodes:
+            return False  # where there are fewer CPUs, to wait for ever may be another failure
         found = exploration.run(candidate)
         return exploration.fails(found) and found.error is not None and signature(found.error) == wanted
 
@@ -196,7 +219,7 @@ def _message(
     assert last.error is not None
     count = seed - exploration.seeds.start + 1
     figures = last.statistics
-    size = f"tasks: {figures.tasks}, deaths: {figures.deaths}"
+    size = f"tasks: {figures.tasks}, deaths: {figures.deaths}" + (f", nodes: {last.nodes}" if last.nodes > 1 else "")
     told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
     if not told:
         told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"
@@ -220,7 +243,7 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
             "module": getattr(test, "__module__", "") or "",
             "name": getattr(test, "__qualname__", ""),
         },
-        cluster={"num_cpus": exploration.num_cpus},
+        cluster={"num_cpus": exploration.num_cpus, "nodes": done.nodes},
         faults=plain(done.faults),
         seed=seed,
         choices=list(done.choices),

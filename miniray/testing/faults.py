@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from miniray.core.record import Effect, Record
+from miniray.core.record import Effect, Record, replace
 from miniray.transport import Choices
 
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
@@ -86,8 +86,8 @@ def end_half_way(effects: list[Effect], count: int) -> None:
     effects[count:] = [CrashHere()]
 
 
-def draw(choices: Choices) -> Faults:
-    """A third of the runs have only delays, the others one to four crashes."""
+def draw(choices: Choices, nodes: int = 1) -> Faults:
+    """A third of the runs have only delays, the others one to four crashes; of several nodes some crash as well."""
     count = (0, 0, 1, 2, 3, 4)[choices.choose(6, "crashes")]
     crashes = []
     for _ in range(count):
@@ -98,7 +98,7 @@ def draw(choices: Choices) -> Faults:
     long_in = (0, 100, 20, 5)[choices.choose(4, "long delays")]
     slow_in = (0, 8, 3, 2)[choices.choose(4, "slow links")]
     pause_in, node_pause_in = _PAUSES[choices.choose(len(_PAUSES), "pauses")]
-    return Faults(
+    faults = Faults(
         tuple(crashes),
         long_in,
         slow_in,
@@ -107,6 +107,15 @@ def draw(choices: Choices) -> Faults:
         (0, 0, 30, 100, 300)[choices.choose(5, "healing")],
         one_node_pause_in=node_pause_in,
     )
+    if nodes == 1:
+        return faults
+    return replace(faults, node_crashes=draw_node_crashes(choices, nodes))
+
+
+def draw_node_crashes(choices: Choices, nodes: int) -> tuple[int, ...]:
+    """None in half of the runs, else up to as many as there are nodes beside the driver's."""
+    count = choices.choose(nodes, "node crashes") if choices.choose(2, "whether nodes crash") else 0
+    return tuple(sorted(choices.choose(30 << choices.choose(6, "how far"), "a node crash") for _ in range(count)))
 
 
 def draw_links(choices: Choices) -> tuple[Break, ...]:

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from miniray.testing.exploration import DEATHS
 from miniray.testing.faults import Faults
-from miniray.testing.levels import Level, faults_of
+from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.world import World
 
 if not hasattr(RuleBasedStateMachine, "setup_state"):  # an older one would run the rules outside of the cluster
@@ -37,12 +37,13 @@ class SimulatedMachine(RuleBasedStateMachine):
     rule: there is no cluster in `__init__` yet.
 
     Attributes:
-        faults, num_cpus: as of `simulate`.
+        faults, num_cpus, nodes: as of `simulate`.
         allow: a rule that ends with such an error after a process has died ends the example, which is no failure.
     """
 
     faults: ClassVar[Level | Faults] = "delays"
     num_cpus: ClassVar[int] = 2
+    nodes: ClassVar[int] = 1
     allow: ClassVar[tuple[type[BaseException], ...]] = DEATHS
 
     def __init__(self) -> None:
@@ -100,8 +101,9 @@ class SimulatedMachine(RuleBasedStateMachine):
         return results.pop()
 
     def _begin(self) -> None:
-        faults = faults_of(self.faults, self._schedule)
-        self._world = World(self._schedule, faults, self.num_cpus)
+        check_nodes(self.nodes)
+        faults = faults_of(self.faults, self._schedule, self.nodes)
+        self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)
         self._world.begin(vars(module) if module is not None else {})
 

@@ -10,17 +10,19 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from miniray.testing.moments import Execution, Moment, MomentKind, Run
+from miniray.testing.recording import Step
 
 MAX_SENTENCES = 8
 _OTHERS = (MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED)
+_WITH_NODE = "its node died"
 
 
 def what_matters(run: Run) -> list[str]:
     """The sentences, in the order in which it happened."""
     told = [
-        (moment.step.number, _death(run, moment))
+        (moment.step.number, _death_of_node(run, moment) if _is_node(run, moment) else _death(run, moment))
         for moment in _of(run, MomentKind.DIED)
-        if moment.step.event["why"] != "itself"
+        if moment.step.event["why"] not in ("itself", _WITH_NODE) or _is_node(run, moment)
     ]
     told += [(again.started.number, _again(run, again)) for again in run.executions if again.time > 1]
     if len(told) < MAX_SENTENCES:
@@ -40,18 +42,10 @@ def _death(run: Run, moment: Moment) -> str:
     if crash.event["why"] == "killed":
         who += " (the program asked for it, or whoever owned its task had died)"
     at = f"at {crash.time:.4f} s"
-    answered = {
-        (result["task_id"], result["attempt"])
-        for one in _of(run, MomentKind.ANSWERED)
-        if one.step.number < crash.number
-        for result in one.step.event["message"]["results"]
-    }
-    began = [one for one in run.executions if one.started.number < crash.number]
-    hit = [one for one in began if one.process == crash.process and (one.task, one.attempt) not in answered]
-    if not hit:
+    last = _struck(run, crash)
+    if last is None:
         return f"{who} {at} between tasks."
-    last = hit[-1]
-    ran = {one.task for one in began}
+    ran = {one.task for one in run.executions if one.started.number < crash.number}
     done = [task for task in _called_by(run, last) if task in ran]
     if done:
         names = _listed(_full_name(run, task) for task in done)
@@ -59,6 +53,33 @@ def _death(run: Run, moment: Moment) -> str:
     else:
         what = f"in {_full_name(run, last.task)}" + ("" if last.died else " after it had ended")
     return f"{who} {at} {what} and before the answer of {run.name(last.task)} arrived."
+
+
+def _death_of_node(run: Run, moment: Moment) -> str:
+    crash = moment.step
+    its_processes = crash.process.rpartition("p")[0]  # "n2." of "n2.p0"
+    died = [one.step for one in _of(run, MomentKind.DIED) if one.step.process.startswith(its_processes)]
+    along = [one for one in died if one is not crash and one.event["why"] == _WITH_NODE]
+    struck = [one for one in (_struck(run, step) for step in along) if one is not None]
+    lost = f", in the middle of {_listed(_full_name(run, one.task) for one in struck)}" if struck else ""
+    workers = " and its workers with it" if along else ""
+    return f"{run.who(crash.process)} was killed at {crash.time:.4f} s{workers}{lost}."
+
+
+def _is_node(run: Run, moment: Moment) -> bool:
+    return run.recording.processes[moment.step.process] == "node"
+
+
+def _struck(run: Run, crash: Step) -> Execution | None:
+    """What had begun last in the process that died, if nobody has heard of its end."""
+    answered = {
+        (result["task_id"], result["attempt"])
+        for one in _of(run, MomentKind.ANSWERED)
+        if one.step.number < crash.number
+        for result in one.step.event["message"]["results"]
+    }
+    here = [one for one in run.executions if one.process == crash.process and one.started.number < crash.number]
+    return next((one for one in reversed(here) if (one.task, one.attempt) not in answered), None)
 
 
 def _again(run: Run, again: Execution) -> str:

@@ -4,10 +4,10 @@ A candidate is `Faults` and a list of choices; where the list ends, everything i
 delay, no pause). It counts when its run ends with the same error: the same class, raised at the same line of the
 user's.
 
-First the plainest runs of all: no fault, then one crash in a quiet cluster, as early as it does; most bugs show there,
-and nothing smaller is to be found. Else from what failed: faults go first, since they are what a reader has to
-understand (each crash, each kind of delay), then choices (all of them, blocks of them, the tail), then the moments of
-the crashes, towards the beginning.
+First the plainest runs of all: no fault, then one crash in a quiet cluster, as early as it does, on one node and then
+(of a node) on two; most bugs show there, and nothing smaller is to be found. Else from what failed: nodes and faults go
+first, since they are what a reader has to understand (each node, each crash, each kind of delay), then choices (all of
+them, blocks of them, the tail), then the moments of the crashes, towards the beginning.
 
 Bounded in real time; the best so far counts. Every candidate is a whole run, so nothing can be shrunk wrongly.
 """
@@ -28,6 +28,7 @@ MAX_SECONDS = 20.0
 MAX_MOMENTS = 100  # of one crash in a quiet cluster that are tried
 _HERE = str(Path(miniray.__file__).parent)
 _QUIETER = ("one_failed_start_in", "one_node_pause_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
+_STRIKES = ("node_crashes", "broken_links", "crashes")
 
 
 class Failing(Record, frozen=True):
@@ -35,6 +36,7 @@ class Failing(Record, frozen=True):
 
     faults: Faults
     choices: tuple[int, ...]
+    nodes: int = 1
 
 
 def signature(error: BaseException) -> tuple[str, str]:
@@ -80,7 +82,7 @@ def shrink(
     improved = True
     while improved:
         improved = False
-        for simpler in (_without_faults, _without_choices, _earlier_crashes):
+        for simpler in (_fewer_nodes, _without_faults, _without_choices, _earlier_crashes):
             best, better = _descend(best, simpler, fails, lambda: clock() < until)
             improved = improved or better
             if clock() >= until:
@@ -116,27 +118,39 @@ def _plainest(one: Failing) -> Iterator[Failing]:
     for after in range(min(last, MAX_MOMENTS)):
         for mode in CrashMode:
             yield Failing(Faults((Crash(after, mode),)), ())
+    if one.nodes == 1:
+        return
+    yield Failing(NO_FAULTS, (), 2)
+    last = max(one.faults.node_crashes, default=0)
+    for after in range(0, last + 1, 1 + last // MAX_MOMENTS):
+        yield Failing(Faults(node_crashes=(after,)), (), 2)
+
+
+def _fewer_nodes(one: Failing) -> Iterator[Failing]:
+    for nodes in range(1, one.nodes):
+        faults = one.faults if nodes > 1 else replace(one.faults, node_crashes=())
+        for choices in dict.fromkeys((one.choices, ())):
+            yield Failing(faults, choices, nodes)
 
 
 def _without_faults(one: Failing) -> Iterator[Failing]:
     faults = one.faults
-    crashes = faults.crashes
     for choices in dict.fromkeys((one.choices, ())):  # other faults, other numbers of choices: or none of them
-        yield Failing(Faults(crashes), choices)
+        yield replace(one, faults=Faults(faults.crashes, node_crashes=faults.node_crashes), choices=choices)
         for name in _QUIETER:
             if getattr(faults, name):
-                yield Failing(replace(faults, **{name: 0}), choices)
-        for index in range(len(faults.broken_links)):
-            fewer = faults.broken_links[:index] + faults.broken_links[index + 1 :]
-            yield Failing(replace(faults, broken_links=fewer), choices)
-        for index in range(len(crashes)):
-            yield Failing(replace(faults, crashes=crashes[:index] + crashes[index + 1 :]), choices)
+                yield replace(one, faults=replace(faults, **{name: 0}), choices=choices)
+        for name in _STRIKES:
+            strikes = getattr(faults, name)
+            for index in range(len(strikes)):
+                fewer = strikes[:index] + strikes[index + 1 :]
+                yield replace(one, faults=replace(faults, **{name: fewer}), choices=choices)
 
 
 def _without_choices(one: Failing) -> Iterator[Failing]:
     choices = _trimmed(one.choices)
-    yield Failing(one.faults, ())
-    yield Failing(one.faults, choices)
+    yield replace(one, choices=())
+    yield replace(one, choices=choices)
     size = len(choices)
     while size > 1:
         size //= 2
@@ -144,19 +158,23 @@ def _without_choices(one: Failing) -> Iterator[Failing]:
             block = choices[start : start + size]
             if any(block):
                 zeros = choices[:start] + (0,) * len(block) + choices[start + size :]
-                yield Failing(one.faults, _trimmed(zeros))
+                yield replace(one, choices=_trimmed(zeros))
         if size * 16 < len(choices):
             return
 
 
 def _earlier_crashes(one: Failing) -> Iterator[Failing]:
-    """Each crash in turn, as early as it may be; all other choices away when that does as well."""
-    crashes = one.faults.crashes
+    """Each crash in turn, as early as it may be: of a worker step by step, of a node by halves."""
+    crashes, of_nodes = one.faults.crashes, one.faults.node_crashes
     for index, crash in enumerate(crashes):
         for after in range(crash.after):
-            earlier = Crash(after, crash.mode)
-            faults = replace(one.faults, crashes=(*crashes[:index], earlier, *crashes[index + 1 :]))
-            yield Failing(faults, one.choices)
+            earlier = (*crashes[:index], Crash(after, crash.mode), *crashes[index + 1 :])
+            yield replace(one, faults=replace(one.faults, crashes=earlier))
+    for index, moment in enumerate(of_nodes):
+        for after in dict.fromkeys((0, moment // 2, moment - moment // 4, moment - 1)):
+            if 0 <= after < moment:
+                sooner = (*of_nodes[:index], after, *of_nodes[index + 1 :])
+                yield replace(one, faults=replace(one.faults, node_crashes=sooner))
 
 
 def _trimmed(choices: Sequence[int]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from miniray.core.record import Record
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import Faults
-from miniray.testing.levels import Level, faults_of
+from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
 from miniray.testing.world import World
@@ -34,8 +34,8 @@ _MAX_LOOKED_AT = 100_000  # objects of a result that are searched for refs
 
 
 class Statistics(Record, frozen=True):
-    """What a run was made of. `deaths` counts worker processes that did not end by themselves, `broken_links` those of
-    which both ends lived."""
+    """What a run was made of. `deaths` counts processes, of workers and of nodes, that did not end by themselves,
+    `broken_links` those of which both ends lived."""
 
     steps: int
     frames: int
@@ -60,6 +60,7 @@ class Simulated(Record, frozen=True):
     statistics: Statistics
     faults: Faults
     choices: tuple[int, ...]
+    nodes: int
 
 
 class SimulationFailed(AssertionError):
@@ -75,6 +76,7 @@ def simulate(
     *,
     seed: int = 0,
     num_cpus: int = 2,
+    nodes: int = 1,
     faults: Level | Faults = "none",
     choices: Choices | None = None,
     record: bool = False,
@@ -84,7 +86,8 @@ def simulate(
     Args:
         program: a function without arguments.
         seed: of all choices: delays, what happens first, faults, what `random` draws. One seed is one run.
-        num_cpus: of the cluster.
+        num_cpus: of each node.
+        nodes: how many hosts. The driver runs on one of them; the others may crash as a whole.
         faults: what may go wrong: "none", "delays", "crashes" or "all", of which the seed draws when and how often; or
             `Faults`, exactly.
         choices: another source of all choices, such as `RecordedChoices` or `DrawnChoices`; then `seed` is not used.
@@ -94,15 +97,17 @@ def simulate(
         SimulationFailed: the program raised, or waits for ever, or a rule of miniray itself was broken: see its cause.
         ValueError, TypeError: an argument is wrong.
     """
+    check_nodes(nodes)
     source = SeededChoices(seed) if choices is None else choices
-    drawn = faults_of(faults, source)
+    drawn = faults_of(faults, source, nodes)
     recorder = Recorder() if record else None
-    done = run_once(program, source, drawn, num_cpus, recorder)
+    done = run_once(program, source, drawn, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
     if done.error is not None:
         name = getattr(program, "__qualname__", "program")
-        again = f"miniray.testing.simulate({name}, seed={seed}, num_cpus={num_cpus}, faults={faults!r})"
+        size = f"num_cpus={num_cpus}, nodes={nodes}"
+        again = f"miniray.testing.simulate({name}, seed={seed}, {size}, faults={faults!r})"
         if choices is not None:
-            again = f"simulate({name}, num_cpus={num_cpus}, faults={drawn}, choices=RecordedChoices({done.choices}))"
+            again = f"simulate({name}, {size}, faults={drawn}, choices=RecordedChoices({done.choices}))"
         raise SimulationFailed(f"{one_line(done.error)}\nrun it again: {again}", done) from done.error
     return done
 
@@ -113,12 +118,18 @@ def one_line(error: BaseException) -> str:
 
 
 def run_once(
-    program: Program, choices: Choices, faults: Faults, num_cpus: int = 2, recorder: Recorder | None = None
+    program: Program,
+    choices: Choices,
+    faults: Faults,
+    *,
+    num_cpus: int = 2,
+    nodes: int = 1,
+    recorder: Recorder | None = None,
 ) -> Simulated:
     """One run with these faults; its error is returned, not raised."""
     results: list[Any] = []
     taken: list[int] = []
-    world = World(_Kept(choices, taken), faults, num_cpus, recorder)
+    world = World(_Kept(choices, taken), faults, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
     cluster = world.cluster
     error: BaseException | None = None
     try:
@@ -140,7 +151,7 @@ def run_once(
     statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real), cluster.links_broken)
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
-    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken))
+    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), nodes)
 
 
 def _is_pytest_failure(error: BaseException) -> bool:

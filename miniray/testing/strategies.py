@@ -28,6 +28,7 @@ from miniray.testing.graphs import GraphStep, TaskGraph
 MAX_NUMBERS = 200  # drawn one by one; what a run needs beyond comes from the seed
 MAX_CRASHES = 4
 MAX_MOMENT = 128  # steps (or sends) of workers between one crash and the next
+MAX_NODE_MOMENT = 1000  # steps of machines until a node crashes
 MAX_TAKEN = 3  # results of earlier steps, each way
 MAX_CHILDREN = 2
 FAILS_ONE_IN = 6
@@ -40,8 +41,11 @@ def schedules() -> st.SearchStrategy[DrawnChoices]:
     return st.builds(DrawnChoices, numbers, st.integers(0, (1 << 32) - 1))
 
 
-def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faults]:
-    """Faults for `simulate(faults=)`; with `max_crashes=0` nobody dies, and things are only late."""
+def fault_schedules(*, max_crashes: int = MAX_CRASHES, max_node_crashes: int = 0) -> st.SearchStrategy[Faults]:
+    """Faults for `simulate(faults=)`; with `max_crashes=0` no worker dies, and things are only late.
+
+    Nodes crash only in `simulate(nodes=)` of two and more; so `max_node_crashes` is for that.
+    """
     crash = st.builds(Crash, st.integers(0, MAX_MOMENT), st.sampled_from(CrashMode))
     one_in = st.sampled_from(ONE_IN)
     return st.builds(
@@ -52,6 +56,7 @@ def fault_schedules(*, max_crashes: int = MAX_CRASHES) -> st.SearchStrategy[Faul
         one_pause_in=one_in,
         one_failed_start_in=one_in if max_crashes else st.just(0),
         one_node_pause_in=one_in,
+        node_crashes=st.lists(st.integers(0, MAX_NODE_MOMENT), max_size=max_node_crashes).map(tuple),
     )
 
 

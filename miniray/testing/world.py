@@ -29,10 +29,14 @@ _MAX_REAL = 20
 class World:
     """`began`: the executions of tasks, in order; `real`: what users' code did with the real world."""
 
-    def __init__(self, choices: Choices, faults: Faults, num_cpus: int, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, choices: Choices, faults: Faults, *, num_cpus: int, nodes: int, recorder: Recorder | None = None
+    ) -> None:
         self.began: list[TaskId] = []
         self.real: list[str] = []
-        self.cluster = SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, recorder=recorder)
+        self.cluster = SimulatedCluster(
+            choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder
+        )
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()

@@ -121,7 +121,8 @@ def test_an_error_is_the_cause_and_says_how_to_run_it_again() -> None:
     def program() -> None:
         raise KeyError("planned")
 
-    with pytest.raises(SimulationFailed, match=r"simulate\(.*program, seed=7, num_cpus=3, faults='all'\)") as failed:
+    line = r"simulate\(.*program, seed=7, num_cpus=3, nodes=1, faults='all'\)"
+    with pytest.raises(SimulationFailed, match=line) as failed:
         simulate(program, seed=7, num_cpus=3, faults="all")
     assert isinstance(failed.value.__cause__, KeyError)
     assert failed.value.simulated.error is failed.value.__cause__
