@@ -117,16 +117,15 @@ class Executor:
     def execute(self, effect: RunTask) -> tuple[TaskFinished, Any]:
         """The task's outcome, and what has to live until that is known."""
         task = effect.task
-        if task.values or self._far:
-            brought = self._bring_here(task)
-            if isinstance(brought, Failed):
-                return TaskFinished(task.task_id, task.attempt, (brought,) * task.num_returns, 0, False), None
-            task = brought
-            effect = RunTask(effect.lease, task)
-        self.begin(effect)
         start = self._clock()
         retry = False
         try:
+            if task.values or self._far:
+                brought = self._bring_here(task)
+                if isinstance(brought, Failed):
+                    return TaskFinished(task.task_id, task.attempt, (brought,) * task.num_returns, 0, False), None
+                task, start = brought, self._clock()
+            self.begin(effect)
             result = self._call(task)
             values = self._pack(task, result)
         except BaseException as error:
@@ -157,8 +156,6 @@ class Executor:
                 if self._far.pop(key, None) is not None:
                     self._definitions[key] = read
             process.bring_here(list(dict.fromkeys(far)))
-        except KeyboardInterrupt:
-            return Failed(Failure(FailureKind.CANCELLED, "", "the task was cancelled before it started"))
         finally:
             process.running = None
         values = list(task.values)
