@@ -137,7 +137,8 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
         raise PublicSerializationError(f"put: {error}") from error.cause
     if owner is None or (address := _address("put", process, owner)) == process.me:
         return _put(process, serialized, call_site(2))
-    return _adopted(process, owner, _offer(process, address, lambda given: process.store_value(serialized, given)))
+    offered = _offer(process, address, lambda given: process.store_value(serialized, given), call_site(2))
+    return _adopted(process, owner, offered)
 
 
 @unbroken
@@ -172,7 +173,8 @@ def transfer(ref: ObjectRef[T], *, owner: ActorHandle, timeout: float | None = N
     assert not isinstance(value, ActorAt)
     if ref._id[:8] == address:
         return ref
-    return _adopted(process, owner, _offer(process, address, lambda given: process.copy_value(value, given)))
+    offered = _offer(process, address, lambda given: process.copy_value(value, given), call_site(2))
+    return _adopted(process, owner, offered)
 
 
 def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
@@ -189,11 +191,11 @@ def _address(word: str, process: Process, owner: ActorHandle) -> ProcessId:
 
 
 @unbroken
-def _offer(process: Process, owner: ProcessId, store: Callable[[ObjectId], Value]) -> ObjectRef[Any]:
+def _offer(process: Process, owner: ProcessId, store: Callable[[ObjectId], Value], site: str) -> ObjectRef[Any]:
     object_id = process.next_given_id(owner)
     process.being_given[object_id] = None
     try:
-        process.post(ValueOffered(object_id, store(object_id)))
+        process.post(ValueOffered(object_id, store(object_id), site))
     finally:
         del process.being_given[object_id]
     return ObjectRef(object_id, process)

@@ -26,6 +26,7 @@ def init(
     num_cpus: int | None = None,
     num_gpus: int = 0,
     object_store_memory: int | None = None,
+    max_lineage_bytes: int | None = None,
     resources: Mapping[str, float] | None = None,
     ignore_reinit_error: bool = False,
 ) -> None:
@@ -34,6 +35,8 @@ def init(
     Args:
         num_cpus: how many tasks of one CPU run at once; the CPUs of this process by default.
         object_store_memory: bytes of shared memory for large values; 30 % of what is available by default.
+        max_lineage_bytes: of what each process remembers of the tasks whose values lie in shared memory, so as to run
+            them again when a value is lost; 1 GiB by default. The oldest are forgotten beyond it.
         resources: custom resources that tasks may ask for.
         ignore_reinit_error: leave a session that there is as it is.
 
@@ -49,27 +52,28 @@ def init(
             if _driver is None:
                 raise SessionError("miniray.init() was called inside of a task: a task is in its driver's session")
             raise SessionError("miniray.init() was called twice: call miniray.shutdown() first, or init once only")
-        _begin(num_cpus, num_gpus, object_store_memory, resources)
+        _begin(num_cpus, num_gpus, object_store_memory, max_lineage_bytes, resources)
 
 
 def _begin(
-    num_cpus: int | None, num_gpus: int, object_store_memory: int | None, resources: Mapping[str, float] | None
+    num_cpus: int | None = None,
+    num_gpus: int = 0,
+    object_store_memory: int | None = None,
+    max_lineage_bytes: int | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> Process:
     global _driver
     cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
     if isinstance(cpus, bool) or not isinstance(cpus, int) or cpus < 0:
         raise ValueError(f"num_cpus must be a whole number, zero or more, not {num_cpus!r}")
-    if object_store_memory is not None:
-        if isinstance(object_store_memory, bool) or not isinstance(object_store_memory, int):
-            raise TypeError(f"object_store_memory must be an int (bytes), not {object_store_memory!r}")
-        if object_store_memory < MIN_STORE_BYTES:
-            raise ValueError(f"object_store_memory must be at least {MIN_STORE_BYTES:,} bytes")
+    _check_bytes("object_store_memory", object_store_memory, MIN_STORE_BYTES)
+    _check_bytes("max_lineage_bytes", max_lineage_bytes, 0)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = {"num_cpus": cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
     total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
     shutdown()  # of one that has ended by itself (its node died), or of the process that we were forked from
     with held():  # from the first process on there is somebody who can end it
-        driver = _driver = Driver(total, object_store_memory, ("miniray._api",))
+        driver = _driver = Driver(total, object_store_memory, ("miniray._api",), max_lineage_bytes)
     try:
         driver.begin()
         context.set_current(driver.process)
@@ -77,6 +81,15 @@ def _begin(
         shutdown()
         raise
     return driver.process
+
+
+def _check_bytes(name: str, given: int | None, least: int) -> None:
+    if given is None:
+        return
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{name} must be an int (bytes), not {given!r}")
+    if given < least:
+        raise ValueError(f"{name} must be at least {least:,} bytes")
 
 
 def shutdown() -> None:
@@ -99,7 +112,7 @@ def _start_implicitly() -> Process:
         process = context.get_current()
         if process is not None:
             return process
-        return _begin(None, 0, None, None)
+        return _begin()
 
 
 context.set_implicit_start(_start_implicitly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Record, make_decoder, make_encoder
 from miniray.core.resources import Demand
 
@@ -17,6 +18,7 @@ class Config(Record, frozen=True):
     resources: Demand
     imports: tuple[str, ...]  # modules that every worker needs: the words of the API, and how refs are unpickled
     max_workers: int = MAX_WORKERS
+    max_lineage_bytes: int = MAX_LINEAGE_BYTES  # of the specs that each process keeps so as to make lost values again
 
 
 _encode = make_encoder()

@@ -27,6 +27,7 @@ from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, process_id
 from miniray.core.owner.events import ProcessStarted, SessionEnding
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
+from miniray.core.record import replace
 from miniray.core.resources import demand
 from miniray.errors import ForkedDriverError, InternalError, NodeDiedError, SessionError
 from miniray.transport import load
@@ -38,16 +39,25 @@ _FIRST_IMPORTS = ("cloudpickle", "msgspec", "miniray._runtime.node_main", "minir
 class Driver:
     """A running session, of which this process is the driver."""
 
-    def __init__(self, resources: Mapping[str, float], arena_bytes: int | None, imports: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        resources: Mapping[str, float],
+        arena_bytes: int | None,
+        imports: tuple[str, ...],
+        max_lineage_bytes: int | None = None,
+    ) -> None:
         prefix = os.urandom(_SESSION_PREFIX_BYTES)
         me, node = process_id(prefix, DRIVER_NUMBER), process_id(prefix, NODE_NUMBER)
         capacity = default_capacity_bytes() if arena_bytes is None else arena_bytes
         arena = Arena.create(capacity)
-        settings = config.to_bytes(config.Config(demand(resources), imports))
+        settings = config.Config(demand(resources), imports)
+        if max_lineage_bytes is not None:
+            settings = replace(settings, max_lineage_bytes=max_lineage_bytes)
         first = (*_FIRST_IMPORTS, *imports)
-        self._session: Session = start_session(Plan(prefix, arena.fd, arena.capacity_bytes, settings, imports=first))
+        plan = Plan(prefix, arena.fd, arena.capacity_bytes, config.to_bytes(settings), imports=first)
+        self._session: Session = start_session(plan)
         self._transport: Any = load("local")(me, node, self._session.link)
-        owner = Owner(me, node)
+        owner = Owner(me, node, settings.max_lineage_bytes)
         self.process = Process(me, owner, StoreClient(arena, me))
         loop = Loop(
             me,

@@ -35,7 +35,7 @@ def main(endowment: Endowment) -> None:
     """Called in the forked process; returns when nobody needs it any more."""
     sys.setswitchinterval(SWITCH_SECONDS)
     arena = Arena.attach(endowment.arena_descriptor, endowment.arena_bytes)
-    owner = Owner(endowment.me, endowment.node)
+    owner = Owner(endowment.me, endowment.node, from_bytes(endowment.config).max_lineage_bytes)
     process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
     process.tells_waits = True
     status = arena.status_word(local_number(endowment.me))

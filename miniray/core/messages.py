@@ -298,10 +298,12 @@ class ValueIs(Message, frozen=True):
 
 class AdoptValue(Message, frozen=True):
     """Creator to new owner, of a value that it has put for it: this registers the creator as its holder. The refs
-    inside are pinned until `HandoffDone` (the task and index of the id), as those of a result."""
+    inside are pinned until `HandoffDone` (the task and index of the id), as those of a result. `site`: the line of the
+    call."""
 
     object_id: ObjectId
     value: Value
+    site: str = ""
 
 
 class ValueAdopted(Message, frozen=True):

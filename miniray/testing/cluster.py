@@ -32,6 +32,7 @@ from miniray.core.ids import (
     process_id,
     show,
 )
+from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
@@ -67,6 +68,7 @@ class SimulatedCluster:
     Args:
         nodes: how many hosts; several have a control store. What lies in the arena of one is not read by others yet.
         num_cpus: of each host.
+        max_lineage_bytes: as of `init`.
         recorder: is told of each step, and of what happens to processes.
     """
 
@@ -78,6 +80,7 @@ class SimulatedCluster:
         num_cpus: int = 2,
         faults: Faults = NO_FAULTS,
         arena_bytes: int = ARENA_BYTES,
+        max_lineage_bytes: int = MAX_LINEAGE_BYTES,
         recorder: Recorder | None = None,
     ) -> None:
         self.choices = choices
@@ -112,6 +115,7 @@ class SimulatedCluster:
         self._until_break = 0
         control = self._start_control() if nodes > 1 else None
         total = demand({"CPU": num_cpus})
+        self.max_lineage_bytes = max_lineage_bytes
         self.hosts: dict[ProcessId, SimulatedHost] = {}
         for index in range(nodes):
             me = process_id(self.session, index << LOCAL_BITS)

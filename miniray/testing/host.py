@@ -173,7 +173,8 @@ class SimulatedHost:
 
     def _process(self, me: ProcessId) -> SimulatedProcess:
         home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
-        home.process = Process(me, Owner(me, self.me), StoreClient(self.arena, me))
+        owner = Owner(me, self.me, self._cluster.max_lineage_bytes)
+        home.process = Process(me, owner, StoreClient(self.arena, me))
         home.process.importer = FunctionImporter(isolated=True)
         return home
 

@@ -19,7 +19,7 @@ from miniray.core.owner.handoffs import Transfer
 from miniray.core.owner.holding import Holding, owner_died
 from miniray.core.owner.references import Asking, Borrowed, Owned
 from miniray.core.record import Effect, Event, Message
-from miniray.core.task_spec import Failed, Value, contained
+from miniray.core.task_spec import Failed, Stored, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
 News = tuple[list[ObjectId], list[TaskId]]
@@ -32,7 +32,7 @@ class Adoption:
         self._holding = holding
         self._apply = apply
         self._emit = emit
-        self._offered: dict[ObjectId, Value] = {}
+        self._offered: dict[ObjectId, ValueOffered] = {}
         self.on: Mapping[type[Event] | type[Message], Handler] = {
             ValueOffered: self._on_value_offered,
             AdoptValue: self._on_adopt_value,
@@ -48,12 +48,12 @@ class Adoption:
             self._apply(([object_id], holding.set_value(object_id, Failed(owner_died(object_id)))))
             return
         holding.references.rows[object_id] = Borrowed(local=1, registered=True, asking=Asking.ASKED)
-        self._offered[object_id] = value
+        self._offered[object_id] = event
         inner = list(contained(value))
         if inner:
             holding.hold_arguments(inner)
             holding.handoffs.pin((owner, task_of(object_id), return_index(object_id)), inner)
-        self._emit(Send(owner, AdoptValue(object_id, value)))
+        self._emit(Send(owner, AdoptValue(object_id, value, event.site)))
 
     def _on_adopt_value(self, now: float, message: AdoptValue, peer: ProcessId) -> None:
         object_id, value = message.object_id, message.value
@@ -66,12 +66,14 @@ class Adoption:
         self._holding.references.rows[object_id] = Owned(holders={peer: None})
         transfer = Transfer(sender=(peer, task, index))
         self._holding.set_value(object_id, value, transfer)
+        if type(value) is Stored:
+            self._holding.lineage.put(object_id, message.site)
         self._emit(Send(peer, ValueAdopted(object_id)))
         if contained(value) and not transfer.left:
             self._emit(Send(peer, HandoffDone(task, index)))
 
     def _on_value_adopted(self, now: float, message: ValueAdopted, peer: ProcessId) -> None:
-        value = self._offered.pop(message.object_id)
+        value = self._offered.pop(message.object_id).value
         self._apply(self._holding.learn(message.object_id, value))
 
     def is_offered(self, object_id: ObjectId) -> bool:
@@ -79,13 +81,13 @@ class Adoption:
 
     def offer_again(self, owner: ProcessId) -> None:
         """Offers have got lost, or their answers."""
-        for object_id, value in self._offered.items():
+        for object_id, offered in self._offered.items():
             if object_id[:8] == owner:
-                self._emit(Send(owner, AdoptValue(object_id, value)))
+                self._emit(Send(owner, AdoptValue(object_id, offered.value, offered.site)))
 
     def owner_lost(self, owner: ProcessId) -> None:
         for object_id in [one for one in self._offered if one[:8] == owner]:
-            self._holding.discard(object_id, self._offered.pop(object_id))
+            self._holding.discard(object_id, self._offered.pop(object_id).value)
 
     def statistics(self) -> dict[str, int]:
         return {"offered": len(self._offered)}

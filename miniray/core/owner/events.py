@@ -55,6 +55,7 @@ class ValueOffered(Event, frozen=True):
 
     object_id: ObjectId
     value: Value
+    site: str = ""
 
 
 class RefsHeld(Event, frozen=True):

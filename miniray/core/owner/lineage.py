@@ -23,7 +23,7 @@ _ROW_BYTES = 1000  # what a kept task costs beside its payload: measured 0.9 kB 
 PUT = "it was made by put(), and a put value has no task that could run again"
 NO_RETRIES = "its task may run only once (max_retries=0, or of an actor: max_task_retries=0)"
 RETRIES_USED = "the retries of its task are used up"
-EVICTED = "its lineage was evicted: the specs that this process keeps are bounded by max_lineage_bytes"
+EVICTED = "its lineage was evicted: what a process keeps of its tasks is bounded by init(max_lineage_bytes=)"
 
 
 class Origin(Row):
