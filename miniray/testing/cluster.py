@@ -66,7 +66,7 @@ class SimulatedCluster:
     """One world.
 
     Args:
-        nodes: how many hosts; several have a control store. What lies in the arena of one is not read by others yet.
+        nodes: how many hosts; several have a control store.
         num_cpus: of each host.
         max_lineage_bytes: as of `init`.
         recorder: is told of each step, and of what happens to processes.

@@ -1,4 +1,4 @@
-"""Several nodes: leases across them, and nodes that die. Values are small: what lies in an arena is not copied yet."""
+"""Several nodes: leases across them, and nodes that die. Values are small; large ones are in `test_copies.py`."""
 
 from __future__ import annotations
 
