@@ -47,17 +47,18 @@ class FailedSeed(AssertionError):
         self.seed = seed
 
 
-def run_seed(seed: int, *, tasks: int = 0, recorder: Recorder | None = None) -> Told:
+def run_seed(seed: int, *, tasks: int = 0, nodes: int = 1, recorder: Recorder | None = None) -> Told:
     """Run one seed.
 
     Args:
         tasks: at least so many tasks, calls and actors in its program; 0: a small one. Another number, another run.
+        nodes: of the cluster. Of several some may die. Another number, another run.
         recorder: looks on.
 
     Raises:
         FailedSeed: and why.
     """
-    cluster, ops = _draw(seed, tasks, recorder)
+    cluster, ops = _draw(seed, tasks, nodes, recorder)
     try:
         run_program(cluster, ops)
         return _told(seed, cluster)
@@ -66,24 +67,29 @@ def run_seed(seed: int, *, tasks: int = 0, recorder: Recorder | None = None) -> 
     finally:
         cluster.close()
     again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
-    raise FailedSeed(seed, broken, f"{again} (it tells the story)", story=_story(seed, tasks, broken)) from broken
+    again += f" --nodes {nodes}" if nodes > 1 else ""
+    story = _story(seed, tasks, nodes, broken)
+    raise FailedSeed(seed, broken, f"{again} (it tells the story)", story=story) from broken
 
 
-def _draw(seed: int, tasks: int, recorder: Recorder | None) -> tuple[SimulatedCluster, tuple[Op, ...]]:
+def _draw(
+    seed: int, tasks: int, nodes: int, recorder: Recorder | None
+) -> tuple[SimulatedCluster, tuple[Op, ...]]:
     choices = SeededChoices(seed)
     ops = draw_program(choices, tasks)
     num_cpus = 1 + choices.choose(3, "CPUs")
-    faults = replace(_faults.draw(choices), broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
-    return SimulatedCluster(choices, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
+    faults = _faults.draw(choices, nodes)
+    faults = replace(faults, broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
+    return SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
 
 
-def _story(seed: int, tasks: int, error: BaseException) -> str:
+def _story(seed: int, tasks: int, nodes: int, error: BaseException) -> str:
     """Of what a broken invariant is about. The seed runs once more for it, so that runs that hold pay nothing."""
     broken = error if isinstance(error, BrokenInvariant) else error.__cause__
     if not isinstance(broken, BrokenInvariant):
         return ""
     recorder = Recorder()
-    cluster, ops = _draw(seed, tasks, recorder)
+    cluster, ops = _draw(seed, tasks, nodes, recorder)
     try:
         run_program(cluster, ops)
     except Exception as again:
@@ -144,21 +150,22 @@ def prepare() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m miniray.testing SEED [COUNT] [--tasks N] [--jobs N]`: one seed with its story, or many."""
+    """`python -m miniray.testing SEED [COUNT] [--tasks N] [--nodes N] [--jobs N]`: one seed with its story, or many."""
     parser = argparse.ArgumentParser("python -m miniray.testing", description="Run seeds of the simulated cluster.")
     parser.add_argument("seed", type=int, nargs="?", default=0, help="the first one; alone, it tells its story")
     parser.add_argument("count", type=int, nargs="?", default=1, help="how many")
     parser.add_argument("--tasks", type=int, default=0, help="at least so many tasks and actors in each program")
+    parser.add_argument("--nodes", type=int, default=1, help="of each cluster; of several some may die")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args(arguments)
     if given.count == 1:
         prepare()
-        return _tell(given.seed, given.tasks)
+        return _tell(given.seed, given.tasks, given.nodes)
     end = given.seed + given.count
     chunks = [range(first, min(first + _CHUNK, end)) for first in range(given.seed, end, _CHUNK)]
     failed = 0
     with ProcessPoolExecutor(given.jobs, initializer=prepare) as pool:
-        for told in pool.map(_failures, chunks, repeat(given.tasks)):
+        for told in pool.map(_failures, chunks, repeat(given.tasks), repeat(given.nodes)):
             for one in told:
                 failed += 1
                 print(one, file=sys.stderr, flush=True)
@@ -166,13 +173,13 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _tell(seed: int, tasks: int) -> int:
-    cluster, ops = _draw(seed, tasks, None)
+def _tell(seed: int, tasks: int, nodes: int) -> int:
+    cluster, ops = _draw(seed, tasks, nodes, None)
     cluster.close()
     print(cluster.faults, *ops, HEADING, sep="\n")
     recorder = Recorder()
     try:
-        told = run_seed(seed, tasks=tasks, recorder=recorder)
+        told = run_seed(seed, tasks=tasks, nodes=nodes, recorder=recorder)
     except FailedSeed as error:
         print(*_whole_story(recorder), sep="\n")
         print(error, file=sys.stderr)
@@ -185,12 +192,12 @@ def _whole_story(recorder: Recorder) -> list[str]:
     return [line for step in recorder.steps for line in whole(step, recorder.processes)]
 
 
-def _failures(seeds: range, tasks: int) -> list[str]:
+def _failures(seeds: range, tasks: int, nodes: int) -> list[str]:
     """What those that fail say, in short."""
     told = []
     for seed in seeds:
         try:
-            run_seed(seed, tasks=tasks)
+            run_seed(seed, tasks=tasks, nodes=nodes)
         except FailedSeed as error:
             told.append(str(error).split("\n\n")[0])
     return told

@@ -10,7 +10,7 @@ from pathlib import Path
 from miniray.testing.seeds import FailedSeed, run_seed
 from tests.sim.mutants import ALL, MOST_SEEDS, Mutant
 
-FAMILIES = ("counting", "leases", "tasks")
+FAMILIES = ("counting", "leases", "tasks", "lives", "nodes")
 HINTS = Path(__file__).with_name("first_seeds.json")
 
 
@@ -29,7 +29,7 @@ def catch(mutant: Mutant, seeds: Iterable[int]) -> FailedSeed | None:
     with mutant.on():
         for seed in seeds:
             try:
-                run_seed(seed)
+                run_seed(seed, nodes=mutant.nodes)
             except FailedSeed as failed:
                 assert not _is_its_own(failed), f"{mutant.name} does not fit the protocol any more: {failed}"
                 return failed
