@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from miniray.errors import SessionError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 class _Context:
     process: Process | None = None
     start: Callable[[], Process] | None = None  # the implicit `init`
+    forbidden = ""  # why there is none
 
 
 _context = _Context()
@@ -24,6 +27,12 @@ def set_current(process: Process | None) -> None:
 
 def set_implicit_start(start: Callable[[], Process]) -> None:
     _context.start = start
+
+
+def forbid_implicit_start(why: str) -> str:
+    """Have `current` raise this instead of beginning a session; "" allows it. What was said before."""
+    before, _context.forbidden = _context.forbidden, why
+    return before
 
 
 def get_current() -> Process | None:
@@ -39,6 +48,8 @@ def current() -> Process:
     """
     process = _context.process
     if process is None:
+        if _context.forbidden:
+            raise SessionError(_context.forbidden)
         if _context.start is None:
             raise RuntimeError("the API was not loaded")
         return _context.start()

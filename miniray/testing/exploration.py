@@ -14,24 +14,28 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import os
+import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from miniray._runtime import context
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.cluster import SimulationError
-from miniray.testing.faults import Faults
+from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders
 from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.matters import what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
-from miniray.testing.shrinking import MAX_SECONDS, Failing, shrink, signature, users_frames
+from miniray.testing.shrinking import MAX_SECONDS, Failing, keep_users_frames, shrink, signature
 from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,9 +108,20 @@ def explore(
             exploration = Exploration(program, test, tried, num_cpus=num_cpus, nodes=nodes, allow=allow)
             _explore(exploration, faults, Path(folder), shrink_seconds)
 
+        setattr(explored, "explores", True)  # noqa: B010
         return explored
 
     return decorate if test is None else decorate(test)
+
+
+@contextmanager
+def no_session(why: str) -> Iterator[None]:
+    """In here a call that would begin a session raises `SessionError` with this text; simulated code is free."""
+    before = context.forbid_implicit_start(why)
+    try:
+        yield
+    finally:
+        context.forbid_implicit_start(before)
 
 
 class Exploration:
@@ -158,6 +173,8 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
         for seed in exploration.seeds:
             done = exploration.try_seed(seed, faults)
             if exploration.fails(done):
+                assert done.error is not None
+                keep_users_frames(done.error)
                 raise _failure(exploration, seed, done, folder, shrink_seconds)
             ended += done.error is None
     finally:
@@ -173,6 +190,7 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
 def _failure(
     exploration: Exploration, seed: int, done: Simulated, folder: Path, shrink_seconds: float
 ) -> SimulationFailed:
+    __tracebackhide__ = True
     first = Failing(done.faults, done.choices, done.nodes)
     size = {"num_cpus": exploration.num_cpus, "nodes": done.nodes}
     again = {"choices": first.choices, "faults": plain(first.faults), "cluster": size}
@@ -183,13 +201,24 @@ def _failure(
     assert done.error is not None and last.error is not None
     recording = recording_of(exploration, seed, last, recorder)
     recording = replace(recording, matters=what_matters(Run(recording)))
-    file = folder / f"{exploration.name.replace('.', '-')}-{seed}.json"
+    file = folder / _file_name(exploration.name, seed)
     write(recording, file)
-    _keep_users_frames(last.error)
+    keep_users_frames(last.error)
     line = signature(done.error)[1]
     error = SimulationFailed(_message(exploration, seed, last, line, recording.matters, file) + elsewhere, last)
     error.__cause__ = last.error
     return error
+
+
+def _file_name(name: str, seed: int) -> str:
+    """With the parameters of a test of pytest, or two of them that fail would share one file."""
+    node = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0].rpartition("::")[2]
+    test, bracket, rest = node.partition("[")
+    parameters = ""
+    if bracket and test == name.rpartition(".")[2]:
+        digest = blake2b(rest.encode("utf-8", "replace"), digest_size=3).hexdigest()
+        parameters = f"-{re.sub(r'[^A-Za-z0-9_.]+', '-', rest[:-1])[:40].strip('-')}-{digest}"
+    return f"{name.replace('.', '-')}{parameters}-{seed}.json"
 
 
 def _smallest(
@@ -204,7 +233,8 @@ def _smallest(
         found = exploration.run(candidate)
         return exploration.fails(found) and found.error is not None and signature(found.error) == wanted
 
-    smallest = shrink(first, same, max_seconds=shrink_seconds)
+    plainest = Failing(NO_FAULTS, ())
+    smallest = plainest if same(plainest) else shrink(first, same, max_seconds=shrink_seconds)
     recorder = Recorder()
     last = exploration.run(smallest, recorder)
     if last.error is None or signature(last.error) != wanted:  # it shrank into what happens once only
@@ -223,6 +253,8 @@ def _message(
     told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
     if not told:
         told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"
+        if last.faults == NO_FAULTS and not any(last.choices):
+            told = "\n  no fault and no delay is needed: the plainest run of all fails so; the story tells it"
     place = f"  at {line}\n" if line else ""  # a wait without an end is raised at no line of the user's
     real = f"\n\nIt used the real world: {'; '.join(figures.real)}" if figures.real else ""
     return (
@@ -260,13 +292,6 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
     )  # fmt: skip
 
 
-def _keep_users_frames(error: BaseException) -> None:
-    kept: TracebackType | None = None
-    for one in reversed(users_frames(error.__traceback__)):
-        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    error.__traceback__ = kept
-
-
 # ---- the same choices, the same run ------------------------------------------------------------------------
 
 
@@ -274,6 +299,7 @@ def _assert_deterministic(exploration: Exploration, seed: int, failing: Failing,
     """Raises:
     NotDeterministic: the run is another one when it is run again.
     """
+    __tracebackhide__ = True
     if exploration.run(failing).trace_hash == done.trace_hash:
         return
     one, other = Recorder(), Recorder()
@@ -298,6 +324,7 @@ def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: Oth
     Raises:
         NotDeterministic: it depends on the order of sets.
     """
+    __tracebackhide__ = True
     found = others.parting(parting)
     if found is None:
         return f"\n\nWhether hash order matters was not tried: {others.why_not}." if others.why_not else ""

@@ -63,6 +63,15 @@ def users_frames(trace: TracebackType | None) -> list[TracebackType]:
     return frames
 
 
+def keep_users_frames(error: BaseException) -> None:
+    """Its traceback shows the user's code alone, if that is in it."""
+    kept: TracebackType | None = None
+    for one in reversed(users_frames(error.__traceback__)):
+        kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    if kept is not None:
+        error.__traceback__ = kept
+
+
 def shrink(
     failing: Failing,
     fails: Callable[[Failing], bool],

@@ -25,6 +25,7 @@ from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
+from miniray.testing.shrinking import keep_users_frames
 from miniray.testing.world import World
 from miniray.transport import Choices
 
@@ -97,6 +98,7 @@ def simulate(
         SimulationFailed: the program raised, or waits for ever, or a rule of miniray itself was broken: see its cause.
         ValueError, TypeError: an argument is wrong.
     """
+    __tracebackhide__ = True
     check_nodes(nodes)
     source = SeededChoices(seed) if choices is None else choices
     drawn = faults_of(faults, source, nodes)
@@ -108,6 +110,7 @@ def simulate(
         again = f"miniray.testing.simulate({name}, seed={seed}, {size}, faults={faults!r})"
         if choices is not None:
             again = f"simulate({name}, {size}, faults={drawn}, choices=RecordedChoices({done.choices}))"
+        keep_users_frames(done.error)
         raise SimulationFailed(f"{one_line(done.error)}\nrun it again: {again}", done) from done.error
     return done
 

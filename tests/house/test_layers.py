@@ -100,6 +100,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "miniray._serialization": ("pyarrow", "numpy", "cloudpickle"),
     "miniray._runtime": ("psutil",),
     "miniray.testing": ("hypothesis",),
+    "miniray.testing.plugin": ("pytest",),
     "miniray.demo": ("numpy", "tqdm"),
 }
 ONLY_THERE = {  # at no level outside; who wants cloudpickle early imports miniray._serialization early

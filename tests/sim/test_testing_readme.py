@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -30,3 +31,5 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.test_graph()
     module.test_actors()
     module.TestSumming("runTest").runTest()
+    command = [sys.executable, "-m", "pytest", "-p", "miniray.testing.plugin", "-k", "every_call_counts", file.name]
+    assert "2 passed" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110).stdout
