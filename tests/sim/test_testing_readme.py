@@ -14,12 +14,13 @@ import miniray
 from miniray.testing import SimulationFailed
 
 README = Path(miniray.__file__).parent / "testing" / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "test_counter.py"
-    file.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)))
+    file.write_text("\n\n".join(EXAMPLES))
     module = ModuleType("readme_of_testing")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(file.read_text(), str(file), "exec"), vars(module))
@@ -31,5 +32,11 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.test_graph()
     module.test_actors()
     module.TestSumming("runTest").runTest()
-    command = [sys.executable, "-m", "pytest", "-p", "miniray.testing.plugin", "-k", "every_call_counts", file.name]
-    assert "2 passed" in subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110).stdout
+
+
+def test_the_example_of_the_fixture(tmp_path: Path) -> None:
+    blocks = [block for block in EXAMPLES if "class Counter" in block or "simulated_cluster" in block]
+    (tmp_path / "test_calls.py").write_text("\n\n".join(blocks))
+    command = [sys.executable, "-m", "pytest", "-p", "miniray.testing.plugin", "-k", "every_call_counts"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    assert len(blocks) == 2 and "2 passed" in ran.stdout, ran.stdout
