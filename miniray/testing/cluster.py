@@ -259,6 +259,9 @@ class SimulatedCluster:
         assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"
         return self.awake
 
+    def _awake_home(self) -> SimulatedProcess | None:
+        return next((one for one in self.processes.values() if self.awake in one.fibers), None)
+
     def maybe_pause(self, home: SimulatedProcess) -> None:
         """Users' code has posted something; other things may happen before it goes on."""
         fiber = self.awake
@@ -270,20 +273,22 @@ class SimulatedCluster:
 
     def sleep(self, seconds: float) -> None:
         """Called by simulated code: virtual time passes."""
-        home = next((one for one in self.processes.values() if self.awake in one.fibers), None)
+        home = self._awake_home()
         if home is None or self.awake is None:
             raise FiberKilled  # a `finally` of what is unwound
         home.sleep(self.awake, seconds)
 
     def die(self, status: int = -9) -> None:
         """Called by simulated code: its process ends here, as by a signal or `os._exit`."""
-        home = next(one for one in self.processes.values() if self.awake in one.fibers)
+        home = self._awake_home()
+        assert home is not None, "only a simulated process can end so"
         self.crash(home, status, "itself")
         raise FiberKilled
 
     def die_soon(self, seconds: float) -> None:
         """Called by simulated code: its process ends after so long; 0: about when what it sends next arrives."""
-        home = next(one for one in self.processes.values() if self.awake in one.fibers)
+        home = self._awake_home()
+        assert home is not None, "only a simulated process can end so"
         self.timeline.after(seconds + self.draw_lag() + self.draw_lag(), lambda: self.crash(home, -9, "itself"))
 
     def note(self, key: str) -> int:
@@ -431,7 +436,7 @@ class SimulatedCluster:
 
     def who_is_awake(self) -> str:
         """The same, for the fiber that asks."""
-        home = next((one for one in self.processes.values() if self.awake in one.fibers), None)
+        home = self._awake_home()
         return "nobody" if home is None else self.code_in(home)
 
     def tell(self, me: ProcessId, kind: str, **fields: Any) -> None:

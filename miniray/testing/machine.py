@@ -23,13 +23,17 @@ from hypothesis import reject
 from hypothesis.control import _current_build_context, current_build_context
 from hypothesis.stateful import RuleBasedStateMachine
 
-from miniray.testing.exploration import DEATHS
+from miniray.testing.exploration import DEATHS, no_session
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, check_nodes, faults_of
 from miniray.testing.world import World
 
 if not hasattr(RuleBasedStateMachine, "setup_state"):  # an older one would run the rules outside of the cluster
     raise ImportError("miniray.testing.SimulatedMachine needs a newer Hypothesis: pip install -U hypothesis")
+
+_TOO_EARLY = (
+    "there is no cluster yet in __init__ of a SimulatedMachine: make actors and call tasks in an @initialize rule"
+)
 
 
 class SimulatedMachine(RuleBasedStateMachine):
@@ -51,6 +55,11 @@ class SimulatedMachine(RuleBasedStateMachine):
         self._world: World | None = None
         self._failed = False
         self._schedule = current_build_context().data.draw(schedules())
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _without_cluster(vars(cls)["__init__"]))  # noqa: B010
 
     @classmethod
     def setup_state(cls) -> Any:
@@ -106,6 +115,15 @@ class SimulatedMachine(RuleBasedStateMachine):
         self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)
         self._world.begin(vars(module) if module is not None else {})
+
+
+def _without_cluster(init: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def called(machine: SimulatedMachine, *args: Any, **kwargs: Any) -> None:
+        with no_session(_TOO_EARLY):
+            init(machine, *args, **kwargs)
+
+    return called
 
 
 def _in_driver(step: Any) -> Any:

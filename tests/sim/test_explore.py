@@ -107,7 +107,34 @@ def test_deaths_are_failures_of_who_says_so(tmp_path: Path) -> None:
 
 def test_a_fault_of_the_program_needs_no_fault_of_the_cluster(tmp_path: Path) -> None:
     error = failure_of(lambda: miniray.get(work.remote(None)), tmp_path, faults="none")
-    assert isinstance(error.__cause__, AttributeError) and "no fault is needed" in str(error)
+    assert isinstance(error.__cause__, AttributeError)
+    assert "no fault and no delay is needed: the plainest run of all fails so" in str(error)
+
+
+@miniray.remote
+class Last:
+    number = 0
+
+    def note(self, number: int) -> None:
+        self.number = number
+
+    def get(self) -> int:
+        return self.number
+
+
+@miniray.remote
+def notes(last: Any, number: int) -> None:
+    miniray.get(last.note.remote(number))
+
+
+def test_what_only_the_order_brings_about_is_told_as_that(tmp_path: Path) -> None:
+    def program() -> None:
+        last = Last.remote()
+        miniray.get([notes.remote(last, number) for number in (1, 2)])
+        assert miniray.get(last.get.remote()) == 2
+
+    text = str(failure_of(program, tmp_path, faults="delays"))
+    assert "no fault is needed: the order in which things happened is enough" in text and "plainest" not in text
 
 
 def test_fixtures_are_given(tmp_path: Path, request: Any) -> None:

@@ -112,7 +112,7 @@ def test_ctrl_c_leaves_no_interpreter_and_no_folder(tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(exploration, "OtherOrders", Seen)
-    monkeypatch.setattr(exploration, "shrink", interrupted)
+    monkeypatch.setattr(exploration, "_smallest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         explore(faults="none", folder=tmp_path)(first_of_all)(tmp_path)
     assert len(children) == len(hash_order.HASH_SEEDS)

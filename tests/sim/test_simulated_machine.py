@@ -14,6 +14,7 @@ from hypothesis.stateful import Bundle, initialize, invariant, rule, run_state_m
 
 import miniray
 from miniray._runtime import context
+from miniray.errors import SessionError
 from miniray.testing import Faults, SimulatedMachine, simulate
 from miniray.testing.cluster import running
 from miniray.testing.levels import Level
@@ -165,3 +166,19 @@ def test_a_wait_without_an_end_is_a_failure_and_nothing_is_left() -> None:
         run_state_machine_as_test(WaitsForEver, settings=UNSHRUNK)
     assert outside() == before
     assert simulate(lambda: adds.remote(Cell.remote())).value == 1
+
+
+class TooEarly(SimulatedMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell.remote()
+
+    @rule()
+    def look(self) -> None:
+        pass
+
+
+def test_a_call_in_init_says_where_it_belongs_and_later_ones_are_free() -> None:
+    with pytest.raises(SessionError, match="make actors and call tasks in an @initialize rule"):
+        run_state_machine_as_test(TooEarly, settings=UNSHRUNK)
+    assert context.get_current() is None and context.forbid_implicit_start("") == ""
