@@ -338,7 +338,6 @@ class SimulatedCluster:
     def _break_link(self, me: ProcessId, peer: ProcessId) -> None:
         if self.network.break_link(me, peer):
             self.links_broken += 1
-            self.disturbed = True
             self.tell(me, "LinkBroke", peer=show(peer))
 
     # ---- processes ----

@@ -126,7 +126,7 @@ def give(value: Any, owner: Any) -> Any:
     try:
         return miniray.put(value, owner=owner)
     except FAULTS:
-        assert running[-1].disturbed, "nobody has died"
+        assert _struck(), "nobody has died"
         return miniray.put(value)
 
 
@@ -138,7 +138,7 @@ def give_box(key: str, dies_after: float, large: bool, number: int, owner: Any) 
     try:
         moved = miniray.transfer(mine, owner=owner)
     except FAULTS:
-        assert running[-1].disturbed, "nobody has died"
+        assert _struck(), "nobody has died"
         moved = mine
     return [give(array_of(number) if large else number, owner), give([mine], owner), moved]
 
@@ -292,6 +292,10 @@ def run(ops: tuple[Op, ...], given: list[Any]) -> int:
     return total
 
 
+def _struck() -> bool:
+    return running[-1].disturbed or running[-1].links_broken > 0
+
+
 def classify(error: BaseException) -> int:
     """Which outcome an error is; 0: none that is ever legal."""
     seen: BaseException | None = error
@@ -311,7 +315,7 @@ def classify(error: BaseException) -> int:
 
 def _judge(op: Op, error: BaseException) -> None:
     kind = classify(error)
-    legal = kind & op.outcomes and (kind != FAULT or running[-1].disturbed)
+    legal = kind & op.outcomes and (kind != FAULT or _struck())
     assert legal, f"{op}: not a legal outcome: {type(error).__name__}: {error}"
 
 
