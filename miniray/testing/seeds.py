@@ -24,7 +24,8 @@ from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
 from miniray.testing.story import HEADING, last_steps, whole
 
-_OF_LINKS = 1 << 40  # seeds of another source
+_OF_LINKS, _OF_NODES = 1 << 40, 1 << 41  # seeds of other sources: what they draw changes nothing else
+_NODES = (1, 1, 1, 2, 3)
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
 
@@ -36,6 +37,7 @@ class Told(Record, frozen=True):
     steps: int
     virtual_seconds: float
     deaths: int
+    nodes: int
 
 
 class FailedSeed(AssertionError):
@@ -47,12 +49,12 @@ class FailedSeed(AssertionError):
         self.seed = seed
 
 
-def run_seed(seed: int, *, tasks: int = 0, nodes: int = 1, recorder: Recorder | None = None) -> Told:
+def run_seed(seed: int, *, tasks: int = 0, nodes: int = 0, recorder: Recorder | None = None) -> Told:
     """Run one seed.
 
     Args:
         tasks: at least so many tasks, calls and actors in its program; 0: a small one. Another number, another run.
-        nodes: of the cluster. Of several some may die. Another number, another run.
+        nodes: of the cluster; 0: the seed says how many. Of several some may die. Another number, another run.
         recorder: looks on.
 
     Raises:
@@ -67,17 +69,20 @@ def run_seed(seed: int, *, tasks: int = 0, nodes: int = 1, recorder: Recorder | 
     finally:
         cluster.close()
     again = f"python -m miniray.testing {seed}" + (f" --tasks {tasks}" if tasks else "")
-    again += f" --nodes {nodes}" if nodes > 1 else ""
+    again += f" --nodes {nodes}" if nodes else ""
     story = _story(seed, tasks, nodes, broken)
     raise FailedSeed(seed, broken, f"{again} (it tells the story)", story=story) from broken
 
 
-def _draw(
-    seed: int, tasks: int, nodes: int, recorder: Recorder | None
-) -> tuple[SimulatedCluster, tuple[Op, ...]]:
+def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple[SimulatedCluster, tuple[Op, ...]]:
     choices = SeededChoices(seed)
     ops = draw_program(choices, tasks)
     num_cpus = 1 + choices.choose(3, "CPUs")
+    if not nodes:
+        of_nodes = SeededChoices(seed + _OF_NODES)
+        nodes = _NODES[of_nodes.choose(len(_NODES), "nodes")]
+        if nodes > 1:
+            num_cpus = 1 + of_nodes.choose(2, "CPUs")  # few, so that there is work for others
     faults = _faults.draw(choices, nodes)
     faults = replace(faults, broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
     return SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
@@ -138,7 +143,7 @@ def _run(cluster: SimulatedCluster, program: Callable[[], Any]) -> None:
 
 
 def _told(seed: int, cluster: SimulatedCluster) -> Told:
-    return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths))
+    return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths), len(cluster.hosts))
 
 
 def prepare() -> None:
@@ -155,7 +160,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("seed", type=int, nargs="?", default=0, help="the first one; alone, it tells its story")
     parser.add_argument("count", type=int, nargs="?", default=1, help="how many")
     parser.add_argument("--tasks", type=int, default=0, help="at least so many tasks and actors in each program")
-    parser.add_argument("--nodes", type=int, default=1, help="of each cluster; of several some may die")
+    parser.add_argument(
+        "--nodes", type=int, default=0, help="of each cluster, else the seed says; of several some may die"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args(arguments)
     if given.count == 1:
@@ -176,7 +183,7 @@ def main(arguments: list[str]) -> int:
 def _tell(seed: int, tasks: int, nodes: int) -> int:
     cluster, ops = _draw(seed, tasks, nodes, None)
     cluster.close()
-    print(cluster.faults, *ops, HEADING, sep="\n")
+    print(f"nodes: {len(cluster.hosts)}", cluster.faults, *ops, HEADING, sep="\n")
     recorder = Recorder()
     try:
         told = run_seed(seed, tasks=tasks, nodes=nodes, recorder=recorder)

@@ -32,3 +32,7 @@ def test_large_programs() -> None:
 def test_a_large_program_is_as_large_as_was_asked() -> None:
     for seed in range(LARGE_SEEDS):
         assert count_tasks(draw_program(SeededChoices(seed), LARGE_TASKS)) >= LARGE_TASKS
+
+
+def test_programs_run_on_one_to_three_nodes() -> None:
+    assert {run_seed(seed).nodes for seed in range(20)} == {1, 2, 3}
