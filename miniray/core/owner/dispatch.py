@@ -256,9 +256,10 @@ class Dispatch:
                 again = self._completion.again(task, spend=False)
                 if again is not None:
                     back.append(again)
-        if lease.revoked and not lease.flight:
-            self._give_up(lease)
         self.requeue(now, back)
+        if not lease.flight:
+            self._rest(now, lease)
+            self._settle_idle(now, self._class_of(lease))
 
     # ---- results ----
 
@@ -281,15 +282,19 @@ class Dispatch:
         """After the results of one message: this lease has room again, or is idle."""
         found = self._classes[lease.demand]
         if not lease.flight:
-            if lease.revoked:
-                self._give_up(lease)
-            elif lease.lost_at is None:
-                lease.idle_since = now
-                found.idle[lease.lease] = lease
+            self._rest(now, lease)
         if found.queue:
             self._pump(now, found, eager=len(lease.flight) * 2 <= found.depth)
         elif found.requests or len(found.leases) > 1 or self.sweep_at is None:
             self._settle_idle(now, found)
+
+    def _rest(self, now: float, lease: Lease) -> None:
+        """Nothing is on it."""
+        if lease.revoked:
+            self._give_up(lease)
+        elif lease.lost_at is None and not lease.blocked:
+            lease.idle_since = now
+            self._class_of(lease).idle[lease.lease] = lease
 
     # ---- cancel and kill ----
 
