@@ -24,8 +24,8 @@ Wrong = Callable[..., Any]
 class Mutant:
     """One wrong method. `change` gets the right one and returns the wrong one."""
 
-    def __init__(self, owner: type, method: str, change: Callable[[Any], Any], nodes: int) -> None:
-        self.nodes = nodes  # of the clusters in which it shows
+    def __init__(self, owner: type, method: str, change: Callable[[Any], Any], nodes: int, tasks: int) -> None:
+        self.nodes, self.tasks = nodes, tasks  # of the clusters and programs in which it shows
         self.name = change.__name__
         self.why = change.__doc__ or ""
         self._owner, self._method, self._change = owner, method, change
@@ -43,9 +43,11 @@ class Mutant:
 ALL: dict[str, Mutant] = {}
 
 
-def mutant(owner: type, method: str, *, nodes: int = 1) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+def mutant(
+    owner: type, method: str, *, nodes: int = 1, tasks: int = 0
+) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     def register(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        made = Mutant(owner, method, change, nodes)
+        made = Mutant(owner, method, change, nodes, tasks)
         assert made.name not in ALL and made.why, f"{made.name}: a name of its own, and what it does wrong"
         ALL[made.name] = made
         return change

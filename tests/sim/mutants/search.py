@@ -29,7 +29,7 @@ def catch(mutant: Mutant, seeds: Iterable[int]) -> FailedSeed | None:
     with mutant.on():
         for seed in seeds:
             try:
-                run_seed(seed, nodes=mutant.nodes)
+                run_seed(seed, nodes=mutant.nodes, tasks=mutant.tasks)
             except FailedSeed as failed:
                 assert not _is_its_own(failed), f"{mutant.name} does not fit the protocol any more: {failed}"
                 return failed

@@ -188,7 +188,7 @@ def a_failed_argument_is_passed_on(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Worker, "_on_cancel_task")
+@mutant(Worker, "_on_cancel_task", tasks=40)
 def a_cancel_strikes_whatever_runs(right: Wrong) -> Wrong:
     """The interrupt is for the task that runs at that moment, not for the one that was cancelled."""
 
