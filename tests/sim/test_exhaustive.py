@@ -17,12 +17,11 @@ import second_attempts
 import small_programs
 from scripted_machines import Linked
 
-from miniray.core.messages import ReportLost
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs
 from miniray.core.owner.holding import Holding
+from miniray.core.owner.lineage import Lineage
 from miniray.core.owner.owner import Owner
-from miniray.core.owner.remaking import Remaking
 from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, every_interleaving
 
 ASKED = os.environ.get("MINIRAY_INTERLEAVINGS")
@@ -118,20 +117,9 @@ def retries_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Completion, "again", lambda self, task, spend: again(self, task, spend=False))
 
 
-def borrowers_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that a borrower reports lost is forgotten, and nothing is made again for it."""
-
-    def on_report_lost(self: Any, now: float, message: Any, peer: Any) -> None:
-        if message.object_id in self._holding.objects.values:
-            self._holding.lose_value(message.object_id)
-
-    on = Remaking.__init__
-
-    def init(self: Any, *what: Any) -> None:
-        on(self, *what)
-        self.on = {ReportLost: partial(on_report_lost, self)}
-
-    monkeypatch.setattr(Remaking, "__init__", init)
+def specs_end_with_their_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a value was made is forgotten when it is there: it cannot be made again."""
+    monkeypatch.setattr(Lineage, "run_again", lambda self, object_id: None)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +130,7 @@ def borrowers_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
         (nothing_retained, small_programs.passed_on_twice, {}, 0),
         (death_before_the_links_end, small_programs.death_against_result, {}, 1),
         (retries_without_end, second_attempts.calls_against_restart, {}, 0),
-        (borrowers_are_not_believed, second_attempts.made_again_for_all, {}, 1),
+        (specs_end_with_their_tasks, second_attempts.made_again_for_all, {}, 1),
     ],
     ids=lambda what: getattr(what, "__name__", None),
 )
