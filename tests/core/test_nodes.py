@@ -25,7 +25,7 @@ from miniray.core.messages import (
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import EndNode, NodeStarted, StartWorker
 from miniray.core.node.node_manager import LEASES_PER_NODE, MAX_SPILLS, NodeManager
-from miniray.core.node.other_nodes import LOAD_SECONDS
+from miniray.core.node.other_nodes import LAPSE_SECONDS, LOAD_SECONDS
 from miniray.core.record import Effect, Event, Message
 from miniray.core.resources import Demand, demand
 
@@ -138,6 +138,16 @@ def test_what_waits_here_is_sent_on_when_others_have_room_again() -> None:
     assert node.machine.statistics()["requests"] == 0
 
 
+def test_what_was_sent_to_a_node_that_says_nothing_counts_against_it_for_a_while_only() -> None:
+    node = Node()
+    node.hear(LoadOf(THIRD, (("CPU", 0),), 2))
+    node.a_worker(node.hear(RequestLease(1, ONE_CPU), OWNER))
+    assert sent(node.hear(RequestLease(2, ONE_CPU), OWNER), OWNER, Spillback) == [Spillback(2, HEAD)]
+    assert not sent(node.hear(RequestLease(3, ONE_CPU, spilled=MAX_SPILLS), OWNER), OWNER, Spillback)
+    node.now += LAPSE_SECONDS
+    assert sent(node.step(Tick()), OWNER, Spillback) == [Spillback(3, HEAD)]
+
+
 def test_a_request_that_was_sent_on_often_enough_stays() -> None:
     node = Node()
     node.a_worker(node.hear(RequestLease(1, ONE_CPU), OWNER))
@@ -190,4 +200,6 @@ def test_a_load_is_told_when_it_has_changed_and_not_too_often() -> None:
     assert node.machine.deadline() == node.now + LOAD_SECONDS
     node.now += LOAD_SECONDS
     assert sent(node.step(Tick()), CONTROL, NodeLoad) == [NodeLoad((("CPU", 0),), 0)]
+    node.now += LAPSE_SECONDS
+    node.step(Tick())
     assert node.machine.deadline() is None

@@ -88,6 +88,24 @@ def test_nodes_that_die_take_no_more_along_than_what_ran_there(count: int) -> No
     assert crashed > len(SEEDS) // 2
 
 
+def test_a_request_that_was_sent_on_often_enough_still_finds_the_node_that_is_free() -> None:
+    def program() -> None:
+        @miniray.remote(num_cpus=1)
+        class Seat:
+            def name(self) -> int:
+                return 1
+
+        taken = [Seat.remote() for _ in range(3)]
+        assert miniray.get([one.name.remote() for one in taken]) == [1, 1, 1]
+
+    for seed in SEEDS:
+        cluster = SimulatedCluster(SeededChoices(seed), nodes=3, num_cpus=1)
+        try:
+            cluster.run(program)
+        finally:
+            cluster.close()
+
+
 def test_work_of_one_cpu_each_uses_all_nodes() -> None:
     told: list[float] = []
 

@@ -66,7 +66,7 @@ from miniray.core.record import Effect, Event, Message
 from miniray.core.resources import UNIT, Demand, ResourcePool
 
 IDLE_WORKER_SECONDS = 2.0  # how long a worker beyond one per CPU waits for another lease
-MAX_SPILLS = 2  # then a request stays where it is
+MAX_SPILLS = 2  # then a request is not sent on as it arrives: it waits for news, or for a while
 LEASES_PER_NODE = 1 << 40  # the numbers of a node's leases begin at its index times this
 MAX_FAILED_STARTS = 5  # in a row; then requests are refused instead of tried for ever
 
@@ -242,11 +242,11 @@ class NodeManager:
 
     def _on_node_added(self, now: float, message: NodeAdded, peer: ProcessId) -> None:
         self._others.added(message.node, message.resources)
-        self._spill_queued()
+        self._spill_queued(now)
 
     def _on_load_of(self, now: float, message: LoadOf, peer: ProcessId) -> None:
         self._others.load(message)
-        self._spill_queued()
+        self._spill_queued(now)
 
     def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
         """An owner of another node: what it has here ends as that of a dead owner of this one."""
@@ -271,21 +271,22 @@ class NodeManager:
         self._extents.node_died(node, self._living())
         self._schedule(now)
 
-    def _spill_queued(self) -> None:
-        """Something may be free elsewhere for what waits here; what only waits for a worker to start stays."""
+    def _spill_queued(self, now: float) -> None:
+        """Something may be free elsewhere for what waits here; what only waits for a worker to start stays.
+
+        However often it was sent on: what is known of others is old, and a request that may not move waits for ever.
+        """
         served = {(one.owner, one.number): None for one in grantable(self._leases)}
         for key, request in list(self._leases.requests.items()):
             if key not in served:
-                self._spill(request, even_busy=False)
+                self._spill(now, request, even_busy=False)
 
-    def _spill(self, request: Request, *, even_busy: bool) -> bool:
+    def _spill(self, now: float, request: Request, *, even_busy: bool) -> bool:
         """Have its owner ask another node, if this makes sense; it is not queued here then."""
-        if request.spilled >= MAX_SPILLS:
-            return False
         node = self._others.choose(request.demand, even_busy=even_busy)
         if node is None:
             return False
-        self._others.sent_to(node, request.demand)
+        self._others.sent_to(now, node, request.demand)
         self._leases.cancel(request.owner, request.number)
         self._emit(Send(request.owner, Spillback(request.number, node)))
         return True
@@ -297,13 +298,15 @@ class NodeManager:
             return  # a late request of a dead owner leases nothing (43975)
         request = Request(peer, message.request, message.demand, message.for_actor, message.spilled)
         if not self._leases.resources.could_ever_fit(message.demand):
-            if not self._spill(request, even_busy=True):
+            if message.spilled >= MAX_SPILLS or not self._spill(now, request, even_busy=True):
                 self._refuse_for_ever(request)
             return
         self._leases.add(request)
-        if self._others.rows and request not in grantable(self._leases):
-            self._spill(request, even_busy=False)
+        if self._others.rows and message.spilled < MAX_SPILLS and request not in grantable(self._leases):
+            self._spill(now, request, even_busy=False)
         self._schedule(now)
+        if self._others.rows and self._leases.requests:
+            self._others.look_again(now)
 
     def _refuse_for_ever(self, request: Request) -> None:
         total = {name: quantity / UNIT for name, quantity in self._leases.resources.total.items()}
@@ -375,6 +378,8 @@ class NodeManager:
         row = self._lease_of(message.lease, peer)
         if row is not None:
             self._leases.unblock(row)
+            if self._others.rows and self._leases.requests:
+                self._others.look_again(now)
 
     def _lease_of(self, lease: LeaseId, worker: ProcessId) -> Any:
         row = self._leases.granted.get(lease)
@@ -422,6 +427,8 @@ class NodeManager:
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
         self._extents.tick(now)
         self._transfers.tick(now)
+        if self._others.lapsed(now):
+            self._spill_queued(now)
         for worker in self._spare():
             if worker.idle_since + IDLE_WORKER_SECONDS <= now:
                 self._dismiss(worker)

@@ -2,7 +2,8 @@
 
 All of it comes from the control store and is old when it arrives: it decides where a request is sent on to, never
 what is granted there. What has been sent to a node counts against it until it says something new, or a burst of
-requests would all run to the one node that was free a moment ago.
+requests would all run to the one node that was free a moment ago. It may say nothing new (the request was cancelled,
+or came from there), so that lapses; and what waits is looked at again then, or it would wait for news that never come.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from miniray.core.record import Effect, Row
 from miniray.core.resources import Demand, ResourcePool
 
 LOAD_SECONDS = 0.05  # a load that has changed is told this often at most
+LAPSE_SECONDS = 0.5  # so long does what was sent to a node count against it
 MAX_DEATHS_REMEMBERED = 4096
 
 
 class OtherNode(Row):
     resources: ResourcePool  # in all, and as much as it has said to be free
+    said: LoadOf
     queued: int = 0
 
 
@@ -34,18 +37,19 @@ class OtherNodes:
         self._told: NodeLoad | None = None
         self._tell_at = 0.0
         self._untold = False
+        self._look_at: float | None = None
 
     # ---- what is heard ----
 
     def added(self, node: ProcessId, resources: Demand) -> None:
         if node not in self.dead:
-            self.rows[node] = OtherNode(ResourcePool(resources))
+            self.rows[node] = OtherNode(ResourcePool(resources), LoadOf(node, resources, 0))
 
     def load(self, message: LoadOf) -> None:
         row = self.rows.get(message.node)
         if row is not None:
-            row.resources.free.update(message.free)
-            row.queued = message.queued
+            row.said = message
+            _believe(row)
 
     def process_died(self, process: ProcessId) -> bool:
         """Whether that is news."""
@@ -83,12 +87,27 @@ class OtherNodes:
                     best, found = (not has_room, row.queued), node
         return found
 
-    def sent_to(self, node: ProcessId, demand: Demand) -> None:
+    def sent_to(self, now: float, node: ProcessId, demand: Demand) -> None:
+        self.look_again(now)
         row = self.rows[node]
         if row.resources.fits(demand):
             row.resources.take(demand)
         else:
             row.queued += 1
+
+    def look_again(self, now: float) -> None:
+        """Something waits, or will, that no news need ever come for."""
+        if self._look_at is None:
+            self._look_at = now + LAPSE_SECONDS
+
+    def lapsed(self, now: float) -> bool:
+        """Whether it is time to look at what waits; the others are as free as they have said, then."""
+        if self._look_at is None or now < self._look_at:
+            return False
+        self._look_at = None
+        for row in self.rows.values():
+            _believe(row)
+        return True
 
     # ---- what is told ----
 
@@ -104,4 +123,10 @@ class OtherNodes:
             self._emit(Send(self._control, load))
 
     def deadline(self) -> float | None:
-        return self._tell_at if self._untold else None
+        times = (self._tell_at if self._untold else None, self._look_at)
+        return min((at for at in times if at is not None), default=None)
+
+
+def _believe(row: OtherNode) -> None:
+    row.resources.free.update(row.said.free)
+    row.queued = row.said.queued
