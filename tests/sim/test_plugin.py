@@ -93,7 +93,7 @@ def test_in_a_users_project(
 ) -> None:
     told = run(tmp_path, BANK)
     assert "3 failed, 2 passed, 4 errors" in told.splitlines()[-1], told
-    files = re.findall(r"miniray replay (\S+)", told)
+    files = list(dict.fromkeys(re.findall(r"miniray replay (\S+)", told)))  # CI has them in its summary, too
     names = [r"test_lost_update-1-\w{6}-\d+", r"test_lost_update-a-b-\w{6}-\d+", "TestAccount-test_wrong-0"]
     assert len(files) == len(names)
     for file, name in zip(files, names, strict=True):
