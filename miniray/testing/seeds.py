@@ -113,7 +113,7 @@ def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> None:
 
 
 def run_checked(
-    program: Callable[[], Any], seed: int, *, num_cpus: int = 2, faults: Faults = _faults.NO_FAULTS
+    program: Callable[[], Any], seed: int, *, nodes: int = 1, num_cpus: int = 2, faults: Faults = _faults.NO_FAULTS
 ) -> Told:
     """Run a given program as `run_seed` does a drawn one: every checker looks on, and nothing may be left at its end.
 
@@ -123,13 +123,13 @@ def run_checked(
     Raises:
         FailedSeed: it raised, it waits for ever, or a checker failed.
     """
-    cluster = SimulatedCluster(SeededChoices(seed), num_cpus=num_cpus, faults=faults)
+    cluster = SimulatedCluster(SeededChoices(seed), nodes=nodes, num_cpus=num_cpus, faults=faults)
     try:
         _run(cluster, program)
         return _told(seed, cluster)
     except Exception as error:
         name = getattr(program, "__qualname__", "program")
-        again = f"run_checked({name}, {seed}, num_cpus={num_cpus}, faults={faults!r})"
+        again = f"run_checked({name}, {seed}, nodes={nodes}, num_cpus={num_cpus}, faults={faults!r})"
         raise FailedSeed(seed, error, again) from error
     finally:
         cluster.close()

@@ -15,7 +15,7 @@ from miniray.testing import faults as _faults
 from miniray.testing.checkers import Watch
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
-from miniray.testing.faults import NO_FAULTS, Faults
+from miniray.testing.seeds import run_checked
 
 SEEDS = range(40)
 LARGE = 150_000
@@ -79,23 +79,9 @@ def _values_that_travel() -> None:
             raise
 
 
-def _run(seed: int, faults: Faults) -> SimulatedCluster:
-    cluster = SimulatedCluster(SeededChoices(seed), nodes=2 + seed % 2, num_cpus=1, faults=faults)
-    try:
-        watch = Watch(cluster)
-        cluster.run(_values_that_travel)
-        cluster.settle()
-        watch.at_end()
-    except Exception as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
-    finally:
-        cluster.close()
-    return cluster
-
-
 def test_stored_values_are_read_on_every_node() -> None:
     for seed in SEEDS:
-        assert not _run(seed, NO_FAULTS).disturbed
+        assert not run_checked(_values_that_travel, seed, nodes=2 + seed % 2, num_cpus=1).deaths
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -104,7 +90,8 @@ def test_nodes_that_die_leave_values_that_are_right(count: int) -> None:
     for seed in SEEDS:
         draw = SeededChoices(1_000_000 + seed)
         crashes = tuple(draw.choose(500, "steps until a node is gone") for _ in range(count))
-        crashed += _run(seed, replace(_faults.draw(draw), node_crashes=crashes)).disturbed
+        faults = replace(_faults.draw(draw), node_crashes=crashes)
+        crashed += run_checked(_values_that_travel, seed, nodes=2 + seed % 2, num_cpus=1, faults=faults).deaths > 0
     assert crashed > len(SEEDS) // 2
 
 
@@ -121,10 +108,11 @@ def _lies_on(ref: Any) -> ProcessId:
 
 def _runs_after_a_crash(seed: int, *, read_before: bool) -> int:
     """A value lies on another node than the driver's, and it dies: how often its task runs again for four readers."""
-    cluster = SimulatedCluster(SeededChoices(seed), nodes=3, num_cpus=1)
     told: list[int] = []
 
     def program() -> None:
+        cluster = simulation.running[0]
+
         @miniray.remote
         def make() -> bytes:
             simulation.running[0].sleep(0.2)
@@ -154,13 +142,7 @@ def _runs_after_a_crash(seed: int, *, read_before: bool) -> int:
         assert len(miniray.get(ref)) == LARGE
         told.append(cluster.note("made") - before - 1)
 
-    try:
-        watch = Watch(cluster)
-        cluster.run(program)
-        cluster.settle()
-        watch.at_end()
-    finally:
-        cluster.close()
+    run_checked(program, seed, nodes=3, num_cpus=1)
     return told[0]
 
 

@@ -6,11 +6,10 @@ import pytest
 
 import miniray
 from miniray.testing import faults as _faults
-from miniray.testing.checkers import Watch
 from miniray.testing.choices import SeededChoices
 from miniray.testing import cluster as simulation
 from miniray.testing.cluster import SimulatedCluster
-from miniray.testing.faults import NO_FAULTS, Faults
+from miniray.testing.seeds import run_checked
 from miniray.core.record import replace
 
 SEEDS = range(40)
@@ -59,23 +58,9 @@ def _tasks_actors_and_refs() -> None:
             raise
 
 
-def _run(seed: int, faults: Faults) -> SimulatedCluster:
-    cluster = SimulatedCluster(SeededChoices(seed), nodes=2 + seed % 2, num_cpus=1, faults=faults)
-    try:
-        watch = Watch(cluster)
-        cluster.run(_tasks_actors_and_refs)
-        cluster.settle()
-        watch.at_end()
-    except Exception as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
-    finally:
-        cluster.close()
-    return cluster
-
-
 def test_nothing_fails_on_several_nodes() -> None:
     for seed in SEEDS:
-        assert not _run(seed, NO_FAULTS).disturbed
+        assert not run_checked(_tasks_actors_and_refs, seed, nodes=2 + seed % 2, num_cpus=1).deaths
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -84,7 +69,8 @@ def test_nodes_that_die_take_no_more_along_than_what_ran_there(count: int) -> No
     for seed in SEEDS:
         draw = SeededChoices(1_000_000 + seed)
         crashes = tuple(draw.choose(400, "steps until a node is gone") for _ in range(count))
-        crashed += _run(seed, replace(_faults.draw(draw), node_crashes=crashes)).disturbed
+        faults = replace(_faults.draw(draw), node_crashes=crashes)
+        crashed += run_checked(_tasks_actors_and_refs, seed, nodes=2 + seed % 2, num_cpus=1, faults=faults).deaths > 0
     assert crashed > len(SEEDS) // 2
 
 
@@ -99,11 +85,7 @@ def test_a_request_that_was_sent_on_often_enough_still_finds_the_node_that_is_fr
         assert miniray.get([one.name.remote() for one in taken]) == [1, 1, 1]
 
     for seed in SEEDS:
-        cluster = SimulatedCluster(SeededChoices(seed), nodes=3, num_cpus=1)
-        try:
-            cluster.run(program)
-        finally:
-            cluster.close()
+        run_checked(program, seed, nodes=3, num_cpus=1)
 
 
 def test_work_of_one_cpu_each_uses_all_nodes() -> None:

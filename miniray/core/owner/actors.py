@@ -98,9 +98,6 @@ class Actors:
             for call in calls:
                 call.state = TaskState.PUSHED
                 row.flight[call.spec.task_id] = call
-                function = call.function
-                if function is not None and row.process not in function.sent_to:
-                    self._completion.define(function, row.process)
             pushed = [self._completion.pushed(call, row.process) for call in calls]
             self._emit(Send(row.process, CallActor(row.actor, pushed)))
 

@@ -117,7 +117,11 @@ class Completion:
         self._resolving = False
 
     def pushed(self, task: Task, worker: ProcessId) -> PushedTask:
-        """The task as this worker gets it: slots resolved, and every ref that arrives with it named."""
+        """The task as this worker gets it: slots resolved, and every ref that arrives with it named. Before the first
+        one of its function, that is defined there."""
+        function = task.function
+        if function is not None and worker not in function.sent_to:
+            self._define(function, worker)
         spec = task.spec
         options = spec.options
         if not task.held:
@@ -140,8 +144,7 @@ class Completion:
             options.max_retries == 0, options.writable_arguments,
         )  # fmt: skip
 
-    def define(self, function: Function, worker: ProcessId) -> None:
-        """Before the first task of this function that it gets."""
+    def _define(self, function: Function, worker: ProcessId) -> None:
         function.sent_to[worker] = None
         value, name = function.value, function.object_id
         if name is not None and isinstance(value, Stored):

@@ -116,9 +116,6 @@ class Dispatch:
         task.lease = lease.lease
         task.sequence = lease.sequence
         lease.flight[task.spec.task_id] = task
-        function = task.function
-        if function is not None and lease.worker not in function.sent_to:
-            self._completion.define(function, lease.worker)
         return self._completion.pushed(task, lease.worker)
 
     # ---- leases ----
