@@ -145,6 +145,10 @@ class Exploration:
         self.nodes = nodes
         self.allow = allow
 
+    def size(self, nodes: int) -> dict[str, int]:
+        """Of a cluster: a smaller one may do."""
+        return {"num_cpus": self.num_cpus, "nodes": nodes}
+
     def try_seed(self, seed: int, faults: Level | Faults) -> Simulated:
         choices = SeededChoices(seed)
         drawn = faults_of(faults, choices, self.nodes)
@@ -152,7 +156,7 @@ class Exploration:
 
     def run(self, failing: Failing, recorder: Recorder | None = None) -> Simulated:
         choices = RecordedChoices(failing.choices)
-        size = {"num_cpus": self.num_cpus, "nodes": failing.nodes}
+        size = self.size(failing.nodes)
         return run_once(self.program, choices, failing.faults, recorder=recorder, **size)
 
     def fails(self, done: Simulated) -> bool:
@@ -192,8 +196,7 @@ def _failure(
 ) -> SimulationFailed:
     __tracebackhide__ = True
     first = Failing(done.faults, done.choices, done.nodes)
-    size = {"num_cpus": exploration.num_cpus, "nodes": done.nodes}
-    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": size}
+    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes)}
     with OtherOrders(exploration.program, again) as others:
         _assert_deterministic(exploration, seed, first, done)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
@@ -275,7 +278,7 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
             "module": getattr(test, "__module__", "") or "",
             "name": getattr(test, "__qualname__", ""),
         },
-        cluster={"num_cpus": exploration.num_cpus, "nodes": done.nodes},
+        cluster=exploration.size(done.nodes),
         faults=plain(done.faults),
         seed=seed,
         choices=list(done.choices),

@@ -1,4 +1,4 @@
-"""`script`: a driver in a process of its own, with miniray and the tests' own modules on its path."""
+"""`script`: a driver in a process of its own, with miniray and the tests' own modules on its path; and `session`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import miniray
 
 TESTS = Path(__file__).parent.parent
 
@@ -48,6 +50,13 @@ class Script:
         errors = self.errors.read_text()
         assert self.process.returncode == 0 and not errors, f"status {self.process.returncode}: {output}\n{errors}"
         return output
+
+
+@pytest.fixture
+def session() -> Iterator[None]:
+    miniray.init(num_cpus=2)
+    yield
+    miniray.shutdown()
 
 
 @pytest.fixture

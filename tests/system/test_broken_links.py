@@ -15,13 +15,6 @@ from miniray._runtime.context import current
 from miniray.errors import ActorUnavailableError
 
 
-@pytest.fixture
-def session():
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
 @miniray.remote
 class Keeper:
     def __init__(self):

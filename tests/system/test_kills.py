@@ -19,13 +19,6 @@ from miniray.errors import NodeDiedError, WorkerCrashedError
 GONE_SECONDS = 2.0  # the promise, after the driver's death
 
 
-@pytest.fixture
-def session():
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
 @miniray.remote
 def wait_for(path, started):
     with open(started, "a") as file:

@@ -33,10 +33,13 @@ class Transfer(Row):
     object_id: ObjectId
     source: Place
     offset: int = -1  # of its extent; -1: there is none yet
-    fetching: bool = False
     landed: bool = False
     again_at: float | None = None  # the fetch has failed: when it is tried again
     doomed: bool = False  # its owner was buried while it was being fetched
+
+    @property
+    def is_fetching(self) -> bool:
+        return not self.landed and self.again_at is None
 
 
 class Transfers:
@@ -69,7 +72,7 @@ class Transfers:
         if node_of(transfer.source.holder) in self._dead_nodes:
             self._fail(transfer, None)
             return
-        transfer.fetching, transfer.again_at = True, None
+        transfer.again_at = None
         self._emit(FetchBytes(transfer.object_id, transfer.source, self._place(transfer)))
 
     def _place(self, transfer: Transfer) -> Place:
@@ -88,7 +91,6 @@ class Transfers:
 
     def fetched(self, now: float, event: BytesFetched) -> None:
         transfer = self._rows[event.into.offset]
-        transfer.fetching = False
         if transfer.doomed:
             self._release(transfer)
         elif event.done:
@@ -125,7 +127,7 @@ class Transfers:
         for transfer in list(self._rows.values()):
             if (node_of(transfer.owner) if whole_node else transfer.owner) != owner:
                 continue
-            if transfer.fetching:
+            if transfer.is_fetching:
                 transfer.doomed = True
             else:
                 self._release(transfer)
