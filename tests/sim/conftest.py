@@ -12,7 +12,7 @@ import pytest
 
 from miniray.testing.seeds import prepare
 
-SEEDS = 1500  # half a minute
+SEEDS = 600  # a minute or two
 CHUNK = 100
 
 

@@ -143,8 +143,8 @@ INTERRUPTED = """
 
     def interrupted(word, most):
         thread = threading.Thread(target=send, args=(dice.random() * most,))
-        thread.start()
         try:
+            thread.start()  # which may take longer than its delay
             word()
             thread.join()
         except KeyboardInterrupt:
