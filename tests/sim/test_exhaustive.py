@@ -17,11 +17,11 @@ import second_attempts
 import small_programs
 from scripted_machines import Linked
 
+from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.lineage import Lineage
-from miniray.core.owner.owner import Owner
 from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, every_interleaving
 
 ASKED = os.environ.get("MINIRAY_INTERLEAVINGS")
@@ -108,7 +108,7 @@ def death_before_the_links_end(monkeypatch: pytest.MonkeyPatch) -> None:
         self._dispatch.worker_lost(now, message.process)
         self._dispatch.worker_died(now, message.process, message)
 
-    monkeypatch.setattr(Owner, "_on_process_died", on_process_died)
+    monkeypatch.setattr(Burials, "_on_process_died", on_process_died)
 
 
 def retries_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins eight parts, each with its own tables:
+Every driver and worker has one. It joins ten parts, most with tables of their own:
 
 - `holding.py`: refs, values, hand-offs;
 - `completion.py`: a task from submission to outcome;
@@ -8,7 +8,8 @@ Every driver and worker has one. It joins eight parts, each with its own tables:
 - `actors.py`: calls to actors;
 - `places.py`: its share of the arena;
 - `adoption.py`: values that are put for another owner;
-- `remaking.py`: values whose copies are lost; `sessions.py`: links that were made again.
+- `remaking.py`: values whose copies are lost; `sessions.py`: links that were made again;
+- `orders.py`: cancel and kill; `burials.py`: what ends with the dead.
 
 This file has the one table of what an owner reacts to, and the little that concerns several parts. A step ends
 with `_settle`: what one part found out is handed to the others until nothing is left, then the effects leave.
@@ -19,14 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, node_of, return_id, show, task_of
-from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
+from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, show
+from miniray.core.machine import Awaited, Received, Send, Tick
 from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
     AskDrained,
-    CancelChildren,
-    CopyFailed,
     Drained,
     DropHolders,
     EndSession,
@@ -35,12 +34,8 @@ from miniray.core.messages import (
     HolderAdded,
     LeaseGranted,
     LeaseRefused,
-    NodeDied,
-    ProcessDied,
     RefGone,
     Register,
-    RequestCancel,
-    RequestKill,
     RevokeLease,
     Spillback,
     TakenBack,
@@ -48,18 +43,15 @@ from miniray.core.messages import (
     ValueIs,
     WhereIs,
 )
-from miniray.core.owner.actors import KILLED, Actors
+from miniray.core.owner.actors import Actors
 from miniray.core.owner.adoption import Adoption
+from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
-from miniray.core.owner.deaths import Deaths, died_with_its_node
+from miniray.core.owner.deaths import Deaths
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import (
-    CancelRequested,
-    Disconnect,
-    DisconnectNode,
     FunctionDropped,
     FunctionExported,
-    KillRequested,
     ProcessStarted,
     Ready,
     RefsDropped,
@@ -72,6 +64,7 @@ from miniray.core.owner.events import (
 )
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.lineage import MAX_LINEAGE_BYTES, Lineage
+from miniray.core.owner.orders import Orders
 from miniray.core.owner.places import Places
 from miniray.core.owner.references import Owned
 from miniray.core.owner.remaking import Remaking
@@ -97,6 +90,11 @@ class Owner:
         self._adoption = Adoption(self._holding, self._apply, emit)
         self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
         sessions = Sessions(self._holding, self._completion, self._dispatch, self._actors, self._adoption, emit)
+        orders = Orders(me, self._completion.tasks, self._dispatch, self._actors, emit)
+        self._burials = Burials(
+            self._deaths, self._holding, self._completion, self._dispatch, self._actors, self._places, self._adoption,
+            self._remaking, self._apply, emit,
+        )  # fmt: skip
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
         self.elsewhere: Mapping[ObjectId, Failed | None] = self._holding.copies.elsewhere  # likewise
@@ -112,13 +110,9 @@ class Owner:
             FunctionExported: self._on_function_exported,
             FunctionDropped: self._on_function_dropped,
             Awaited: self._on_awaited,
-            CancelRequested: self._on_cancel_requested,
-            KillRequested: self._on_kill_requested,
             Tick: self._on_tick,
-            PeerLost: self._on_peer_lost,
             ArgumentsArrived: self._on_arguments_arrived,
             ExecutionEnded: self._on_execution_ended,
-            CancelChildren: self._on_cancel_children,
             AskDrained: self._on_ask_drained,
             TasksDone: self._on_tasks_done,
             TakenBack: self._on_taken_back,
@@ -126,9 +120,6 @@ class Owner:
             LeaseRefused: self._on_lease_refused,
             RevokeLease: self._on_revoke_lease,
             Spillback: self._on_spillback,
-            ProcessDied: self._on_process_died,
-            NodeDied: self._on_node_died,
-            CopyFailed: self._on_copy_failed,
             AddHolder: self._on_add_holder,
             HolderAdded: self._on_holder_added,
             DropHolders: self._on_drop_holders,
@@ -136,12 +127,12 @@ class Owner:
             WhereIs: self._on_where_is,
             ValueIs: self._on_value_is,
             HandoffDone: self._on_handoff_done,
-            RequestCancel: self._on_request_cancel,
-            RequestKill: self._on_request_kill,
             **self._places.on,
             **self._adoption.on,
             **self._remaking.on,
             **sessions.on,
+            **orders.on,
+            **self._burials.on,
         }
 
     def handles(self) -> tuple[type[Event] | type[Message], ...]:
@@ -258,47 +249,6 @@ class Owner:
         self._dispatch.flush(now)
         self._actors.flush(now)
 
-    def _on_cancel_requested(self, now: float, event: CancelRequested, peer: ProcessId) -> None:
-        if event.object_id[:8] != self._me:
-            request = RequestCancel(event.object_id, event.force, event.recursive, event.running)
-            self._emit(Send(ProcessId(event.object_id[:8]), request))
-            return
-        task = self._completion.tasks.rows.get(task_of(event.object_id))
-        if task is None:
-            return
-        if task.spec.actor is not None:
-            self._actors.cancel(now, task, recursive=event.recursive, running=event.running)
-        else:
-            self._dispatch.cancel(task, force=event.force, recursive=event.recursive, running=event.running)
-
-    def _on_request_cancel(self, now: float, message: RequestCancel, peer: ProcessId) -> None:
-        if message.object_id[:8] == self._me:
-            event = CancelRequested(message.object_id, message.force, message.recursive, message.running)
-            self._on_cancel_requested(now, event, peer)
-
-    def _on_cancel_children(self, now: float, message: CancelChildren, peer: ProcessId) -> None:
-        for task_id in self._completion.tasks.children_of(message.task):
-            self._on_cancel_requested(now, CancelRequested(ObjectId(task_id + bytes(4)), False, True), peer)
-
-    def _on_kill_requested(self, now: float, event: KillRequested, peer: ProcessId) -> None:
-        if event.actor[:8] != self._me:
-            self._emit(Send(ProcessId(event.actor[:8]), RequestKill(event.actor, event.restart)))
-            return
-        if event.restart:
-            self._dispatch.kill_actor(event.actor, restart=True)
-            return
-        creation = self._completion.tasks.rows.get(task_of(event.actor))
-        if creation is not None:
-            force = creation.state is TaskState.PUSHED
-            self._dispatch.cancel(creation, force=force, recursive=True, failure=KILLED)
-        else:
-            self._dispatch.kill_actor(event.actor, restart=False)
-            self._actors.kill(event.actor)
-
-    def _on_request_kill(self, now: float, message: RequestKill, peer: ProcessId) -> None:
-        if message.actor[:8] == self._me:
-            self._on_kill_requested(now, KillRequested(message.actor, message.restart), peer)
-
     # ---- from this process: the worker role ----
 
     def _on_arguments_arrived(self, now: float, message: ArgumentsArrived, peer: ProcessId) -> None:
@@ -361,53 +311,6 @@ class Owner:
     def _on_spillback(self, now: float, message: Spillback, peer: ProcessId) -> None:
         self._dispatch.spilled(message, node_died=message.node in self._deaths.nodes)
 
-    def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
-        """Links to it need no draining: it had ended for some time when this was declared. Its processes are lost
-        before anything is made again: what would be sent to them spends a retry."""
-        node = message.node
-        if node in self._deaths.nodes:
-            return
-        self._deaths.nodes[node] = None
-        self._dispatch.node_died(node)
-        lost = [one for one in self._holding.lost if node_of(one) == node]
-        for process in dict.fromkeys([*lost, *self._dispatch.workers_on(node), *self._actors.processes_on(node)]):
-            if process not in self._holding.lost:
-                self._dispatch.worker_lost(now, process)
-                self._actors.process_lost(now, process)
-            self._dispatch.worker_died(now, process, died_with_its_node(process))
-            self._actors.process_died(process, died_with_its_node(process))
-        self._remaking.node_died(node)
-        self._emit(DisconnectNode(node))
-
-    def _on_copy_failed(self, now: float, message: CopyFailed, peer: ProcessId) -> None:
-        """Its node has heard of a death that this one may not have heard of yet."""
-        source = self._holding.copies.source_node(message.number, peer)
-        if source is not None and message.failure is None:
-            self._on_node_died(now, NodeDied(source), peer)
-        self._remaking.copy_failed(message, peer)
-
-    def _on_process_died(self, now: float, message: ProcessDied, peer: ProcessId) -> None:
-        """The link to it is first drained to its end; only then does the death count (PROTOCOL.md section 2)."""
-        died = message.process
-        link_has_ended = died in self._holding.lost
-        self._deaths.told(now, message, link_has_ended=link_has_ended)
-        if link_has_ended:
-            self._dispatch.worker_died(now, died, message)
-            self._actors.process_died(died, message)
-
-    def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
-        lost = event.peer
-        self._apply(self._holding.peer_lost(lost))
-        self._adoption.owner_lost(lost)
-        self._completion.functions.worker_lost(lost)
-        self._dispatch.worker_lost(now, lost)
-        self._actors.process_lost(now, lost)
-        death = self._deaths.link_ended(lost)
-        if death is not None:
-            self._dispatch.worker_died(now, lost, death)
-            self._actors.process_died(lost, death)
-        self._places.link_ended(now)
-
     # ---- from holders and owners ----
 
     def _on_add_holder(self, now: float, message: AddHolder, peer: ProcessId) -> None:
@@ -444,8 +347,7 @@ class Owner:
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
         self._dispatch.tick(now)
         self._actors.tick(now)
-        for died in self._deaths.drained(now):
-            self._emit(Disconnect(died))
+        self._burials.tick(now)
 
     def deadline(self) -> float | None:
         dispatch, actors = self._dispatch, self._actors

@@ -9,11 +9,11 @@ from miniray.core.machine import PeerLost, Send
 from miniray.core.messages import TakenBack
 from miniray.core.owner.actor_calls import Actor
 from miniray.core.owner.actors import Actors
+from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.deaths import Deaths
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.holding import Holding
-from miniray.core.owner.owner import Owner
 from miniray.core.record import replace
 from miniray.core.worker.run_queue import RunQueue
 from miniray.core.worker.worker import Worker
@@ -128,13 +128,13 @@ def results_wait_behind_what_may_crash(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Owner, "_on_process_died")
+@mutant(Burials, "_on_process_died")
 def news_of_a_death_overtakes_what_the_dead_had_sent(right: Wrong) -> Wrong:
     """The link is not drained before the death counts."""
 
-    def wrong(self: Owner, now: float, message: Any, peer: Any) -> None:
+    def wrong(self: Burials, now: float, message: Any, peer: Any) -> None:
         if message.process not in self._holding.lost:
-            self._on_peer_lost(now, PeerLost(message.process, "said to be dead"), self._me)
+            self._on_peer_lost(now, PeerLost(message.process, "said to be dead"), peer)
         right(self, now, message, peer)
 
     return wrong
