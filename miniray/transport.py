@@ -9,6 +9,10 @@ implementation to them, `miniray.testing.conformance`):
   frame that had arrived, and nothing of that link afterwards. Sending on it is then silently nothing.
 - **Made again.** A process that was told `LinkLost` may `connect` to that peer again. Whether or not it asked, each
   side is told of the loss first, then `LinkUp`, then what the other has sent on the new link.
+- **No silence without end.** When the other end cannot be reached any more (its host is down or stands still, or the
+  network is cut) `LinkLost` comes within `UNREACHABLE_SECONDS`, also for a link that is still to be made, and at both
+  ends within `UNREACHABLE_SPREAD_SECONDS` of one another where both live. Keeping a link alive is the transport's work:
+  machines send nothing for it. (On one host a link cannot be cut.)
 - **No order across links.**
 - **Never blocking but in `poll`.** `connect` and `send` return at once. What the kernel does not take is kept;
   a link that keeps more than `LINK_BUFFER_BYTES` reports `LinkFull`, and `LinkDrained` when it has room again.
@@ -29,6 +33,8 @@ from miniray.core.record import Record
 
 LINK_BUFFER_BYTES = 64 << 20
 MAX_FRAME_BYTES = 1 << 30
+UNREACHABLE_SECONDS = 5.0
+UNREACHABLE_SPREAD_SECONDS = 0.3
 
 
 class Frame(Record, frozen=True):

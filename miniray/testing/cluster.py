@@ -37,9 +37,10 @@ from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
 from miniray.testing import faults as _faults
-from miniray.testing.faults import NO_FAULTS, CrashMode, Faults
+from miniray.testing.faults import NO_FAULTS, CrashMode, Faults, Lasting
 from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
 from miniray.testing.fixed import Fixed
+from miniray.testing.healing import heal
 from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import Recorder
@@ -96,6 +97,7 @@ class SimulatedCluster:
         self.recorder = recorder
         self.watch: Watch | None = None  # it sets itself
         self.healed_at: float | None = None  # from then on there are no faults
+        self.left_behind: dict[ProcessId, Lasting] = {}  # nodes that do not heal
         self.awake: Fiber | None = None
         self.steps = self.frames = 0
         self.interrupts = Interrupts()
@@ -208,15 +210,15 @@ class SimulatedCluster:
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
         if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
-            self._heal()
+            heal(self)
         if self._check is not None and self.steps >= self._check_at:
             self._check_at = self.steps + self._check_every
             self._check()
         if self.steps > MAX_STEPS or self.timeline.now > MAX_VIRTUAL_SECONDS:
             raise SimulationError(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds\n{self._waits()}")
 
-    def _heal(self) -> None:
-        """The liveness phase begins: no fault strikes any more, and every link is fast."""
+    def end_faults(self) -> None:
+        """No fault strikes any more, and every link is fast."""
         self.healed_at = self.timeline.now
         self.present_faults = NO_FAULTS
         self._crashes.clear()
@@ -259,7 +261,7 @@ class SimulatedCluster:
         assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"
         return self.awake
 
-    def _awake_home(self) -> SimulatedProcess | None:
+    def awake_home(self) -> SimulatedProcess | None:
         return next((one for one in self.processes.values() if self.awake in one.fibers), None)
 
     def maybe_pause(self, home: SimulatedProcess) -> None:
@@ -273,21 +275,21 @@ class SimulatedCluster:
 
     def sleep(self, seconds: float) -> None:
         """Called by simulated code: virtual time passes."""
-        home = self._awake_home()
+        home = self.awake_home()
         if home is None or self.awake is None:
             raise FiberKilled  # a `finally` of what is unwound
         home.sleep(self.awake, seconds)
 
     def die(self, status: int = -9) -> None:
         """Called by simulated code: its process ends here, as by a signal or `os._exit`."""
-        home = self._awake_home()
+        home = self.awake_home()
         assert home is not None, "only a simulated process can end so"
         self.crash(home, status, "itself")
         raise FiberKilled
 
     def die_soon(self, seconds: float) -> None:
         """Called by simulated code: its process ends after so long; 0: about when what it sends next arrives."""
-        home = self._awake_home()
+        home = self.awake_home()
         assert home is not None, "only a simulated process can end so"
         self.timeline.after(seconds + self.draw_lag() + self.draw_lag(), lambda: self.crash(home, -9, "itself"))
 
@@ -376,7 +378,9 @@ class SimulatedCluster:
         seconds = _faults.node_pause(self.choices, self.present_faults)
         if seconds:
             hosts = list(self.hosts.values())
-            hosts[self.choices.choose(len(hosts), "the node that stands still")].stand_still(seconds)
+            host = hosts[self.choices.choose(len(hosts), "the node that stands still")]
+            self.tell(host.me, "Paused", seconds=seconds, whole_node=True)
+            host.stand_still(seconds)
 
     def _crash_node_process(self, host: SimulatedHost, why: str) -> None:
         """The zygote kills its workers a moment later, until which nobody rules them. They would end by themselves, but
@@ -435,7 +439,7 @@ class SimulatedCluster:
 
     def who_is_awake(self) -> str:
         """The same, for the fiber that asks."""
-        home = self._awake_home()
+        home = self.awake_home()
         return "nobody" if home is None else self.code_in(home)
 
     def tell(self, me: ProcessId, kind: str, **fields: Any) -> None:

@@ -7,7 +7,8 @@ it were performed and sent, the others are not, nor what the roles of this proce
 process dies in these ways, too, and with a whole host nothing is left. Delays are mostly short, sometimes as long as
 a timeout. A process may also stand still for a while, as under SIGSTOP, and so may a whole node with all that runs
 there, its zygote included, for longer than any timeout: a machine that was suspended. In some runs the faults end at
-some step: from then on everything must come to its end in bounded time (`checkers/ends.py`).
+some step (`healing.py`): from then on everything must come to its end in bounded time (`checkers/ends.py`), although
+some nodes do not heal: they are dead, stand still, or are cut off, for ever.
 """
 
 from __future__ import annotations
@@ -55,12 +56,27 @@ class Break(Record, frozen=True):
     silent_seconds: float = 0.0
 
 
+class Lasting(Enum):
+    """What is for ever."""
+
+    DEAD = "dead"
+    STANDS_STILL = "stands still"
+    CUT_OFF = "cut off"
+
+
+class Unhealed(Record, frozen=True):
+    """The node of this number (0 is the driver's, which always heals) is not part of what heals."""
+
+    node: int
+    how: Lasting
+
+
 class Faults(Record, frozen=True):
     """What may happen in one run.
 
     `one_long_in` and the like: one delay in so many is long, one direction of a link in so many is slow, one turn in so
     many is followed by a pause, one start of a worker in so many fails, after one step of a machine in so many a whole
-    node stands still; 0: none. After `heal_after` steps of machines all of it ends; 0: never.
+    node stands still; 0: none. After `heal_after` steps of machines all of it ends, but for the `unhealed`; 0: never.
     """
 
     crashes: tuple[Crash, ...] = ()
@@ -72,6 +88,7 @@ class Faults(Record, frozen=True):
     node_crashes: tuple[int, ...] = ()  # after so many steps of machines a node dies, but never the driver's
     one_node_pause_in: int = 0
     broken_links: tuple[Break, ...] = ()
+    unhealed: tuple[Unhealed, ...] = ()  # from `heal_after` on
 
 
 NO_FAULTS = Faults()
@@ -126,6 +143,13 @@ def draw_links(choices: Choices) -> tuple[Break, ...]:
         after = choices.choose(4 << choices.choose(6, "how far"), "frames to the next broken link")
         breaks.append(Break(after, SILENT_SECONDS[choices.choose(len(SILENT_SECONDS), "cut one way")]))
     return tuple(breaks)
+
+
+def draw_unhealed(choices: Choices, nodes: int) -> tuple[Unhealed, ...]:
+    """Half of the nodes beside the driver's heal. Drawn from a source of its own, as broken links are."""
+    drawn = [choices.choose(6, "whether a node heals") for _ in range(1, nodes)]
+    lasting = (None, None, None, Lasting.DEAD, Lasting.STANDS_STILL, Lasting.CUT_OFF)
+    return tuple(Unhealed(node, how) for node, how in enumerate(map(lasting.__getitem__, drawn), 1) if how is not None)
 
 
 def delay(choices: Choices, faults: Faults) -> float:

@@ -98,10 +98,11 @@ class SimulatedHost:
 
         def land() -> None:
             host = cluster.hosts.get(node_of(source.holder))
-            done = host is not None and host.node.alive and self.arena.reserve(into.offset, room)
+            there = host is not None and host.node.alive and cluster.network.reaches(self.me, host.me)
+            done = there and self.arena.reserve(into.offset, room)
             if done and host is not None:
-                there = host.arena.view[source.offset : source.offset + source.size_bytes]
-                self.arena.view[into.offset : into.offset + into.size_bytes] = there
+                found = host.arena.view[source.offset : source.offset + source.size_bytes]
+                self.arena.view[into.offset : into.offset + into.size_bytes] = found
             cluster.posted(self.node, BytesFetched(into, done))
 
         cluster.timeline.after(cluster.draw_lag() + cluster.draw_lag(), land)
@@ -126,7 +127,6 @@ class SimulatedHost:
     def stand_still(self, seconds: float) -> None:
         """All that runs here; its processes go on in any order."""
         cluster = self._cluster
-        cluster.tell(self.me, "Paused", seconds=seconds, whole_node=True)
         self._stands_until = max(self._stands_until, cluster.timeline.now + seconds)
         for home in cluster.processes.values():
             if node_of(home.me) == self.me:

@@ -24,7 +24,8 @@ from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
 from miniray.testing.story import HEADING, last_steps, whole
 
-_OF_LINKS, _OF_NODES = 1 << 40, 1 << 41  # seeds of other sources: what they draw changes nothing else
+# Seeds of other sources: what they draw changes nothing else.
+_OF_LINKS, _OF_NODES, _OF_HEALING = 1 << 40, 1 << 41, 1 << 42
 _NODES = (1, 1, 1, 2, 3)
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
@@ -85,6 +86,8 @@ def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple
             num_cpus = 1 + of_nodes.choose(2, "CPUs")  # few, so that there is work for others
     faults = _faults.draw(choices, nodes)
     faults = replace(faults, broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
+    if faults.heal_after:
+        faults = replace(faults, unhealed=_faults.draw_unhealed(SeededChoices(seed + _OF_HEALING), nodes))
     return SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
 
 

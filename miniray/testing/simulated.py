@@ -8,6 +8,7 @@ the background thread of a real process would. Users' code runs in fibers, which
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from miniray._runtime import context
@@ -127,6 +128,11 @@ class SimulatedProcess:
 
     def stand_still(self, seconds: float) -> None:
         self.stands_until = max(self.stands_until, self.cluster.timeline.now + seconds)
+
+    @property
+    def may_act(self) -> bool:
+        """Whether anything of it will ever happen again."""
+        return self.alive and self.stands_until < inf
 
     def _plan_look(self, time: float) -> None:
         if self._look_at is None or time < self._look_at:

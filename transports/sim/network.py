@@ -6,6 +6,8 @@
   way still arrive, then the other end hears of the loss. What was under way to it is gone.
 - A link may break between two that live (`break_link`), or first be dead in one direction only (`silence`): each end
   hears of it by itself, and has its own end of the old link until then. Whoever dials first makes the new one for both.
+- A node may be cut off for ever (`cut_off`): nothing crosses any more, nobody is refused, and each end of a link, old
+  or asked for anew, hears of its loss by itself, when the guarantee of `transport.py` says so.
 - `poll` never waits: the world's scheduler calls it when `on_arrival` has said that there is something.
 """
 
@@ -15,9 +17,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ProcessId, node_of
 from miniray.transport import (
     LINK_BUFFER_BYTES,
+    UNREACHABLE_SECONDS,
+    UNREACHABLE_SPREAD_SECONDS,
     Arrival,
     Choices,
     Frame,
@@ -30,6 +34,8 @@ from miniray.transport import (
 from .timeline import Timeline
 
 Delay = Callable[[ProcessId, ProcessId], float]
+
+_SPREADS = 4  # moments, of which each end of a link draws the one when it hears that the other cannot be reached
 
 
 class _Piece:
@@ -74,6 +80,7 @@ class Network:
         self._ends: dict[tuple[ProcessId, ProcessId], _Link] = {}  # what each process has, which may be broken
         self._lost: dict[tuple[ProcessId, ProcessId], None] = {}  # who has heard of a loss of a link to whom
         self._latest: dict[tuple[ProcessId, ProcessId], float] = {}
+        self._cut_off: dict[ProcessId, None] = {}  # nodes
 
     def join(self, transport: SimulatedTransport) -> None:
         assert transport.me not in self._transports, "an id is never given twice"
@@ -81,6 +88,10 @@ class Network:
 
     def connect(self, me: ProcessId, peer: ProcessId) -> None:
         if (me, peer) in self._ends:
+            return
+        if self._apart(me, peer):
+            self._ends[me, peer] = _Link(me, peer)
+            self._lose_later(self._ends[me, peer], me, peer)
             return
         if peer not in self._transports:
             self._plan(peer, me, None, _Piece(LinkLost(peer, "no such process")))
@@ -148,6 +159,37 @@ class Network:
             piece.lost = True
         return True
 
+    def cut_off(self, node: ProcessId) -> None:
+        """Nothing passes between that node and all others, for ever."""
+        self._cut_off[node] = None
+        for key in [key for key in self._links if self._apart(*key)]:
+            link = self._links.pop(key)
+            for me, peer in (key, (key[1], key[0])):
+                if self._ends.get((me, peer)) is link:
+                    self._lose_later(link, me, peer)
+
+    def reaches(self, one: ProcessId, other: ProcessId) -> bool:
+        """Whether the network still joins the nodes of these two."""
+        return not self._apart(one, other)
+
+    def _apart(self, one: ProcessId, other: ProcessId) -> bool:
+        if not self._cut_off:
+            return False
+        first, second = node_of(one), node_of(other)
+        return first != second and (first in self._cut_off or second in self._cut_off)
+
+    def _lose_later(self, link: _Link, me: ProcessId, peer: ProcessId) -> None:
+        """This end hears that the other cannot be reached, unless it has given the link up by then."""
+
+        def lose() -> None:
+            if self._ends.get((me, peer)) is link and me in self._transports:
+                lost = LinkLost(peer, "it cannot be reached")
+                self._transports[me].arrive(self._at_the_end(peer, me, lost))
+
+        spread = UNREACHABLE_SPREAD_SECONDS / (_SPREADS - 1)
+        early = self._choices.choose(_SPREADS, "when it is seen that a node is cut off") * spread
+        self.timeline.after(UNREACHABLE_SECONDS - early, lose)
+
     def leave(self, me: ProcessId, *, whole: bool) -> None:
         self._transports.pop(me, None)
         for first, second in [key for key in self._links if me in key]:
@@ -173,7 +215,8 @@ class Network:
                 way.full = False
                 if source in self._transports:
                     self._transports[source].arrive(LinkDrained(target))
-        if not piece.lost and target in self._transports:
+        lost = piece.lost or (self._apart(source, target) and not isinstance(piece.arrival, LinkLost))
+        if not lost and target in self._transports:
             self._transports[target].arrive(self._at_the_end(source, target, piece.arrival))
 
     def _at_the_end(self, source: ProcessId, target: ProcessId, arrival: Arrival) -> Arrival:
@@ -187,7 +230,8 @@ class Network:
             end = self._ends.get((target, source))
             if end is not None and end is not self._links.get(self._key(source, target)):
                 del self._ends[target, source]
-            return LinkLost(arrival.peer, arrival.reason, refused=source not in self._transports)
+            refused = source not in self._transports and not self._apart(source, target)
+            return LinkLost(arrival.peer, arrival.reason, refused=refused)
         return arrival
 
 

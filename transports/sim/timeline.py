@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import inf
 
 Action = Callable[[], None]
 
@@ -20,6 +21,9 @@ class Timeline:
         return self.now
 
     def at(self, time: float, action: Action) -> None:
+        """Plan it; at `math.inf`: it never happens."""
+        if time == inf:
+            return
         self._count += 1
         heappush(self._planned, (time if time > self.now else self.now, self._count, action))
 

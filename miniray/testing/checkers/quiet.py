@@ -1,4 +1,7 @@
-"""Invariant 2: when the driver holds nothing, nothing is left anywhere: no entry, hold, lease, place or wait."""
+"""Invariant 2: when the driver holds nothing, nothing is left anywhere: no entry, hold, lease, place or wait.
+
+Anywhere is wherever anything may happen yet. A node that was cut off for ever has ended itself by then.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def assert_quiet(cluster: SimulatedCluster, *, but: tuple[str, ...] = ()) -> Non
     """`but` names figures that may stay."""
     left = []
     for home in cluster.processes.values():
-        if home.alive:
+        if home.may_act:
             figures = {name: figure for name, figure in _figures(home).items() if name not in but}
             if figures:
                 left.append(f"  {home.name}: {figures}")

@@ -7,7 +7,7 @@ unknown. An actor that was killed for good has no further life.
 
 from __future__ import annotations
 
-from miniray.core.failures import UNKNOWN_STATUS, Failure, FailureKind
+from miniray.core.failures import NODE_DIED_STATUS, UNKNOWN_STATUS, Failure, FailureKind
 from miniray.core.ids import ProcessId, TaskId, owner_of, show, task_of
 from miniray.core.machine import LinkRenewed, PeerLost, Received, Send
 from miniray.core.messages import ExecutionEnded, ProcessDied, PushTasks, RequestKill, TasksDone
@@ -61,7 +61,7 @@ class Starts(Checker):
             raise BrokenInvariant(7, f"attempt {task.attempt} of {show(task_id)} starts twice", task_id)
         attempts.append(task.attempt)
         other = self._running.get(task_id)
-        if other is not None and other.alive:
+        if other is not None and other.may_act:
             raise BrokenInvariant(7, f"{show(task_id)} starts while {other.name} runs it", task_id)
         self._running[task_id] = home
         retries = self._retries.get(task_id, -1)
@@ -141,6 +141,8 @@ class Starts(Checker):
                     told = f"{show(task_id)} fails by a death of unknown cause, and {home.name} was told the cause"
                     raise BrokenInvariant(8, told, task_id)
                 continue
+            if death.status == NODE_DIED_STATUS:
+                continue  # nobody has seen how far its workers had come: all that was pushed there counts
             if len(self._attempts.get(task_id, ())) <= self._retries.get(task_id, 0):
                 told = f"{show(task_id)} fails by crashes of others: it had not started when they died"
                 raise BrokenInvariant(7, told, task_id)

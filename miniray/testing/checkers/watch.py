@@ -8,6 +8,7 @@ from miniray.core.task_spec import PushedTask
 from miniray.testing.checkers.call_order import CallOrder
 from miniray.testing.checkers.checker import After, Checker, Decided, Kind
 from miniray.testing.checkers.ends import Ends
+from miniray.testing.checkers.fences import Fences
 from miniray.testing.checkers.freed_ids import FreedIds
 from miniray.testing.checkers.held import Held
 from miniray.testing.checkers.leases import Leases
@@ -31,6 +32,7 @@ ALL: tuple[type[Checker], ...] = (
     CallOrder,
     Starts,
     Stale,
+    Fences,
     FreedIds,
     Places,
     Limits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from miniray.core.control.membership import Membership
+from miniray.core.machine import PeerLost
 from miniray.core.messages import NodeDied
 from miniray.core.node.node_manager import NodeManager
 from tests.sim.mutants import Wrong, mutant, nothing
@@ -37,5 +38,27 @@ def a_node_keeps_to_itself_that_another_has_died(right: Wrong) -> Wrong:
         processes, self._processes = self._processes, {}
         right(self, now, message, peer)
         self._processes = processes
+
+    return wrong
+
+
+@mutant(NodeManager, "_on_peer_lost", nodes=NODES)
+def a_node_that_is_cut_off_works_on(right: Wrong) -> Wrong:
+    """It does not end itself when it cannot reach the control store any more."""
+
+    def wrong(self: NodeManager, now: float, event: PeerLost, peer: Any) -> None:
+        if event.peer != self._control:
+            right(self, now, event, peer)
+
+    return wrong
+
+
+@mutant(Membership, "tick", nodes=NODES)
+def who_is_unreachable_is_waited_for(right: Wrong) -> Wrong:
+    """The control store sees that a node's link is lost, and never declares it dead."""
+
+    def wrong(self: Membership, now: float) -> None:
+        for member in self.members.values():
+            member.lost_at = None
 
     return wrong
