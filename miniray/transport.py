@@ -51,11 +51,13 @@ class LinkUp(Record, frozen=True):
 
 
 class LinkLost(Record, frozen=True):
-    """`refused`: there is no such process (any more), or no way to ask for it; another try would end so, too."""
+    """`refused`: there is no such process (any more), or no way to ask for it; another try would end so, too.
+    `unreachable`: nothing was heard of the other end for `UNREACHABLE_SECONDS`."""
 
     peer: ProcessId
     reason: str
     refused: bool = False
+    unreachable: bool = False
 
 
 class LinkFull(Record, frozen=True):

@@ -10,7 +10,9 @@ to the transport.
 
 Whether a link broke or the peer is dead only another link can tell: this asks for one, and greets on it with an empty
 frame. The first frame of a peer on a new link is the proof that it lives: `LinkRenewed`. When nobody is there it is
-lost. Until then what is sent to it goes nowhere, like all that was under way.
+lost. Until then what is sent to it goes nowhere, like all that was under way. Links to the process of a node are not
+made again, but to and from the control store: it may begin again with the same id, and who is dead is its own word. So
+between these two no loss is for ever here. That the other cannot be reached is told at once: a node must end then.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from miniray._runtime.wire import BadMessageError, decode, encode
-from miniray.core.ids import NODE_NUMBER, ProcessId, local_number, node_of
+from miniray.core.ids import CONTROL_INDEX, NODE_NUMBER, ProcessId, local_number, node_index, node_of
 from miniray.core.machine import LinkRenewed, Machine, PeerLost, Received, Send, Tick
 from miniray.core.record import Effect, Event, Message
 from miniray.transport import Arrival, Clock, Frame, LinkLost, LinkUp, Readable, Transport
@@ -152,21 +154,21 @@ class Loop:
             self._transport.disconnect(peer)
         elif peer in self._renewing:
             self._transport.send(peer, encode([]))
-        else:
+        elif peer not in self._linked:
             self._linked[peer] = None
+            if self._may_come_back(peer):
+                self._transport.send(peer, encode([]))  # it may have asked for another link, and wait for this
 
     def _link_lost(self, arrival: LinkLost) -> None:
         """Ask for another link, unless nobody is there, or this process or the peer is not one that makes them anew."""
         peer = arrival.peer
         tries = self._renewing.get(peer, 0)
-        if (
-            peer in self._lost
-            or arrival.refused
-            or tries == MAX_RENEWALS
-            or LinkRenewed not in self._routes
-            or local_number(peer) == NODE_NUMBER
-        ):
-            self.lose(peer, arrival.reason)
+        if self._may_come_back(peer):
+            is_lost = arrival.unreachable
+        else:
+            is_lost = tries == MAX_RENEWALS or NODE_NUMBER in (local_number(peer), local_number(self._me))
+        if is_lost or arrival.refused or peer in self._lost or LinkRenewed not in self._routes:
+            self.lose(peer, arrival.reason, gone=arrival.refused)
             return
         self._renewing[peer] = tries + 1
         self._linked.pop(peer, None)
@@ -179,15 +181,19 @@ class Loop:
         self.outboxes.pop(peer, None)
         self.turn(LinkRenewed(peer))
 
-    def lose(self, peer: ProcessId, reason: str) -> None:
+    def _may_come_back(self, peer: ProcessId) -> bool:
+        return CONTROL_INDEX in (node_index(peer), node_index(self._me))
+
+    def lose(self, peer: ProcessId, reason: str, *, gone: bool = False) -> None:
         """The link to `peer` is gone: tell the machines once, and let nothing more through."""
         if peer in self._lost:
             return
-        self._lost[peer] = None
+        if not self._may_come_back(peer):
+            self._lost[peer] = None
         self._renewing.pop(peer, None)
         self._linked.pop(peer, None)
         self.outboxes.pop(peer, None)
-        self.turn(PeerLost(peer, reason))
+        self.turn(PeerLost(peer, reason, gone))
         self._on_lost(peer, reason)
 
     def disconnect(self, peer: ProcessId) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from miniray._store import layout
+from miniray.core.control.events import Log
 from miniray.core.ids import FunctionId, ProcessId, local_number, task_of
 from miniray.core.node.events import (
     EndNode,
@@ -71,6 +72,12 @@ class Hosts(Protocol):
     def kill(self, process: ProcessId) -> None: ...
     def fetch(self, effect: FetchBytes) -> None: ...
     def end(self) -> None: ...
+
+
+class Disk(Protocol):
+    """What the control store's effects need. Only a simulated one is built yet (`testing/control.py`)."""
+
+    def append(self, effect: Log) -> None: ...
 
 
 # ---- every process: the owner role ----
@@ -186,6 +193,13 @@ def end_node(hosts: Hosts, effect: EndNode) -> None:
     hosts.end()
 
 
+# ---- the control store ----
+
+
+def log(disk: Disk, effect: Log) -> None:
+    disk.append(effect)
+
+
 #: What does each effect, and to which part of the process.
 PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     Ready: ("process", ready),
@@ -210,11 +224,12 @@ PERFORM: dict[type[Effect], tuple[str, Callable[[Any, Any], Event | None]]] = {
     FetchBytes: ("hosts", fetch_bytes),
     FreeRange: ("hosts", free_range),
     EndNode: ("hosts", end_node),
+    Log: ("disk", log),
 }
 
 
 def rows_for(**parts: Any) -> Mapping[type[Effect], Callable[[Any], Event | None]]:
-    """The rows that a process with these parts (`process`, `runs`, `hosts`) can perform."""
+    """The rows that a process with these parts (`process`, `runs`, `hosts`, `disk`) can perform."""
     return {
         effect: partial(perform, parts[part]) for effect, (part, perform) in PERFORM.items() if part in parts
     }

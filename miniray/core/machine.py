@@ -31,10 +31,13 @@ class Received(Event, frozen=True):
 
 
 class PeerLost(Event, frozen=True):
-    """The link to `peer` has broken, or could not be made; nothing more comes from it."""
+    """The link to `peer` has broken, or could not be made; nothing more comes from it. (Only between a node and the
+    control store another one may come.) `gone`: there is no such process any more; else it cannot be reached, or talked
+    nonsense."""
 
     peer: ProcessId
     reason: str
+    gone: bool = False
 
 
 class LinkRenewed(Event, frozen=True):

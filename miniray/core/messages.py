@@ -47,9 +47,20 @@ class EndSession(Message, frozen=True):
 
 
 class RegisterNode(Message, frozen=True):
-    """Node to control: its first message there."""
+    """Node to control: its first message on each link. It says all that the other may have lost: the nodes that it
+    knows to be `dead`, and the `deaths` of processes of its own. Saying it again is harmless."""
 
     resources: Demand
+    dead: tuple[ProcessId, ...] = ()
+    deaths: tuple[ProcessDied, ...] = ()
+
+
+class NodeRegistered(Message, frozen=True):
+    """Control to node, when that it is there is on disk. Until then the node's time to reach the store runs on."""
+
+
+class AskRegistration(Message, frozen=True):
+    """Control to each node that its log names, when it has begun again: say who you are."""
 
 
 class NodeAdded(Message, frozen=True):

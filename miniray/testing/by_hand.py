@@ -13,6 +13,7 @@ and no time but what the caller says. The rules that hold here:
 - What the world has to answer (start, kill and reap a process, copy a place) waits in `possible()` until it is done.
   Reserving memory and reading a ledger are answered at once.
 - A host dies whole: with its node process all that runs there is gone, and nobody is left to reap it.
+- The control store's disk is slow: each record reaches it when told to, and those that have are there after a crash.
 - Machines are functions of what they were told. So two worlds of equal `fingerprint()` have equal futures, whatever the
   order in which their processes were stepped; and a world is copied by doing the same choices again.
 """
@@ -27,6 +28,7 @@ from typing import Any
 from miniray._runtime.loop import Loop
 from miniray._runtime.perform import PERFORM
 from miniray.core.control.control_store import ControlStore
+from miniray.core.control.events import Log, Logged, StoreStarted
 from miniray.core.failures import DeathCause
 from miniray.core.ids import (
     CONTROL_NUMBER,
@@ -41,6 +43,7 @@ from miniray.core.ids import (
     process_on,
 )
 from miniray.core.machine import Machine, Send
+from miniray.core.messages import NodeAdded, NodeDied
 from miniray.core.node.allocator import Allocator
 from miniray.core.node.events import BytesFetched, ExtentReserved, LedgerRead, NodeStarted, ProcessEnded
 from miniray.core.node.node_manager import NodeManager
@@ -63,7 +66,7 @@ MAX_WORKERS = 100
 MAX_SETTLING_STEPS = 100_000
 _PLACE_BYTES = 1 << 16  # places are this far from each other
 
-#: ("deliver", from, to), ("start" | "crash" | "reap", process), ("land", node, place)
+#: ("deliver", from, to), ("start" | "crash" | "reap" | "logged", process), ("land", node, place)
 Choice = tuple[Any, ...]
 
 _encode = make_encoder()
@@ -146,6 +149,9 @@ class Member:
     def _TellPlacesOf(self, effect: Any) -> Event:
         return PlacesToldOf(effect.owner, [item for item in self.sealed.items() if item[0][:8] == effect.owner])
 
+    def _Log(self, effect: Log) -> None:
+        self._world.unlogged.append(effect.record)
+
     def _StartWorker(self, effect: Any) -> None:
         self._world.starting[effect.process] = None
 
@@ -199,11 +205,13 @@ class World:
         self.unreaped: dict[ProcessId, int] = {}  # exit status
         self.landing: dict[tuple[ProcessId, int], tuple[Place, Place]] = {}  # node, offset -> whence, whither
         self.granted: dict[tuple[ProcessId, int], ProcessId] = {}  # node, offset of an extent -> who got it last
+        self.log: list[NodeAdded | NodeDied] = []  # on the control store's disk
+        self.unlogged: list[NodeAdded | NodeDied] = []
         self.members: dict[ProcessId, Member] = {}
         self._cpus, self._nodes = cpus, 0
         self._control = CONTROL if nodes > 1 else None
         if self._control is not None:
-            self.members[CONTROL] = Member(self, CONTROL, ControlStore(CONTROL))
+            self._start_control()
         for _ in range(nodes):
             self.join()
         self.members[DRIVER] = Member(self, DRIVER, Owner(DRIVER, NODE))
@@ -211,6 +219,10 @@ class World:
 
     def clock(self) -> float:
         return self.now
+
+    def _start_control(self) -> None:
+        self.members[CONTROL] = Member(self, CONTROL, ControlStore(CONTROL, self.log))
+        self.turn(CONTROL, StoreStarted())
 
     # ---- verbs ----
 
@@ -237,8 +249,11 @@ class World:
         if isinstance(piece, LinkLost):
             self._broken[target, source] = None
             arrivals = [replace(piece, refused=not self.members[source].alive)]
+        elif isinstance(piece, LinkUp):
+            self._broken.pop((target, source), None)
+            arrivals = [piece]
         else:
-            arrivals = [piece] if isinstance(piece, LinkUp) else [LinkUp(source), Frame(source, piece)]
+            arrivals = [LinkUp(source), Frame(source, piece)]
         self._step(member, lambda: member.loop.receive(arrivals))
 
     def advance(self, seconds: float) -> None:
@@ -259,10 +274,18 @@ class World:
         task, member.running = member.running.task, None
         self.turn(me, TaskFinished(task.task_id, task.attempt, values, microseconds, retry))
 
-    def cut(self, first: ProcessId, second: ProcessId, keep: tuple[int | None, int | None] = (None, None)) -> None:
-        """The link breaks. `keep`: how many frames of each way still arrive (None: all of them)."""
+    def cut(
+        self,
+        first: ProcessId,
+        second: ProcessId,
+        keep: tuple[int | None, int | None] = (None, None),
+        *,
+        unreachable: bool = False,
+    ) -> None:
+        """The link breaks. `keep`: how many frames of each way still arrive (None: all of them). `unreachable`: these
+        two have heard nothing of each other for a long time."""
         for way, frames in (((first, second), keep[0]), ((second, first), keep[1])):
-            self._end_way(*way, frames)
+            self._end_way(*way, frames, unreachable)
 
     def crash(self, me: ProcessId, status: int = -9, keep: int | None = None) -> None:
         """It is gone, and its links with it; its reaper has seen nothing yet. `keep`: of the frames on each way."""
@@ -306,6 +329,24 @@ class World:
         self.members[me] = Member(self, me, Worker(me, node_of(me)), Owner(me, node_of(me)))
         self.turn(me, ProcessStarted(process_number(me), False))
 
+    def logged(self, me: ProcessId = CONTROL) -> None:
+        """The control store's oldest record that is under way to its disk is there."""
+        self.log.append(self.unlogged.pop(0))
+        self.turn(me, Logged(len(self.log)))
+
+    def restart(self) -> None:
+        """The control store begins again, with what is on its disk. Who has not heard of its death yet hears of that
+        first."""
+        assert not self.members[CONTROL].alive, "it lives"
+        self.unlogged.clear()
+        for source, target in [way for way in self.ways if way[0] == CONTROL]:
+            self._broken.pop((source, target), None)
+            if self._broken.pop((target, source), 0) is None:
+                del self.ways[source, target], self.ways[target, source]
+            else:
+                self.ways[source, target].append(LinkUp(source))
+        self._start_control()
+
     def land(self, node: ProcessId, offset: int) -> None:
         """A copy ends, well if its source's node lives still."""
         source, into = self.landing.pop((node, offset))
@@ -319,7 +360,8 @@ class World:
         killed = [("crash", one) for one in sorted(self.doomed) if one in self.members and self.members[one].alive]
         started = [("start", one) for one in sorted(self.starting)]
         landed = [("land", *one) for one in sorted(self.landing)]
-        return [*delivered, *started, *landed, *killed, *(("reap", one) for one in sorted(self.unreaped))]
+        logged = [("logged", CONTROL)] if self.unlogged and self.members[CONTROL].alive else []
+        return [*delivered, *started, *landed, *logged, *killed, *(("reap", one) for one in sorted(self.unreaped))]
 
     def do(self, choice: Choice) -> None:
         verb, *processes = choice
@@ -329,6 +371,7 @@ class World:
             "crash": self.crash,
             "land": self.land,
             "reap": self.reap,
+            "logged": self.logged,
         }
         verbs[verb](*processes)
 
@@ -351,7 +394,8 @@ class World:
         ways = [(source, target, list(map(repr, way))) for (source, target), way in sorted(self.ways.items()) if way]
         told = [(me, one.alive, one.history.digest()) for me, one in sorted(self.members.items())]
         waiting = [sorted(self.starting), sorted(self.doomed), sorted(self.unreaped.items()), sorted(self.landing)]
-        return blake2b(_encode((self.now, ways, told, waiting)), digest_size=16).digest()
+        disk = [self.log, self.unlogged]
+        return blake2b(_encode((self.now, ways, told, waiting, disk)), digest_size=16).digest()
 
     def leftovers(self) -> dict[ProcessId, dict[str, Any]]:
         """What is not zero at each living process; `{}` at quiescence."""
@@ -386,14 +430,14 @@ class World:
             self.ways[source, target].append(LinkUp(source))
             self.ways[target, source].append(LinkUp(target))
 
-    def _end_way(self, source: ProcessId, target: ProcessId, keep: int | None) -> None:
+    def _end_way(self, source: ProcessId, target: ProcessId, keep: int | None, unreachable: bool = False) -> None:
         way = self.ways[source, target]
         self._broken[source, target] = None
         if way and isinstance(way[-1], LinkLost):
             return
         while keep is not None and len(way) > keep:
             way.pop()
-        way.append(LinkLost(source, "the link has ended"))
+        way.append(LinkLost(source, "the link has ended", unreachable=unreachable))
 
     def _living(self, me: ProcessId) -> Member:
         member = self.members[me]

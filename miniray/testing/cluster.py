@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
-from miniray.core.control.control_store import ControlStore
 from miniray.core.ids import (
-    CONTROL_NUMBER,
+    CONTROL_INDEX,
     LOCAL_BITS,
     NODE_NUMBER,
     ProcessId,
     local_number,
+    node_index,
     node_of,
     process_id,
     show,
@@ -37,6 +37,7 @@ from miniray.core.record import Effect, Event, make_encoder
 from miniray.core.resources import demand
 from miniray.core.task_spec import PushedTask
 from miniray.testing import faults as _faults
+from miniray.testing.control import SimulatedControl
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults, Lasting
 from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
 from miniray.testing.fixed import Fixed
@@ -115,7 +116,10 @@ class SimulatedCluster:
         self._paused_at = 0  # step at which a pause of a node was drawn last
         self._breaks = list(faults.broken_links)
         self._until_break = 0
-        control = self._start_control() if nodes > 1 else None
+        self._control_breaks = list(faults.control_breaks)
+        self._until_control_break = 0
+        self.control = SimulatedControl(self, faults.control_crashes) if nodes > 1 else None
+        control = self.control.me if self.control is not None else None
         total = demand({"CPU": num_cpus})
         self.max_lineage_bytes = max_lineage_bytes
         self.hosts: dict[ProcessId, SimulatedHost] = {}
@@ -124,12 +128,6 @@ class SimulatedCluster:
             self.hosts[me] = SimulatedHost(self, me, total, arena_bytes, control)
         self.head = next(iter(self.hosts.values()))
         self.driver = self.head.start_driver()
-
-    def _start_control(self) -> ProcessId:
-        me = process_id(self.session, CONTROL_NUMBER)
-        home = self.processes[me] = SimulatedProcess(self, me)
-        home.join((ControlStore(me),), {}, lambda peer, reason: None)
-        return me
 
     @property
     def trace_hash(self) -> str:
@@ -223,6 +221,7 @@ class SimulatedCluster:
         self.present_faults = NO_FAULTS
         self._crashes.clear()
         self._breaks.clear()
+        self._control_breaks.clear()
         self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
@@ -324,6 +323,13 @@ class SimulatedCluster:
 
     def sent(self, me: ProcessId, peer: ProcessId) -> None:
         """A frame has left; perhaps its link breaks now."""
+        if self._control_breaks and CONTROL_INDEX in (node_index(me), node_index(peer)):
+            self._until_control_break += 1
+            if self._until_control_break > self._control_breaks[0]:
+                del self._control_breaks[0]
+                self._until_control_break = 0
+                if self.network.break_link(me, peer):
+                    self.tell(me, "LinkBroke", peer=show(peer))
         if not self._breaks or NODE_NUMBER in (local_number(me), local_number(peer)):
             return
         self._until_break += 1
@@ -347,6 +353,9 @@ class SimulatedCluster:
     def crash(self, home: SimulatedProcess, status: int, why: str) -> None:
         """This process is gone; its peers and its reaper hear of it, in any order."""
         if not home.alive:
+            return
+        if self.control is not None and home is self.control.home:
+            self.control.crash(why)
             return
         if home.me == node_of(home.me):
             self._crash_node_process(self.hosts[home.me], why)

@@ -21,6 +21,7 @@ from miniray.transport import Choices
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
 LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
 SILENT_SECONDS = (0.0, 0.0, 0.0005, 0.3)
+AWAY_SECONDS = (0.0, 0.0005, 0.01, 0.3, 2.0)  # of the control store; a node waits for it for 30 s
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
 NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
 _PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node
@@ -71,6 +72,15 @@ class Unhealed(Record, frozen=True):
     how: Lasting
 
 
+class ControlCrash(Record, frozen=True):
+    """After so many further steps of the control store (those with effects), it dies: before the effects of the next
+    one, or between two of them. It begins again after a while, from its log."""
+
+    after: int
+    mid_step: bool = False
+    away_seconds: float = 0.0
+
+
 class Faults(Record, frozen=True):
     """What may happen in one run.
 
@@ -89,6 +99,8 @@ class Faults(Record, frozen=True):
     one_node_pause_in: int = 0
     broken_links: tuple[Break, ...] = ()
     unhealed: tuple[Unhealed, ...] = ()  # from `heal_after` on
+    control_crashes: tuple[ControlCrash, ...] = ()
+    control_breaks: tuple[int, ...] = ()  # after so many further frames to or from the control store, that link breaks
 
 
 NO_FAULTS = Faults()
@@ -150,6 +162,21 @@ def draw_unhealed(choices: Choices, nodes: int) -> tuple[Unhealed, ...]:
     drawn = [choices.choose(6, "whether a node heals") for _ in range(1, nodes)]
     lasting = (None, None, None, Lasting.DEAD, Lasting.STANDS_STILL, Lasting.CUT_OFF)
     return tuple(Unhealed(node, how) for node, how in enumerate(map(lasting.__getitem__, drawn), 1) if how is not None)
+
+
+def draw_control(choices: Choices, faults: Faults) -> Faults:
+    """With these, what befalls the control store: up to three crashes in two thirds of the runs, in half of them one or
+    two broken links between it and nodes. From a source of its own, like other broken links."""
+    crashes = []
+    for _ in range((0, 0, 1, 1, 2, 3)[choices.choose(6, "crashes of the control store")]):
+        after = choices.choose(1 << choices.choose(7, "how far"), "steps to its next crash")
+        mid_step = bool(choices.choose(2, "half-way through a step"))
+        away = AWAY_SECONDS[choices.choose(len(AWAY_SECONDS), "how long it is away")]
+        crashes.append(ControlCrash(after, mid_step, away))
+    breaks = []
+    for _ in range((0, 0, 1, 2)[choices.choose(4, "broken links of the control store")]):
+        breaks.append(choices.choose(2 << choices.choose(7, "how far"), "frames to the next broken link"))
+    return replace(faults, control_crashes=tuple(crashes), control_breaks=tuple(breaks))
 
 
 def delay(choices: Choices, faults: Faults) -> float:

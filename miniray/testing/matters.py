@@ -13,7 +13,7 @@ from miniray.testing.moments import Execution, Moment, MomentKind, Run
 from miniray.testing.recording import Step
 
 MAX_SENTENCES = 8
-_OTHERS = (MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED)
+_OTHERS = (MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN_AGAIN)
 _WITH_NODE = "its node died"
 
 

@@ -33,6 +33,7 @@ class MomentKind(Enum):
     PAUSED = "paused"
     CUT = "cut"  # a link
     NOT_STARTED = "not started"
+    BEGAN_AGAIN = "began again"  # the control store
     ANSWERED = "answered"  # the caller has what it called for
 
 
@@ -292,6 +293,9 @@ class Run:
         words = f"what {step.process} sends to {step.event['peer']} is lost for {step.event['seconds']:g} s"
         yield MomentKind.CUT, "", words
 
+    def tell_began_again(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
+        yield MomentKind.BEGAN_AGAIN, "", "the control store begins again, from its log"
+
     def tell_not_started(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
         yield MomentKind.NOT_STARTED, "", f"{self.who(step.process)} could not be started: {step.event['reason']}"
 
@@ -334,6 +338,7 @@ _TELLERS = {
     "Paused": Run.tell_paused,
     "LinkBroke": Run.tell_broke,
     "LinkSilent": Run.tell_silent,
+    "BeganAgain": Run.tell_began_again,
     "StartFailed": Run.tell_not_started,
 }
 

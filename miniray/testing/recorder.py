@@ -96,6 +96,9 @@ class Recorder:
             self._crashed[me] = number
         elif kind == "Began":
             self._code[me] = number
+        elif kind == "BeganAgain":
+            for link in [link for link in self._sent if me in link]:
+                del self._sent[link]
 
     def task_started(self, me: ProcessId, now: float, task_id: TaskId, attempt: int, sequence: int) -> None:
         told = {"kind": "TaskStarted", "task": show(task_id), "attempt": attempt, "sequence": sequence}

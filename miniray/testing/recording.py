@@ -30,6 +30,7 @@ Events are those of the machines, and these, which happen to a process from outs
     Paused       seconds: it stands still, as under SIGSTOP; of a node with whole_node: and all that runs there
     LinkSilent   peer, seconds: what it sends there is lost, and nobody is told; then
     LinkBroke    peer: the link breaks, and both live
+    BeganAgain   the control store that had crashed is there again, with what its log says
 
 Causes: of `Received` the step that sent it; of `TaskStarted` the one with its `RunTask`; of `TaskFinished`, and of what
 users' code does, its `TaskStarted` (or `Began`); of `PeerLost` and `ProcessEnded` the `Crashed`.

@@ -25,7 +25,7 @@ from miniray.testing.recorder import Recorder
 from miniray.testing.story import HEADING, last_steps, whole
 
 # Seeds of other sources: what they draw changes nothing else.
-_OF_LINKS, _OF_NODES, _OF_HEALING = 1 << 40, 1 << 41, 1 << 42
+_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL = 1 << 40, 1 << 41, 1 << 42, 1 << 43
 _NODES = (1, 1, 1, 2, 3)
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
@@ -88,6 +88,8 @@ def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple
     faults = replace(faults, broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
     if faults.heal_after:
         faults = replace(faults, unhealed=_faults.draw_unhealed(SeededChoices(seed + _OF_HEALING), nodes))
+    if nodes > 1:
+        faults = _faults.draw_control(SeededChoices(seed + _OF_CONTROL), faults)
     return SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
 
 

@@ -26,7 +26,9 @@ _ERROR_LINES = 4
 _WIDTH = 118
 _OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
 _WEIGHTY = (MomentKind.BEGAN, MomentKind.DIED, MomentKind.HEARD, MomentKind.PUSHED_AGAIN, MomentKind.RAISED)
-_SELDOM = (MomentKind.DIED, MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN)
+_SELDOM = (
+    MomentKind.DIED, MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN, MomentKind.BEGAN_AGAIN
+)  # fmt: skip
 
 
 def tell(recording: Recording, *, everything: bool = False) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from miniray.core.control.control_store import ControlStore
-from miniray.core.control.membership import FENCE_SECONDS
+from miniray.core.control.events import Log, Logged, StoreStarted
+from miniray.core.control.membership import FENCE_SECONDS, UNREACHABLE_FENCE_SECONDS
 from miniray.core.failures import DeathCause
 from miniray.core.ids import CONTROL_NUMBER, LeaseId, ProcessId, node_of, process_id, process_on
-from miniray.core.machine import PeerLost, Received, Send, Tick
+from miniray.core.machine import LinkRenewed, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
+    AskRegistration,
     LeaseEnded,
     LeaseGranted,
     LeaseRefused,
@@ -15,6 +17,7 @@ from miniray.core.messages import (
     NodeAdded,
     NodeDied,
     NodeLoad,
+    NodeRegistered,
     ProcessDied,
     Register,
     RegisterNode,
@@ -23,7 +26,8 @@ from miniray.core.messages import (
     ViewsOf,
 )
 from miniray.core.node.allocator import Allocator
-from miniray.core.node.events import EndNode, NodeStarted, StartWorker
+from miniray.core.node.control_link import ASK_SECONDS, MOST_AWAY_SECONDS
+from miniray.core.node.events import EndNode, NodeStarted, ProcessEnded, StartWorker
 from miniray.core.node.node_manager import LEASES_PER_NODE, MAX_SPILLS, NodeManager
 from miniray.core.node.other_nodes import LAPSE_SECONDS, LOAD_SECONDS
 from miniray.core.record import Effect, Event, Message
@@ -47,6 +51,7 @@ class Node:
         self.machine = NodeManager(SECOND, resources, Allocator(1 << 22, 0), 10, CONTROL)
         self.now = 1.0
         self.started = self.step(NodeStarted())
+        self.hear(NodeRegistered())
         self.hear(NodeAdded(HEAD, ONE_CPU))
         self.hear(NodeAdded(THIRD, TWO_CPUS))
 
@@ -67,50 +72,172 @@ class Node:
 # ---- the control store ----
 
 
-def a_control_store() -> ControlStore:
-    control = ControlStore(CONTROL)
-    for node, resources in ((HEAD, ONE_CPU), (SECOND, TWO_CPUS)):
-        control.step(0.0, Received(node, RegisterNode(resources)))
-    return control
+class Store:
+    """The control store, on a disk that is fast unless told otherwise."""
+
+    def __init__(self, *nodes: tuple[ProcessId, Demand]) -> None:
+        self.disk: list[NodeAdded | NodeDied] = []
+        self.is_slow = False
+        self.machine = ControlStore(CONTROL)
+        for node, resources in nodes:
+            self.hear(node, RegisterNode(resources))
+
+    def step(self, event: Event, now: float = 0.0) -> list[Effect]:
+        effects = self.machine.step(now, event)
+        logged = [one.record for one in effects if isinstance(one, Log)]
+        told = [one for one in effects if not isinstance(one, Log)]
+        self.machine.check()
+        if logged and not self.is_slow:
+            self.disk.extend(logged)
+            told.extend(self.step(Logged(len(self.disk)), now))
+        return told
+
+    def hear(self, node: ProcessId, message: Message, now: float = 0.0) -> list[Effect]:
+        return self.step(Received(node, message), now)
+
+    def begins_again(self) -> list[Effect]:
+        self.machine = ControlStore(CONTROL, self.disk)
+        return self.step(StoreStarted())
+
+
+def a_store() -> Store:
+    return Store((HEAD, ONE_CPU), (SECOND, TWO_CPUS))
 
 
 def test_every_node_hears_of_each_other_one() -> None:
-    effects = a_control_store().step(0.0, Received(THIRD, RegisterNode(GPU)))
+    effects = a_store().hear(THIRD, RegisterNode(GPU))
+    assert sent(effects, THIRD, NodeRegistered) == [NodeRegistered()]
     assert sent(effects, THIRD, NodeAdded) == [NodeAdded(HEAD, ONE_CPU), NodeAdded(SECOND, TWO_CPUS)]
     assert sent(effects, HEAD, NodeAdded) == sent(effects, SECOND, NodeAdded) == [NodeAdded(THIRD, GPU)]
 
 
+def test_that_a_node_lives_is_told_when_it_is_on_disk() -> None:
+    store = a_store()
+    store.is_slow = True
+    assert store.hear(THIRD, RegisterNode(GPU)) == []
+    assert store.machine.statistics()["unlogged_records"] == 1
+    effects = store.step(Logged(3))
+    assert sent(effects, THIRD, NodeRegistered) and sent(effects, HEAD, NodeAdded) == [NodeAdded(THIRD, GPU)]
+
+
+def test_a_death_is_told_whatever_the_disk_does() -> None:
+    store = a_store()
+    store.is_slow = True
+    store.step(PeerLost(SECOND, "no such process", gone=True), 3.0)
+    assert store.step(Tick(), 3.0 + FENCE_SECONDS) == [Send(HEAD, NodeDied(SECOND))]
+    asked = store.begins_again()
+    assert asked == [Send(HEAD, AskRegistration()), Send(SECOND, AskRegistration())]
+    effects = store.hear(HEAD, RegisterNode(ONE_CPU, dead=(SECOND,)))
+    assert sent(effects, HEAD, NodeRegistered)
+    assert store.hear(SECOND, RegisterNode(TWO_CPUS)) == [Send(SECOND, NodeDied(SECOND))], "nothing dead lives again"
+
+
+def test_a_node_whose_death_others_have_heard_ends_though_it_is_back_already() -> None:
+    store = a_store()
+    store.begins_again()
+    store.hear(SECOND, RegisterNode(TWO_CPUS))
+    effects = store.hear(HEAD, RegisterNode(ONE_CPU, dead=(SECOND,)))
+    assert sent(effects, SECOND, NodeDied) == [NodeDied(SECOND)] and not sent(effects, HEAD, NodeAdded)
+
+
+def test_who_is_dead_on_disk_stays_dead() -> None:
+    store = a_store()
+    store.step(PeerLost(SECOND, "no such process", gone=True), 3.0)
+    store.step(Tick(), 3.0 + FENCE_SECONDS)
+    assert store.begins_again() == [Send(HEAD, AskRegistration())]
+    assert sent(store.hear(THIRD, RegisterNode(GPU)), THIRD, NodeDied) == [NodeDied(SECOND)]
+
+
 def test_a_lost_node_is_dead_only_after_it_has_had_time_to_end() -> None:
-    control = a_control_store()
-    assert control.step(3.0, PeerLost(SECOND, "cut")) == []
-    assert control.deadline() == 3.0 + FENCE_SECONDS
-    assert control.step(3.0 + FENCE_SECONDS, Tick()) == [Send(HEAD, NodeDied(SECOND))]
-    assert control.deadline() is None and not any(control.statistics().values())
-    assert control.step(9.0, PeerLost(SECOND, "again")) == [], "once and for ever"
+    store = a_store()
+    assert store.step(PeerLost(SECOND, "no such process", gone=True), 3.0) == []
+    assert store.machine.deadline() == 3.0 + FENCE_SECONDS
+    assert store.step(Tick(), 3.0 + FENCE_SECONDS) == [Send(HEAD, NodeDied(SECOND))]
+    assert store.machine.deadline() is None and not any(store.machine.statistics().values())
+    assert store.step(PeerLost(SECOND, "again"), 9.0) == [], "once and for ever"
+
+
+def test_a_node_that_cannot_be_reached_has_its_time_to_end_or_to_come_back() -> None:
+    store = a_store()
+    store.step(PeerLost(SECOND, "cut"), 3.0)
+    assert store.machine.deadline() == 3.0 + UNREACHABLE_FENCE_SECONDS
+    assert sent(store.hear(SECOND, RegisterNode(TWO_CPUS), 4.0), SECOND, NodeRegistered)
+    assert store.machine.deadline() is None and not any(store.machine.statistics().values())
 
 
 def test_nothing_is_told_to_or_of_a_node_that_is_lost() -> None:
-    control = a_control_store()
-    control.step(3.0, PeerLost(SECOND, "cut"))
-    effects = control.step(3.1, Received(THIRD, RegisterNode(GPU)))
+    store = a_store()
+    store.step(PeerLost(SECOND, "cut"), 3.0)
+    effects = store.hear(THIRD, RegisterNode(GPU), 3.1)
     assert sent(effects, THIRD, NodeAdded) == [NodeAdded(HEAD, ONE_CPU)]
-    assert not sent(effects, SECOND, NodeAdded)
+    assert not [one for one in effects if isinstance(one, Send) and one.peer == SECOND]
+
+
+def test_who_registers_again_is_told_all_that_is_known() -> None:
+    store = a_store()
+    died = ProcessDied(process_on(SECOND, 4), DeathCause(7, -9), LeaseId(0), 0)
+    store.hear(SECOND, NodeLoad(ONE_CPU, 3))
+    store.hear(SECOND, died)
+    store.step(LinkRenewed(HEAD))
+    effects = store.hear(HEAD, RegisterNode(ONE_CPU))
+    assert sent(effects, HEAD, ProcessDied) == [died]
+    assert sent(effects, HEAD, LoadOf) == [LoadOf(SECOND, ONE_CPU, 3)]
+    store.begins_again()
+    store.hear(HEAD, RegisterNode(ONE_CPU))
+    effects = store.hear(SECOND, RegisterNode(TWO_CPUS, deaths=(died,)))
+    assert sent(effects, HEAD, ProcessDied) == [died], "what is not in the log the nodes tell again"
 
 
 def test_deaths_are_told_by_the_node_of_the_dead_alone() -> None:
-    control = a_control_store()
+    store = a_store()
     news = ProcessDied(process_on(SECOND, 4), DeathCause(7, -9), LeaseId(0), 0)
-    assert control.step(1.0, Received(SECOND, news)) == [Send(HEAD, news)]
-    assert control.step(1.0, Received(HEAD, news)) == []
+    assert store.hear(HEAD, news) == []
+    assert store.hear(SECOND, news) == [Send(HEAD, news)]
 
 
 # ---- a node among others ----
 
 
-def test_a_node_registers_first_and_ends_with_its_link_to_the_control_store() -> None:
+def test_a_node_registers_first_and_again_on_each_new_link() -> None:
     node = Node()
-    assert node.started[0] == Send(CONTROL, RegisterNode(ONE_CPU))
-    assert node.step(PeerLost(CONTROL, "cut")) == [EndNode()]
+    assert node.started == [Send(CONTROL, RegisterNode(ONE_CPU))]
+    node.hear(NodeDied(THIRD))
+    again = Send(CONTROL, RegisterNode(ONE_CPU, dead=(THIRD,)))
+    assert node.step(LinkRenewed(CONTROL)) == [again]
+    assert node.hear(AskRegistration()) == [again]
+
+
+def test_a_node_goes_on_while_the_control_store_is_away_and_tells_all_when_it_is_back() -> None:
+    node = Node()
+    worker, effects = node.a_worker(node.hear(RequestLease(1, ONE_CPU), OWNER))
+    assert node.step(PeerLost(CONTROL, "no such process", gone=True)) == []
+    cause = DeathCause(7, -9)
+    effects = node.step(ProcessEnded(worker, cause, LeaseId(0), 0))
+    assert not [one for one in effects if isinstance(one, Send) and one.peer == CONTROL]
+    node.now += ASK_SECONDS
+    assert node.machine.deadline() == node.now
+    (again,) = sent(node.step(Tick()), CONTROL, RegisterNode)
+    assert again == RegisterNode(ONE_CPU, deaths=(ProcessDied(worker, cause, LeaseId(0), 0),))
+    node.now += LOAD_SECONDS
+    assert sent(node.hear(NodeRegistered()), CONTROL, NodeLoad) == [NodeLoad(ONE_CPU, 0)], "loads are told anew"
+
+
+def test_a_node_ends_when_the_control_store_is_away_for_too_long_or_cannot_be_reached() -> None:
+    assert Node().step(PeerLost(CONTROL, "it cannot be reached")) == [EndNode()]
+    node = Node()
+    away_at = node.now
+    node.step(PeerLost(CONTROL, "no such process", gone=True))
+    for _ in range(3):
+        node.now += ASK_SECONDS
+        assert EndNode() not in node.step(Tick())
+        node.step(PeerLost(CONTROL, "no such process", gone=True))
+    node.now = away_at + MOST_AWAY_SECONDS
+    assert EndNode() in node.step(Tick())
+    assert node.machine.deadline() is None
+
+
+def test_a_node_that_was_declared_dead_ends() -> None:
+    assert EndNode() in Node().hear(NodeDied(SECOND))
 
 
 def test_a_request_that_fits_is_served_here_and_the_lease_names_the_node() -> None:

@@ -127,10 +127,10 @@ class Script:
     def _do_advance(self, seconds: str) -> None:
         self.world.advance(float(seconds))
 
-    def _do_cut(self, first: str, second: str, keep: str = "") -> None:
-        frames = keep.removeprefix("keep=").split("/") if keep else ["all", "all"]
-        kept = [None if one == "all" else int(one) for one in frames]
-        self.world.cut(process(first), process(second), (kept[0], kept[-1]))
+    def _do_cut(self, first: str, second: str, *options: str) -> None:
+        given = dict(option.split("=") for option in options if "=" in option)
+        kept = [None if one == "all" else int(one) for one in given.get("keep", "all").split("/")]
+        self.world.cut(process(first), process(second), (kept[0], kept[-1]), unreachable="unreachable" in options)
 
     def _do_crash(self, me: str, *options: str) -> None:
         given = dict(option.split("=") for option in options)
@@ -148,6 +148,14 @@ class Script:
 
     def _do_start(self, me: str) -> None:
         self.world.start(process(me))
+
+    def _do_logged(self, me: str) -> None:
+        """The oldest record that is not on its disk yet is there."""
+        self.world.logged(process(me))
+
+    def _do_restart(self, me: str) -> None:
+        assert me == "control.p0", "only the control store begins again"
+        self.world.restart()
 
     def _do_land(self, node: str) -> None:
         """The oldest copy that this node is making ends."""

@@ -16,10 +16,12 @@ from miniray.testing.choices import SeededChoices
 from miniray.testing.faults import Faults, Lasting, Unhealed
 from miniray.testing.healing import heal
 from miniray.testing.seeds import run_checked
+from miniray.core.control.membership import UNREACHABLE_FENCE_SECONDS
 from miniray.transport import UNREACHABLE_SECONDS
 
 SEEDS = range(12)
-BOUND_SECONDS = UNREACHABLE_SECONDS + 1.0  # then whoever is gone has been declared dead, and all have heard of it
+# Then whoever is gone has been declared dead, and all have heard of it.
+BOUND_SECONDS = UNREACHABLE_SECONDS + UNREACHABLE_FENCE_SECONDS + 1.0
 LONG_SECONDS = 3 * BOUND_SECONDS
 OTHERS = (1, 2)
 
@@ -140,7 +142,7 @@ def test_a_node_that_is_cut_off_ends_itself_before_it_is_declared_dead() -> None
         cluster.sleep(1.0)
         heal(cluster)
         assert miniray.get(ref) == 2, "it ran once more, elsewhere"
-        assert UNREACHABLE_SECONDS - 1 <= cluster.note("seconds of attempt 1") - 1 <= BOUND_SECONDS + 1
+        assert UNREACHABLE_SECONDS - 1 <= cluster.note("seconds of attempt 1") - 1 <= UNREACHABLE_SECONDS + 2
         assert miniray.get(seat.where.remote()) == 0
 
     run_checked(program, 0, nodes=3, num_cpus=1, faults=Faults(unhealed=(Unhealed(1, Lasting.CUT_OFF),)))

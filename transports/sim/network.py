@@ -2,6 +2,7 @@
 
 - Each direction of a link is a queue. A frame is planned no earlier than the one before it, so none overtakes another;
   links know nothing of each other, so there is no order across them.
+- A process may begin again under its id. What was under way to the one before does not reach it.
 - A process that crashes (or disconnects) cuts its links at a point of its choice: the first few frames that are under
   way still arrive, then the other end hears of the loss. What was under way to it is gone.
 - A link may break between two that live (`break_link`), or first be dead in one direction only (`silence`): each end
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from miniray.core.ids import ProcessId, node_of
+from miniray.core.record import replace
 from miniray.transport import (
     LINK_BUFFER_BYTES,
     UNREACHABLE_SECONDS,
@@ -183,7 +185,7 @@ class Network:
 
         def lose() -> None:
             if self._ends.get((me, peer)) is link and me in self._transports:
-                lost = LinkLost(peer, "it cannot be reached")
+                lost = LinkLost(peer, "it cannot be reached", unreachable=True)
                 self._transports[me].arrive(self._at_the_end(peer, me, lost))
 
         spread = UNREACHABLE_SPREAD_SECONDS / (_SPREADS - 1)
@@ -194,6 +196,9 @@ class Network:
         self._transports.pop(me, None)
         for first, second in [key for key in self._links if me in key]:
             self.cut(me, second if first == me else first, whole=whole)
+        for known in (self._ends, self._lost):  # another life knows nothing of it
+            for key in [key for key in known if key[0] == me]:
+                del known[key]
 
     @staticmethod
     def _key(one: ProcessId, other: ProcessId) -> tuple[ProcessId, ProcessId]:
@@ -204,9 +209,17 @@ class Network:
             way.under_way.append(piece)
         time = max(self._latest.get((source, target), 0.0), self.timeline.now + self._delay(source, target))
         self._latest[source, target] = time
-        self.timeline.at(time, lambda: self._deliver(source, target, way, piece))
+        receiver = self._transports.get(target)
+        self.timeline.at(time, lambda: self._deliver(source, target, receiver, way, piece))
 
-    def _deliver(self, source: ProcessId, target: ProcessId, way: _Way | None, piece: _Piece) -> None:
+    def _deliver(
+        self,
+        source: ProcessId,
+        target: ProcessId,
+        receiver: SimulatedTransport | None,
+        way: _Way | None,
+        piece: _Piece,
+    ) -> None:
         if way is not None:
             way.under_way.popleft()
             if isinstance(piece.arrival, Frame):
@@ -216,8 +229,8 @@ class Network:
                 if source in self._transports:
                     self._transports[source].arrive(LinkDrained(target))
         lost = piece.lost or (self._apart(source, target) and not isinstance(piece.arrival, LinkLost))
-        if not lost and target in self._transports:
-            self._transports[target].arrive(self._at_the_end(source, target, piece.arrival))
+        if not lost and receiver is not None and receiver is self._transports.get(target):
+            receiver.arrive(self._at_the_end(source, target, piece.arrival))
 
     def _at_the_end(self, source: ProcessId, target: ProcessId, arrival: Arrival) -> Arrival:
         """What it means for the receiver's end. Who is dead refuses another link at once."""
@@ -231,7 +244,7 @@ class Network:
             if end is not None and end is not self._links.get(self._key(source, target)):
                 del self._ends[target, source]
             refused = source not in self._transports and not self._apart(source, target)
-            return LinkLost(arrival.peer, arrival.reason, refused=refused)
+            return replace(arrival, refused=refused)
         return arrival
 
 

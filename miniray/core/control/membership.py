@@ -2,12 +2,25 @@
 
 | state | where such a node is found |
 |---|---|
-| ALIVE | a row of `members` |
-| FENCED | a row whose `lost_at` is set: its link broke; it is to have ended itself before anybody hears of it |
-| DEAD | nowhere: it comes back under a new index, or not at all |
+| AWAITED | a row of `members`: the log names it, and it has not registered since this process began |
+| JOINING | a row that is `here`: it has registered, and its record is not on disk yet |
+| ALIVE | a row that is `welcomed`: others know of it |
+| FENCED | a row whose `dead_at` is set: its link was lost; it is to have ended itself before anybody hears of it |
+| DEAD | `dead`: it comes back under a new index, or not at all |
 
-- A node that loses the control store ends itself and its processes at once. It is declared dead only `FENCE_SECONDS`
-  after the loss was seen here, so that what is started again in its place never runs beside it.
+- *A node that lives is on disk before it is told*: neither it nor another hears of its registration before.
+  So the log names each node of which anybody may know, and a store that has crashed asks for it: its process is
+  there, or its death is found out.
+- *A death is told at once*, whatever the disk does (64702): everybody who waits for the dead node waits for these news.
+  Nothing is lost by that. It is logged after, and if the store crashes before, those who have heard it say so when they
+  register; and if none of them lives either, the dead node is asked for, and found dead again.
+- Not in the log, for the nodes tell it again: loads, and the deaths of single processes. *Whoever registers says all
+  that it knows, and is told all that is known*: on its first link, on one that was made again, to a store that has
+  begun again. What was under way on an old link is never asked after.
+- A node that cannot reach the store ends itself and its processes at once; it works on while the store itself is away.
+  It is declared dead only when its end is certain: `FENCE_SECONDS` after its process was found gone, for its workers;
+  `UNREACHABLE_FENCE_SECONDS` after it could not be reached, for each of two may have begun to wait for the other at a
+  moment of its own. So what is started again in its place never runs beside it.
 - Every node hears of the others from here, and tells its own processes: a star, so that whoever hears of a death from
   its node hears of it after all that this node has said before.
 - Loads are passed on as they come. They are hints, old by two hops when they arrive.
@@ -15,61 +28,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from miniray.core.control.events import Log
 from miniray.core.ids import ProcessId, node_of
 from miniray.core.machine import Send
-from miniray.core.messages import LoadOf, NodeAdded, NodeDied, NodeLoad, ProcessDied, RegisterNode
+from miniray.core.messages import (
+    AskRegistration,
+    LoadOf,
+    NodeAdded,
+    NodeDied,
+    NodeLoad,
+    NodeRegistered,
+    ProcessDied,
+    RegisterNode,
+)
 from miniray.core.record import Effect, Row
 from miniray.core.resources import Demand
 
 FENCE_SECONDS = 0.5
+UNREACHABLE_FENCE_SECONDS = 5.0
+MAX_DEATHS_REMEMBERED = 1 << 14  # of processes whose nodes live
 
 
 class Member(Row):
     resources: Demand
-    lost_at: float | None = None
+    record: int  # its place in the log, from 1
+    here: bool = False
+    welcomed: bool = False
+    dead_at: float | None = None
+    load: LoadOf | None = None
 
 
 class Membership:
-    def __init__(self, emit: Callable[[Effect], None]) -> None:
+    def __init__(self, emit: Callable[[Effect], None], log: Sequence[NodeAdded | NodeDied]) -> None:
         self._emit = emit
         self.members: dict[ProcessId, Member] = {}
+        self.dead: dict[ProcessId, None] = {}
+        self._deaths: dict[ProcessId, ProcessDied] = {}
+        self._appended = self._on_disk = len(log)
+        for place, record in enumerate(log, 1):
+            if isinstance(record, NodeAdded):
+                self.members[record.node] = Member(record.resources, place)
+            else:
+                self.dead[record.node] = None
+                self.members.pop(record.node, None)
+
+    def _log(self, record: NodeAdded | NodeDied) -> int:
+        self._appended += 1
+        self._emit(Log(record))
+        return self._appended
+
+    # ---- who is there ----
+
+    def begin(self) -> None:
+        """Ask for each node that the log names. One whose process is gone is lost by that."""
+        for node in self.members:
+            self._emit(Send(node, AskRegistration()))
 
     def register(self, node: ProcessId, message: RegisterNode) -> None:
+        for dead in message.dead:
+            self._bury(dead)
+        if node in self.dead:
+            self._emit(Send(node, NodeDied(node)))
+            return
+        member = self.members.get(node)
+        if member is None:
+            added = NodeAdded(node, message.resources)
+            member = self.members[node] = Member(message.resources, self._log(added))
+        member.here, member.dead_at = True, None
+        for dead in self.dead:
+            if dead not in message.dead:
+                self._emit(Send(node, NodeDied(dead)))
+        for death in self._deaths.values():
+            if node_of(death.process) != node:
+                self._emit(Send(node, death))
+        for death in message.deaths:
+            self.process_died(node, death)
+        if member.record <= self._on_disk:
+            self._welcome(node, member)
+
+    def logged(self, upto: int) -> None:
+        self._on_disk = upto
+        for node, member in list(self.members.items()):
+            if member.here and not member.welcomed and member.record <= upto:
+                self._welcome(node, member)
+
+    def _welcome(self, node: ProcessId, member: Member) -> None:
+        member.welcomed = True
+        self._emit(Send(node, NodeRegistered()))
         for other in self._reachable(but=node):
-            self._emit(Send(other, NodeAdded(node, message.resources)))
-            self._emit(Send(node, NodeAdded(other, self.members[other].resources)))
-        self.members[node] = Member(message.resources)
+            row = self.members[other]
+            if row.welcomed:
+                self._emit(Send(other, NodeAdded(node, member.resources)))
+                self._emit(Send(node, NodeAdded(other, row.resources)))
+                if row.load is not None:
+                    self._emit(Send(node, row.load))
+
+    # ---- what is passed on ----
 
     def load(self, node: ProcessId, message: NodeLoad) -> None:
-        self._tell_others(node, LoadOf(node, message.free, message.queued))
+        member = self.members.get(node)
+        if member is not None and member.here:
+            member.load = LoadOf(node, message.free, message.queued)
+            self._tell_others(node, member.load)
 
     def process_died(self, node: ProcessId, message: ProcessDied) -> None:
-        if node_of(message.process) == node:  # only its own node has a reaper's word for it
-            self._tell_others(node, message)
-
-    def lost(self, now: float, node: ProcessId) -> None:
-        member = self.members.get(node)
-        if member is not None and member.lost_at is None:
-            member.lost_at = now
+        died = message.process
+        if node_of(died) != node or node not in self.members or died in self._deaths:
+            return  # only its own node has a reaper's word for it
+        if len(self._deaths) >= MAX_DEATHS_REMEMBERED:
+            del self._deaths[next(iter(self._deaths))]
+        self._deaths[died] = message
+        self._tell_others(node, message)
 
     def _reachable(self, but: ProcessId) -> list[ProcessId]:
-        return [node for node, member in self.members.items() if node != but and member.lost_at is None]
+        return [node for node, member in self.members.items() if node != but and member.here]
 
     def _tell_others(self, node: ProcessId, message: LoadOf | ProcessDied | NodeDied) -> None:
         for other in self._reachable(but=node):
             self._emit(Send(other, message))
 
+    # ---- who is lost ----
+
+    def lost(self, now: float, node: ProcessId, *, gone: bool) -> None:
+        member = self.members.get(node)
+        if member is None:
+            return
+        member.here = False
+        dead_at = now + (FENCE_SECONDS if gone else UNREACHABLE_FENCE_SECONDS)
+        member.dead_at = dead_at if member.dead_at is None else min(member.dead_at, dead_at)
+
     def deadline(self) -> float | None:
-        lost = [member.lost_at for member in self.members.values() if member.lost_at is not None]
-        return min(lost) + FENCE_SECONDS if lost else None
+        return min((one.dead_at for one in self.members.values() if one.dead_at is not None), default=None)
 
     def tick(self, now: float) -> None:
         for node, member in list(self.members.items()):
-            if member.lost_at is not None and member.lost_at + FENCE_SECONDS <= now:
-                del self.members[node]
-                self._tell_others(node, NodeDied(node))
+            if member.dead_at is not None and member.dead_at <= now:
+                self._bury(node)
+
+    def _bury(self, node: ProcessId) -> None:
+        if node in self.dead:
+            return
+        self.dead[node] = None
+        self._tell_others(node, NodeDied(node))
+        member = self.members.pop(node, None)
+        if member is not None and member.here:
+            self._emit(Send(node, NodeDied(node)))  # others have heard of its death: it ends itself
+        for died in [one for one in self._deaths if node_of(one) == node]:
+            del self._deaths[died]
+        self._log(NodeDied(node))
+
+    # ---- proof ----
+
+    def check(self) -> None:
+        assert self._on_disk <= self._appended, "more is on disk than was ever logged"
+        for node, member in self.members.items():
+            assert node not in self.dead, "a dead node is among the living: an index is not given twice"
+            assert not (member.here and member.dead_at is not None), "a node that has registered is to be declared dead"
+            assert member.record <= self._on_disk or not member.welcomed, "a node was told of before it was on disk"
+        for died in self._deaths:
+            assert node_of(died) in self.members, "the death of a process outlives its node"
 
     def statistics(self) -> dict[str, int]:
-        return {"fenced_nodes": sum(1 for member in self.members.values() if member.lost_at is not None)}
+        rows = self.members.values()
+        return {
+            "fenced_nodes": sum(1 for member in rows if member.dead_at is not None),
+            "awaited_nodes": sum(1 for member in rows if not member.here and member.dead_at is None),
+            "unlogged_records": self._appended - self._on_disk,
+        }

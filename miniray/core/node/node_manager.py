@@ -3,8 +3,8 @@
 It starts workers, grants leases on them, and says who died and how. It is not on the path of a task: owners push
 to leased workers themselves. Every message about a lease names the lease. A process of this node registers before it
 owns anything, so such an id that is unknown here is that of a dead one; of processes of other nodes this one knows only
-the deaths. One of several nodes hears of the others from the control store, and sends requests on to them; it lives no
-longer than its link to the control store.
+the deaths. One of several nodes hears of the others from the control store, and sends requests on to them; it goes on
+while the control store is away, but not for long (`control_link.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import LeaseId, ProcessId, node_index, node_of
-from miniray.core.machine import PeerLost, Received, Send, Tick
+from miniray.core.machine import LinkRenewed, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
+    AskRegistration,
     Blocked,
     CancelRequest,
     EndSession,
@@ -32,11 +33,11 @@ from miniray.core.messages import (
     MakeCopy,
     NodeAdded,
     NodeDied,
+    NodeRegistered,
     NoViewsOf,
     PlacesClaimed,
     ProcessDied,
     Register,
-    RegisterNode,
     RequestExtent,
     RequestLease,
     ReturnLease,
@@ -45,6 +46,7 @@ from miniray.core.messages import (
     Unblocked,
 )
 from miniray.core.node.allocator import Allocator
+from miniray.core.node.control_link import ControlLink
 from miniray.core.node.events import (
     BytesFetched,
     EndNode,
@@ -89,6 +91,7 @@ class NodeManager:
         self._pool = WorkerPool(me)
         self._leases = LeaseQueue(ResourcePool(resources), node_index(me) * LEASES_PER_NODE)
         self._others = OtherNodes(control, self._emit)
+        self._link = ControlLink(control, tuple(self._leases.resources.total.items()), self._others, self._emit)
         self._transfers = Transfers(me, allocator, self._others.dead, self._emit)
         self._extents = Extents(allocator, self._transfers, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them
@@ -113,6 +116,8 @@ class NodeManager:
             BytesFetched: self._on_bytes_fetched,
             EndSession: self._on_end_session,
             NodeStarted: self._on_node_started,
+            AskRegistration: self._on_ask_registration,
+            NodeRegistered: self._on_node_registered,
             NodeAdded: self._on_node_added,
             LoadOf: self._on_load_of,
             ProcessDied: self._on_process_died,
@@ -122,6 +127,7 @@ class NodeManager:
             ExtentReserved: self._on_extent_reserved,
             LedgerRead: self._on_ledger_read,
             PeerLost: self._on_peer_lost,
+            LinkRenewed: self._on_link_renewed,
             Tick: self._on_tick,
         }
 
@@ -133,7 +139,7 @@ class NodeManager:
             self._on[type(event.message)](now, event.message, event.peer)
         else:
             self._on[type(event)](now, event, self._me)
-        if self._control is not None:
+        if self._link.is_registered:
             self._others.report(now, self._leases.resources, len(self._leases.requests))
         effects = self._effects[:]
         self._effects.clear()
@@ -208,8 +214,7 @@ class NodeManager:
         news = ProcessDied(event.process, event.cause, event.lease, event.started)
         for process in self._processes:
             self._emit(Send(process, news))
-        if self._control is not None:
-            self._emit(Send(self._control, news))
+        self._link.process_died(news)
         self._extents.process_died(event.process, self._living())
 
     def _end_leases_of(self, now: float, owner: ProcessId) -> None:
@@ -226,7 +231,9 @@ class NodeManager:
 
         Of a process of another node this one waits to be told.
         """
-        if event.peer in (self._driver, self._control):
+        if event.peer == self._control and event.gone:
+            self._link.away(now)
+        elif event.peer in (self._driver, self._control):
             self._emit(EndNode())
         elif event.peer in self._pool.rows:
             self._emit(KillProcess(event.peer))
@@ -237,8 +244,17 @@ class NodeManager:
     # ---- other nodes ----
 
     def _on_node_started(self, now: float, event: NodeStarted, peer: ProcessId) -> None:
-        assert self._control is not None
-        self._emit(Send(self._control, RegisterNode(tuple(self._leases.resources.total.items()))))
+        self._link.register(now)
+
+    def _on_link_renewed(self, now: float, event: LinkRenewed, peer: ProcessId) -> None:
+        """To the control store: no other link of a node is made again."""
+        self._link.register(now)
+
+    def _on_ask_registration(self, now: float, message: AskRegistration, peer: ProcessId) -> None:
+        self._link.register(now)
+
+    def _on_node_registered(self, now: float, message: NodeRegistered, peer: ProcessId) -> None:
+        self._link.registered()
 
     def _on_node_added(self, now: float, message: NodeAdded, peer: ProcessId) -> None:
         self._others.added(message.node, message.resources)
@@ -261,6 +277,9 @@ class NodeManager:
 
     def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
         node = message.node
+        if node == self._me:
+            self._emit(EndNode())  # others have heard so, and it is true for ever
+            return
         if not self._others.node_died(node):
             return
         for process in self._processes:
@@ -425,6 +444,8 @@ class NodeManager:
         return idle[: max(0, len(idle) - self._prestart)]
 
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
+        if self._link.must_end(now):
+            self._emit(EndNode())
         self._extents.tick(now)
         self._transfers.tick(now)
         if self._others.lapsed(now):
@@ -435,8 +456,8 @@ class NodeManager:
 
     def deadline(self) -> float | None:
         times = [worker.idle_since + IDLE_WORKER_SECONDS for worker in self._spare()]
-        others = (self._extents.deadline(), self._others.deadline(), self._transfers.deadline())
-        return min(times + [at for at in others if at is not None], default=None)
+        parts = (self._extents, self._others, self._transfers, self._link)
+        return min(times + [at for at in (part.deadline() for part in parts) if at is not None], default=None)
 
     def check(self) -> None:
         self._leases.check()
@@ -450,4 +471,5 @@ class NodeManager:
             "granted": len(self._leases.granted),
             **self._extents.statistics(),
             **self._transfers.statistics(),
+            **self._link.statistics(),
         }

@@ -42,7 +42,8 @@ class OtherNodes:
     # ---- what is heard ----
 
     def added(self, node: ProcessId, resources: Demand) -> None:
-        if node not in self.dead:
+        """Of one that is known already nothing is forgotten: the control store has begun again, or the link to it."""
+        if node not in self.dead and node not in self.rows:
             self.rows[node] = OtherNode(ResourcePool(resources), LoadOf(node, resources, 0))
 
     def load(self, message: LoadOf) -> None:
@@ -112,15 +113,18 @@ class OtherNodes:
     # ---- what is told ----
 
     def report(self, now: float, resources: ResourcePool, queued: int) -> None:
-        """Called when it may have changed."""
-        if self._control is None:
-            return
+        """Called when it may have changed, while this node is registered."""
+        assert self._control is not None
         load = NodeLoad(tuple((name, max(free, 0)) for name, free in resources.free.items()), queued)
         self._untold = load != self._told
         if self._untold and now >= self._tell_at:
             self._untold = False
             self._told, self._tell_at = load, now + LOAD_SECONDS
             self._emit(Send(self._control, load))
+
+    def forget_what_was_told(self) -> None:
+        """The control store may not know it any more: all of it is told anew."""
+        self._told, self._untold = None, False
 
     def deadline(self) -> float | None:
         times = (self._tell_at if self._untold else None, self._look_at)

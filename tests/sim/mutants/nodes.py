@@ -59,6 +59,6 @@ def who_is_unreachable_is_waited_for(right: Wrong) -> Wrong:
 
     def wrong(self: Membership, now: float) -> None:
         for member in self.members.values():
-            member.lost_at = None
+            member.dead_at = None
 
     return wrong
