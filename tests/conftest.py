@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 GUARDED = ("api", "integrations", "system")
+ONE_AFTER_ANOTHER = (*GUARDED, "store", "transports")  # beside other processes of ours they would prove less
 GRACE_SECONDS = 2.0  # the promise: two seconds after the driver's death nothing is left
 MARK = f"MINIRAY_TEST_RUN={os.getpid()}"
 STANDARD_LIBRARY = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # these outlive their users
@@ -79,15 +80,36 @@ def _await_nothing_new(who: str, processes: dict[tuple[int, float], str], files:
         time.sleep(0.01)
 
 
-def _is_guarded(path: Path) -> bool:
+def _is_of(folders: tuple[str, ...], path: Path) -> bool:
     here = Path(__file__).parent
-    return here in path.parents and path.relative_to(here).parts[0] in GUARDED
+    return here in path.parents and path.relative_to(here).parts[0] in folders
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2`, all that starts processes stays on one core, in its order; everything else fills the other."""
+    for item in items:
+        if _is_of(ONE_AFTER_ANOTHER, item.path):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many interleavings were run of each small program, and of a few threads."""
+    told = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "interleavings"
+    ]
+    if told:
+        terminalreporter.section("interleavings")
+        terminalreporter.write("\n".join(map(str, told)) + "\n")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_leftovers_of_module(request: pytest.FixtureRequest) -> Iterator[None]:
     """After the module, its session included, everything is as before."""
-    if not _is_guarded(request.path):
+    if not _is_of(GUARDED, request.path):
         yield
         return
     processes, files = _our_processes(), _shared_memory()
@@ -98,7 +120,7 @@ def no_leftovers_of_module(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
     """After the test no process of ours is alive and nothing new is in /dev/shm, unless a session of its module is."""
-    if not _is_guarded(request.path):
+    if not _is_of(GUARDED, request.path):
         yield
         return
     processes, files = _our_processes(), _shared_memory()

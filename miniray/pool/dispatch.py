@@ -301,7 +301,8 @@ class Dispatcher:
             group.callee.measured(done, seconds)
         self._again(group, done)
         self._close_group(member, group)
-        group.source.deliver(group.tokens[:done], results, errors)
+        if done:  # a worker that was held up before it began has given back all of it
+            group.source.deliver(group.tokens[:done], results, errors)
 
     def _close_group(self, member: CrewMember, group: Group) -> None:
         member.groups.remove(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 
 import pytest
 
@@ -18,6 +19,7 @@ BROADCAST = ("ProcessDied", "NodeDied", "SessionEnded")
 MESSAGES = [name for name, file in subclasses("Message", "miniray.core").items() if file == MESSAGES_FILE]
 
 
+@cache
 def handlers() -> dict[str, dict[str, str]]:
     """Record -> role -> the method that its `_on` table, or the `on` of a part, names."""
     found: dict[str, dict[str, str]] = {}
@@ -28,6 +30,7 @@ def handlers() -> dict[str, dict[str, str]]:
     return found
 
 
+@cache
 def constructed() -> dict[str, str]:
     """Class name -> a file, other than messages.py, that makes one (calls it, or picks it to be called)."""
     found: dict[str, str] = {}

@@ -10,13 +10,14 @@ from tests.runtime.driven_world import World, explored
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., int]:
-    """Explore a scenario; prints how many interleavings there were."""
+def tried(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Callable[..., int]:
+    """Explore a scenario; pytest's summary says how many interleavings there were."""
 
     def run(scenario: Callable[[World], None], deviations: int = 2) -> int:
         count = explored(monkeypatch, scenario, deviations)
-        with capsys.disabled():
-            print(f" [{count:,} interleavings]", end="")
+        record_property("interleavings", f"{request.node.name}: {count:,}")
         return count
 
     return run

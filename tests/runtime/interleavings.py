@@ -28,18 +28,44 @@ class _Abort(BaseException):
     """Ends the threads of a run that is over."""
 
 
+class _Thread:
+    """A real thread that runs one job after another: making one costs more than a whole run."""
+
+    def __init__(self) -> None:
+        self.job: Callable[[], None] | None = None
+        self.go, self.back = _held_lock(), _held_lock()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self.go.acquire()
+            assert self.job is not None
+            self.job()
+            self.job = None
+            self.back.release()
+
+
+_idle: list[_Thread] = []
+
+
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Task:
     """One fake thread."""
 
     def __init__(self, scheduler: Scheduler, name: str, body: Callable[[], Any], daemon: bool) -> None:
         self.name, self.daemon, self.ident = name, daemon, len(scheduler.tasks) + 1
-        self.go = threading.Semaphore(0)
         self.can_run: Callable[[], bool] | None = None  # blocked until then
         self.until: float | None = None  # or until this time
         self.ended = self.aborted = False
         self.signals: list[int] = []
         self._scheduler, self._body = scheduler, body
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = _idle.pop() if _idle else _Thread()
+        self.go = self._thread.go
 
     @property
     def is_runnable(self) -> bool:
@@ -47,7 +73,7 @@ class Task:
 
     def start(self) -> None:
         self._scheduler.tasks.append(self)
-        self._thread.start()
+        self._thread.job = self._run
 
     def is_alive(self) -> bool:
         return not self.ended
@@ -56,13 +82,14 @@ class Task:
         self._scheduler.block(lambda: self.ended, timeout)
 
     def finish(self) -> None:
-        """The run is over: end the real thread."""
+        """The run is over: give the real thread back."""
         self._scheduler.current = self
-        self.go.release()
-        self._thread.join()
+        if not self.ended:
+            self.go.release()
+        self._thread.back.acquire()
+        _idle.append(self._thread)
 
     def _run(self) -> None:
-        self.go.acquire()
         try:
             if not self._scheduler.aborting:
                 sys.settrace(self._scheduler.trace)
@@ -92,7 +119,7 @@ class Scheduler:
         self.handler: Callable[[int, FrameType | None], None] | None = None
         self._prefix, self._left, self._watched = prefix, deviations, watched
         self._points = 0
-        self._over = threading.Semaphore(0)
+        self._over = _held_lock()
 
     def run(self) -> None:
         self.go_on(None)

@@ -42,16 +42,3 @@ def one_hash_order() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONHASHSEED", os.environ.get("PYTHONHASHSEED", "0"))
         yield
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many interleavings were run of each small program."""
-    told = [
-        value
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if name == "interleavings"
-    ]
-    if told:
-        terminalreporter.section("interleavings")
-        terminalreporter.write("\n".join(map(str, told)) + "\n")
