@@ -100,12 +100,20 @@ def pending_bytes(tasks: int) -> float:
 
 
 def entries_left() -> int:
-    """Rows in the tables of this driver's machines. No public name tells this, so it is asked of the runtime."""
+    """Rows in the tables of this driver's machines, its places in the store, its waits. No public name tells this, so
+    it is asked of the runtime."""
     from miniray._runtime.context import current
 
     process = current()
+    process.post()  # takes in what was dropped
     sizes = process.drives.locked(process.loop.statistics)
-    return sum(sizes.values())
+    left_behind = [process.dropped, process.views_dropped, process.functions_dropped, process.finalised]
+    return (
+        sum(sizes.values())
+        + process.store.statistics()["live_places"]
+        + len(process.waiters._waiting)
+        + sum(map(len, left_behind))
+    )
 
 
 def resident_bytes() -> int:

@@ -27,7 +27,8 @@ class ObjectRef(Generic[T]):
     """A future that can be passed on: to tasks and actors, inside of values, to `get`, `wait` and `await`.
 
     Two refs are equal if they name the same object. Pickled by anything but miniray (a file, a queue of one's own) the
-    value is kept until the session ends, since nobody can know when the last copy is gone; a warning says so once.
+    value is kept until the session ends, since nobody can know when the last copy is gone; a warning says so once. So
+    is that of a ref which was garbage, and which a finaliser (`__del__`) has brought back.
     """
 
     __slots__ = ("__weakref__", "_id", "_process")
@@ -39,9 +40,16 @@ class ObjectRef(Generic[T]):
     @unbroken
     def __del__(self) -> None:
         process = self._process
+        if process.collecting:
+            process.finalised.append(self)
+            return
         process.dropped.append(self._id)
         if process.drives.asleep:
             process.drives.rouse()
+
+    def let_go(self) -> None:
+        """Nothing refers to it any more, and it was finalised already."""
+        self._process.dropped.append(self._id)
 
     def __hash__(self) -> int:
         return hash(self._id)

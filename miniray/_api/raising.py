@@ -36,7 +36,9 @@ def raise_failure(failure: Failure) -> NoReturn:
 
 def _text(failure: Failure, what: str) -> str:
     lines = [what]
-    if failure.task and (failure.kind is FailureKind.WORKER_CRASHED or not what.startswith(f"{failure.task} ")):
+    if f"object {failure.task}" in what:
+        pass  # it is an object's, and said already
+    elif failure.task and (failure.kind is FailureKind.WORKER_CRASHED or not what.startswith(f"{failure.task} ")):
         attempts = f", attempt {failure.attempt} of {failure.attempts}" if failure.attempts > 1 else ""
         once = " (max_retries=0)" if failure.attempts == 1 and failure.kind is FailureKind.WORKER_CRASHED else ""
         lines.append(f"  task      {failure.task}{attempts}{once}")

@@ -58,16 +58,22 @@ class FunctionHandle:
     @unbroken
     def _announce(self, process: Process, function_id: FunctionId, definition: Serialized, key: int) -> None:
         process.announce(function_id, definition)
-        self._drop()
+        self.let_go()
         self._process, self._function_id, self._key = process, function_id, key
 
-    def _drop(self) -> None:
+    def __repr__(self) -> str:
+        return "the handle of a remote function"
+
+    def let_go(self) -> None:
         if self._process is not None:
             self._process.functions_dropped.append((self._function_id, self._key))
 
     @unbroken
     def __del__(self) -> None:
-        self._drop()
+        if self._process is not None and self._process.collecting:
+            self._process.finalised.append(self)
+        else:
+            self.let_go()
 
 
 def submit(

@@ -258,6 +258,8 @@ class Executor:
             return self._process.store_value(serialized, return_id(task.task_id, index))
         except SerializationError as error:
             raise _ResultError(str(error)) from error
+        except ObjectStoreFullError as error:
+            raise _NoRoomForResultError(str(error)) from error
 
     def _failure(self, task: PushedTask, error: BaseException) -> tuple[Failure, bool]:
         """What the error means, and whether the caller wants another try."""
@@ -265,7 +267,7 @@ class Executor:
             return Failure(FailureKind.CANCELLED, "", "the task was cancelled while it ran"), False
         if isinstance(error, _ResultError):
             return Failure(FailureKind.UNSERIALIZABLE, "", f"the result cannot be sent back: {error}"), False
-        if isinstance(error, ObjectStoreFullError):
+        if isinstance(error, _NoRoomForResultError):
             return Failure(FailureKind.STORE_FULL, "", str(error)), False
         data, text, refs = serialize_exception(_without_own_frames(error))
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -276,6 +278,10 @@ class Executor:
 
 class _ResultError(Exception):
     pass
+
+
+class _NoRoomForResultError(Exception):
+    """Not one that the task's own `get` or `put` has raised: that is an error of its code, with its traceback."""
 
 
 def _without_own_frames(error: BaseException) -> BaseException:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -24,7 +26,7 @@ from miniray._runtime.signals import unbroken
 from miniray._runtime.waiters import HereWaiter, OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
-from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, given_id, return_id, task_id
+from miniray.core.ids import FunctionId, ObjectId, ProcessId, TaskId, given_id, return_id, show, task_id
 from miniray.core.machine import Awaited, AwaitEnded
 from miniray.core.owner.events import (
     CopyWanted,
@@ -54,6 +56,20 @@ class Drives(Protocol):
     def stop(self) -> None: ...
 
 
+class Finalised(Protocol):
+    """A ref, a view, the handle of a function: its end is told to the machine."""
+
+    def let_go(self) -> None: ...
+
+
+def _references_of_one_alone() -> int:
+    one = object()
+    return sys.getrefcount(one)
+
+
+_ALONE = _references_of_one_alone()
+
+
 class Ended(NamedTuple):
     """Why a session is over, as what its users are told."""
 
@@ -72,9 +88,19 @@ class Pin:
 
     @unbroken
     def __del__(self) -> None:
+        process = self._process
+        if process.collecting:
+            process.finalised.append(self)
+            return
+        process.views_dropped.append(self._object_id)
+        if process.drives.asleep:
+            process.drives.rouse()
+
+    def __repr__(self) -> str:
+        return f"a view of object {show(self._object_id)}"
+
+    def let_go(self) -> None:
         self._process.views_dropped.append(self._object_id)
-        if self._process.drives.asleep:
-            self._process.drives.rouse()
 
 
 class Process:
@@ -95,8 +121,8 @@ class Process:
         self.dropped: deque[ObjectId] = deque()
         self.views_dropped: deque[ObjectId] = deque()
         self.functions_dropped: deque[tuple[Any, int]] = deque()  # with their keys in the exporter's cache
-        self._left: tuple[deque[Any], ...] = (self.dropped, self.views_dropped, self.functions_dropped)
-        self._aside: tuple[deque[Any], ...] = (deque(), deque(), deque())  # in their place while the collector runs
+        self.collecting = False  # the garbage collector runs
+        self.finalised: deque[Finalised] = deque()  # by it
         self.ended: Ended | None = None  # nothing can be done any more
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
@@ -126,7 +152,7 @@ class Process:
     def collect(self) -> list[Event]:
         """What finalisers have left behind, as events. Under the lock: two that collect take from each other."""
         events: list[Event] = []
-        refs, views, functions = self._left
+        refs, views, functions = self.dropped, self.views_dropped, self.functions_dropped
         if refs:
             events.append(RefsDropped([refs.popleft() for _ in range(len(refs))]))
         if views:
@@ -138,22 +164,25 @@ class Process:
         return events
 
     def left_behind(self) -> bool:
-        refs, views, functions = self._left
-        return bool(refs or views or functions)
+        return bool(self.dropped or self.views_dropped or self.functions_dropped)
 
     @unbroken
     def while_collecting(self, phase: str, _: Any) -> None:
-        """For `gc.callbacks`: what the collector's finalisers leave behind is not looked at before they are all done.
+        """For `gc.callbacks`: what the collector finalises lets go of nothing before all finalisers are done.
 
-        It calls the `__del__` of a ref before that of an object in the same cycle which still uses it.
+        It calls the `__del__` of a ref before that of an object in the same cycle which still uses it, or brings it
+        back. Such a ref will not be finalised again, so nobody could tell when it goes: what it stands for is kept.
         """
-        if phase == "start":
-            self.dropped, self.views_dropped, self.functions_dropped = self._aside
+        self.collecting = phase == "start"
+        if self.collecting:
             return
-        self.dropped, self.views_dropped, self.functions_dropped = self._left  # first: others may be appending
-        for aside, left in zip(self._aside, self._left, strict=True):
-            while aside:
-                left.append(aside.popleft())
+        while self.finalised:
+            one = self.finalised.popleft()
+            if sys.getrefcount(one) <= _ALONE:
+                one.let_go()
+            else:
+                text = "was brought back by a finaliser: what it stands for is kept until the session ends"
+                warnings.warn(f"{one!r} {text}", UserWarning, stacklevel=1)
         if self.drives.asleep and self.left_behind():
             self.drives.rouse()
 

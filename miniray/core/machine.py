@@ -69,6 +69,10 @@ class Send(Effect, frozen=True):
 
 
 class Machine(Protocol):
+    """Each machine writes its `step` and `handles` itself, ten lines: what follows a handler differs (an owner settles
+    what its parts have found, a node of several reports its load), and a base that called it would cost every step of
+    the hot path one call more."""
+
     def step(self, now: float, event: Event) -> list[Effect]: ...
 
     def deadline(self) -> float | None:

@@ -367,6 +367,13 @@ class CopyFailed(Message, frozen=True):
     failure: Failure | None = None
 
 
+class CopyRefused(Message, frozen=True):
+    """Owner to a borrower that has asked for a value: there was no room for a copy on its node. It may ask again."""
+
+    object_id: ObjectId
+    failure: Failure
+
+
 class ReportLost(Message, frozen=True):
     """Borrower to owner: nothing could be read at `place`. Not the primary's place any more: ignored."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +76,9 @@ class Keeper:
     def read(self):
         return total(self.kept[0])
 
+    def drop(self):
+        self.kept = None
+
 
 @miniray.remote(num_cpus=0)
 class KeepsGenerator:
@@ -84,6 +88,10 @@ class KeepsGenerator:
 
     def read(self):
         return next(self.kept)
+
+    def drop(self):
+        """It has not been exhausted, and its frame has the ref."""
+        self.kept = None
 
 
 class Box:
@@ -193,3 +201,106 @@ def test_a_retried_exception_lets_go_of_its_refs():
     assert total(error.__cause__.args[1]) == total(error.__cause__.args[2][0])
     del error, failed
     eventually(lambda: not knows(object_id), "the value is freed")
+
+
+@pytest.mark.parametrize("keeper", [Keeper, KeepsGenerator])
+def test_what_an_actor_drops_is_freed_while_it_lives(keeper):
+    ref = miniray.put(np.arange(SIZE))
+    object_id = ref._id
+    actor = keeper.remote([ref])
+    del ref
+    assert miniray.get(actor.read.remote()) == SIZE * (SIZE - 1) // 2
+    assert knows(object_id)
+    miniray.get(actor.drop.remote())
+    eventually(lambda: not knows(object_id), "the value is freed")
+
+
+def test_a_generator_of_the_driver_that_is_dropped_lets_go_of_its_ref():
+    ref = miniray.put(np.arange(SIZE))
+    object_id = ref._id
+    kept = generate(ref)
+    del ref
+    assert next(kept) == SIZE * (SIZE - 1) // 2
+    assert knows(object_id)
+    del kept
+    eventually(lambda: not knows(object_id), "the value is freed")
+
+
+# ---- finalisers that bring back what was garbage ----
+
+
+class BringsBack:
+    """A cycle, which the collector finds. It finalises what hangs on that as well, though it is not to go."""
+
+    found = []
+
+    def __init__(self, kept):
+        self.kept, self.myself = kept, self
+
+    def __del__(self):
+        self.found.append(self.kept)
+
+
+@miniray.remote(num_cpus=0)
+def slow(value):
+    time.sleep(0.2)
+    return value
+
+
+@miniray.remote(num_cpus=0)
+def make_slowly():
+    return [slow.remote(5)]
+
+
+def called_closure_of(value):
+    @miniray.remote(num_cpus=0)
+    def closure():
+        return value
+
+    miniray.get(closure.remote())  # from here on its owner knows of it
+    return closure
+
+
+GARBAGE = {
+    "a ref": (lambda: miniray.put(5), miniray.get),
+    "a pending ref": (lambda: slow.remote(5), miniray.get),
+    "a borrowed ref": (lambda: miniray.get(make_slowly.remote())[0], miniray.get),
+    "an argument": (lambda: slow.remote(5), lambda ref: miniray.get(slow.remote(ref))),
+    "a box": (lambda: [slow.remote(5)], lambda box: miniray.get(miniray.get(slow.remote(box))[0])),
+    "a function": (lambda: called_closure_of(5), lambda function: miniray.get(function.remote())),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_what_a_finaliser_brings_back_is_kept_for_good(what):
+    """Python finalises each object once, so nobody can tell when such a ref goes. It never waits without an end."""
+    make, use = GARBAGE[what]
+    cycle = BringsBack(make())
+    del cycle
+    with pytest.warns(UserWarning, match="was brought back by a finaliser: .* is kept until the session ends"):
+        gc.collect()
+    kept = BringsBack.found.pop()
+    current().post()  # what was dropped is gone
+    assert use(kept) == 5
+    assert use(kept) == 5
+    held = kept[0] if what == "a box" else getattr(kept, "_handle", kept)
+    held.let_go()  # the test's own end: nobody else may
+
+
+def test_what_dies_in_a_cycle_is_let_go(recwarn):
+    """Also where a finaliser has used it, after its own."""
+    results = []
+
+    class Uses(BringsBack):
+        def __del__(self):
+            results.append(slow.remote(self.kept))
+
+    ref = slow.remote(5)
+    object_id = ref._id
+    cycle = Uses(ref)
+    del ref, cycle
+    gc.collect()
+    assert miniray.get(results) == [5]
+    results.clear()
+    eventually(lambda: not knows(object_id), "the value is freed")
+    assert not recwarn.list

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from quiescence import assert_quiet, eventually, leftovers
 
 import miniray
 from miniray._runtime.context import get_current
-from miniray.errors import ObjectStoreFullError
+from miniray.errors import ActorDiedError, ObjectStoreFullError, OwnerDiedError
 
 pytestmark = pytest.mark.usefixtures("session")
 LARGE = 500_000
@@ -237,6 +238,38 @@ def test_out_of_band_pickles_warn_once_and_keep_the_value():
     del again
     assert eventually(lambda: leftovers(), "what is kept for good") == {"references": 1, "values": 1}
     get_current().dropped.append(bytes.fromhex(_only_reference()))  # the test's own end: nobody else may
+
+
+def test_out_of_band_pickles_may_be_loaded_anywhere_and_later():
+    @miniray.remote(num_cpus=0)
+    def load(data):
+        return miniray.get(pickle.loads(data))
+
+    @miniray.remote(num_cpus=0)
+    class Maker:
+        def dump(self):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return pickle.dumps(miniray.put("of another process"))
+
+    with pytest.warns(UserWarning, match="pickled outside of miniray"):
+        data = pickle.dumps(miniray.put("kept"))
+    for _ in range(2):
+        assert miniray.get(load.remote(data)) == "kept"
+    maker = Maker.remote()
+    theirs = miniray.get(maker.dump.remote())
+    for _ in range(2):
+        assert miniray.get(pickle.loads(theirs)) == "of another process"
+        assert miniray.get(load.remote(theirs)) == "of another process"
+    miniray.kill(maker)
+    with pytest.raises(ActorDiedError):
+        miniray.get(maker.dump.remote())
+    with pytest.raises(OwnerDiedError):
+        miniray.get(pickle.loads(theirs))
+    del load, maker
+    eventually(lambda: list(leftovers()) == ["references", "values"], "nothing but what is kept for good")
+    for object_id in get_current().owner._holding.references.rows:
+        get_current().dropped.append(object_id)
 
 
 def _only_reference():

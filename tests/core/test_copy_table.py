@@ -11,6 +11,7 @@ from miniray.core.messages import (
     AddHolder,
     CopyFailed,
     CopyMade,
+    CopyRefused,
     DropHolders,
     FreeOrphans,
     FreePlaces,
@@ -160,7 +161,7 @@ def test_a_copy_that_failed_is_made_from_another_one() -> None:
 def test_a_node_without_room_fails_its_own_readers_alone() -> None:
     session = Session()
     session.hears(WhereIs(X), READER)
-    assert session.hears(CopyFailed(1, FULL), THERE) == [Send(READER, ValueIs(X, Failed(FULL)))]
+    assert session.hears(CopyFailed(1, FULL), THERE) == [Send(READER, CopyRefused(X, FULL))]
     assert session.owner.values[X] == session.x
     far = Session(FAR)
     far.does(CopyWanted([X]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import miniray
+from miniray._runtime.context import current
 from miniray.core.ids import ProcessId, node_of
 from miniray.core.record import replace
 from miniray.core.task_spec import Stored
@@ -154,25 +156,14 @@ def test_without_a_copy_it_is_made_again_once_for_all_who_wait() -> None:
     assert [_runs_after_a_crash(seed, read_before=False) for seed in SEEDS] == [1] * len(SEEDS)
 
 
-def test_a_value_for_which_a_node_has_no_room_fails_its_reader_there_alone() -> None:
-    """The arena of each node holds one such value and no second."""
-    cluster = SimulatedCluster(SeededChoices(1), nodes=2, num_cpus=1, arena_bytes=2 << 20)
+# ---- no room for a copy ----
 
-    def program() -> None:
-        @miniray.remote
-        def make() -> bytes:
-            simulation.running[0].sleep(0.2)
-            return b"v" * (1_100_000)
+TOO_LARGE = 1_100_000  # the arena of each node holds one such value and no second
+NO_ROOM = "a copy of 1,100,192 bytes does not fit"
 
-        made = [make.remote() for _ in range(2)]
-        miniray.wait(made, num_returns=2)
-        assert sorted(map(_lies_on, made)) == sorted(cluster.hosts)
-        far = next(one for one in made if _lies_on(one) != cluster.head.me)
-        with pytest.raises(miniray.errors.ObjectStoreFullError, match="a copy of 1,100,192 bytes does not fit"):
-            miniray.get(far)
-        del made[:]
-        assert len(miniray.get(far)) == 1_100_000, "asked for again, now that there is room"
 
+def _run_in_little_memory(program: Callable[[], None], seed: int = 1) -> None:
+    cluster = SimulatedCluster(SeededChoices(seed), nodes=2, num_cpus=1, arena_bytes=2 << 20)
     try:
         watch = Watch(cluster)
         cluster.run(program)
@@ -180,3 +171,104 @@ def test_a_value_for_which_a_node_has_no_room_fails_its_reader_there_alone() -> 
         watch.at_end()
     finally:
         cluster.close()
+
+
+def test_a_value_for_which_a_node_has_no_room_fails_its_reader_there_alone() -> None:
+    def program() -> None:
+        cluster = simulation.running[0]
+
+        @miniray.remote
+        def make() -> bytes:
+            simulation.running[0].sleep(0.2)
+            return b"v" * TOO_LARGE
+
+        made = [make.remote() for _ in range(2)]
+        miniray.wait(made, num_returns=2)
+        assert sorted(map(_lies_on, made)) == sorted(cluster.hosts)
+        far = next(one for one in made if _lies_on(one) != cluster.head.me)
+        with pytest.raises(miniray.errors.ObjectStoreFullError, match=NO_ROOM):
+            miniray.get(far)
+        del made[:]
+        assert len(miniray.get(far)) == TOO_LARGE, "asked for again, now that there is room"
+
+    _run_in_little_memory(program)
+
+
+class Borrower:
+    """Holds a ref of the driver, and memory of its node."""
+
+    def __init__(self, refs: list[Any]) -> None:
+        self.refs = refs
+        self.kept: Any = None
+
+    def node(self) -> ProcessId:
+        return node_of(current().me)
+
+    def fill(self) -> None:
+        self.kept = miniray.put(b"k" * TOO_LARGE)
+
+    def free(self) -> None:
+        self.kept = None
+
+    def read(self) -> int:
+        return len(miniray.get(self.refs[0]))
+
+    def read_in_vain(self) -> bool:
+        try:
+            miniray.get(self.refs[0])
+        except miniray.errors.ObjectStoreFullError:
+            return True
+        return False
+
+    def give(self) -> list[Any]:
+        return [miniray.put(b"g" * TOO_LARGE)]
+
+    def take(self, refs: list[Any]) -> None:
+        self.refs = refs
+
+    def pass_on(self) -> int:
+        """As an argument of a task that it submits."""
+        size = miniray.remote(num_cpus=0)(len)
+        return miniray.get(size.remote(self.refs[0]))
+
+
+@pytest.mark.parametrize("method", ["read", "pass_on"])
+def test_a_borrower_asks_again_when_there_is_room(method: str) -> None:
+    """That there was none is no outcome of the value: it holds for those who asked."""
+
+    def program() -> None:
+        ref = miniray.put(b"v" * TOO_LARGE)
+        borrower = miniray.remote(num_cpus=1)(Borrower)
+        both = [borrower.remote([ref]) for _ in range(2)]
+        far = next(one for one in both if miniray.get(one.node.remote()) != simulation.running[0].head.me)
+        miniray.get(far.fill.remote())
+        for _ in range(2):
+            with pytest.raises(miniray.errors.ObjectStoreFullError, match=NO_ROOM):
+                miniray.get(getattr(far, method).remote())
+        miniray.get(far.free.remote())
+        assert miniray.get(getattr(far, method).remote()) == TOO_LARGE
+
+    for seed in range(10):
+        _run_in_little_memory(program, seed)
+
+
+def test_what_a_borrower_had_no_room_for_ends_with_its_owner() -> None:
+    def program() -> None:
+        borrower = miniray.remote(num_cpus=1)(Borrower)
+        owner, far = (borrower.remote([]) for _ in range(2))
+        if miniray.get(far.node.remote()) == simulation.running[0].head.me:
+            owner, far = far, owner
+        ref = miniray.get(owner.give.remote())[0]
+        miniray.get([far.fill.remote(), far.take.remote([ref])])
+        del ref
+        with pytest.raises(miniray.errors.ObjectStoreFullError, match=NO_ROOM):
+            miniray.get(far.read.remote())
+        miniray.kill(owner)
+        with pytest.raises(miniray.errors.ActorDiedError):
+            miniray.get(owner.node.remote())
+        with pytest.raises(miniray.errors.OwnerDiedError):
+            while miniray.get(far.read_in_vain.remote()):
+                simulation.running[0].sleep(0.01)
+
+    for seed in range(10):
+        _run_in_little_memory(program, seed)

@@ -17,10 +17,10 @@ import second_attempts
 import small_programs
 from scripted_machines import Linked
 
+from miniray.core.owner.arrivals import Arrivals
 from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs
-from miniray.core.owner.holding import Holding
 from miniray.core.owner.lineage import Lineage
 from miniray.testing.exhaustive import Explored, Move, WrongInterleaving, every_interleaving
 
@@ -91,14 +91,14 @@ def stale_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pin_released_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result never says that a third party has not confirmed yet."""
-    depart = Holding.depart
-    monkeypatch.setattr(Holding, "depart", lambda self, *what: (depart(self, *what)[0], False))
+    depart = Arrivals.depart
+    monkeypatch.setattr(Arrivals, "depart", lambda self, *what: (depart(self, *what)[0], False))
 
 
 def nothing_retained(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result does not say what its worker still holds."""
-    depart = Holding.depart
-    monkeypatch.setattr(Holding, "depart", lambda self, *what: ((), depart(self, *what)[1]))
+    depart = Arrivals.depart
+    monkeypatch.setattr(Arrivals, "depart", lambda self, *what: ((), depart(self, *what)[1]))
 
 
 def death_before_the_links_end(monkeypatch: pytest.MonkeyPatch) -> None:

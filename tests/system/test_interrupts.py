@@ -219,6 +219,79 @@ def test_interrupts_end_a_long_wait_at_once(script, how):
     assert driver.end(20) == "quiet\n"
 
 
+SWALLOWED = """
+    @miniray.remote
+    def stubborn(i):
+        for _ in range(20):
+            try:
+                time.sleep(0.02)
+            except BaseException:
+                pass
+        return i
+
+    refs = [stubborn.remote(i) for i in range(4)]
+    swallowed = rounds = 0
+    print("begins", flush=True)
+    while swallowed < 3:
+        try:
+            submit_and_get(rounds)
+            rounds += 1
+        except BaseException as error:
+            assert type(error) is KeyboardInterrupt, repr(error)
+            swallowed += 1
+            print("swallowed", flush=True)
+    assert miniray.get(refs, timeout=20) == [0, 1, 2, 3]
+    refs.clear()
+    finish()
+"""
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_a_program_that_swallows_interrupts_goes_on(script, group):
+    """Nor does anything of it end when a terminal sends them to all of its processes."""
+    driver = script(PRELUDE + SWALLOWED, 0, 0)
+    assert driver.line() == "begins"
+    for _ in range(3):
+        if group:
+            os.killpg(driver.pid, signal.SIGINT)
+        else:
+            driver.send(signal.SIGINT)
+        assert driver.line() == "swallowed"
+    assert driver.end(60) == "quiet\n"
+
+
+def test_a_second_interrupt_ends_what_the_first_could_not(script):
+    """The tasks swallow the one that cancels them; the session ends nevertheless."""
+    driver = script(PRELUDE + """
+    @miniray.remote
+    def endless():
+        while True:
+            try:
+                time.sleep(0.02)
+            except BaseException:
+                pass
+
+    refs = [endless.remote() for _ in range(3)]
+    interrupts = 0
+    print("begins", flush=True)
+    while interrupts < 2:
+        try:
+            miniray.get(refs)
+        except BaseException:
+            interrupts += 1
+            for ref in refs:
+                miniray.cancel(ref)
+            print("interrupted", flush=True)
+    miniray.shutdown()
+    print("ended", flush=True)
+    """, 0, 0)
+    assert driver.line() == "begins"
+    for _ in range(2):
+        driver.send(signal.SIGINT)
+        assert driver.line() == "interrupted"
+    assert driver.end(20) == "ended\n"
+
+
 def test_a_handler_may_use_miniray_and_the_wait_goes_on(script):
     source = PRELUDE + """
     got, number = [], iter(range(10**6))

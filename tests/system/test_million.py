@@ -76,7 +76,7 @@ def test_many_tasks_leave_nothing(script, what):
 
 
 def test_many_pending_tasks_at_once(script):
-    """All submitted before the first is gathered: under 1 KB each."""
+    """All submitted before the first is gathered. (`python -m bench pending` has those that cannot start, exactly.)"""
     source = SOURCE.partition("    miniray.init")[0] + """
     miniray.init(num_cpus=2)
     run(f.remote, 1000)
@@ -92,4 +92,4 @@ def test_many_pending_tasks_at_once(script):
     """
     each = int(script(source).end(60))
     print(f"{each} bytes each")
-    assert each < 1500
+    assert each < 1200

@@ -29,6 +29,7 @@ class Completion:
         self._emit = emit
         self._holding = holding
         self._values = holding.objects.values
+        self._elsewhere = holding.copies.elsewhere
         self.tasks = Tasks()
         self.functions = Functions()
         self.ready: list[ObjectId] = []
@@ -66,6 +67,8 @@ class Completion:
 
     def resolve(self, task: Task) -> Task | None:
         """Have a task that is to be queued wait for its arguments; None when one of them has failed."""
+        if self._elsewhere:
+            self._holding.forget_refusals(resolved_by(task.spec))
         for object_id in resolved_by(task.spec):
             if object_id not in self._values:
                 self.unresolve(task, object_id)
@@ -186,18 +189,12 @@ class Completion:
     def _refuse(self, worker: ProcessId, result: TaskResult) -> None:
         """Dropped, never ignored: what it brought is freed, and what it pins is released."""
         for index, value in enumerate(result.values):
-            object_id = return_id(result.task_id, index)
-            if type(value) is ActorAt and self._may_live_on(object_id):
-                continue  # of a life that was given up when the next was asked for: it ends nothing of that one
-            self._holding.discard(object_id, value)
+            self._holding.discard(return_id(result.task_id, index), value)
         if result.pinned:
             self._emit(Send(worker, HandoffDone(result.task_id, result.attempt)))
         if not result.pending:  # of a session that has ended: its arguments were pinned then
             key = worker, result.task_id, result.attempt
             self._holding.release_arguments(self._holding.handoffs.unpin(key))
-
-    def _may_live_on(self, actor: ObjectId) -> bool:
-        return task_of(actor) in self.tasks.rows or type(self._holding.objects.values.get(actor)) is ActorAt
 
     def _conclude(
         self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None

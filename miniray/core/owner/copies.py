@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from miniray.core.failures import Failure
 from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, local_number, node_of, same_node, show
 from miniray.core.machine import InvariantError, Send
-from miniray.core.messages import CopyFailed, CopyMade, FreeOrphans, MakeCopy, RefGone, ValueIs
+from miniray.core.messages import CopyFailed, CopyMade, CopyRefused, FreeOrphans, MakeCopy, RefGone, ValueIs
 from miniray.core.owner.objects import Objects
 from miniray.core.record import Effect, Row
 from miniray.core.task_spec import Failed, Place, Stored, Value
@@ -52,7 +52,8 @@ class CopyTable:
         self._last_number = 0
         self._numbers: dict[int, ObjectId] = {}  # of copies under way
         self.rows: dict[ObjectId, Copies] = {}
-        #: Values that cannot be read on this node, and why not, if it was tried.
+        #: Own values that cannot be read on this node, and why not, if it was tried. Of borrowed ones only the latter,
+        #: which is in `values` too, until somebody asks again.
         self.elsewhere: dict[ObjectId, Failed | None] = {}
 
     # ---- where it lies ----
@@ -181,7 +182,7 @@ class CopyTable:
         if asker == self._me:
             self.elsewhere[object_id] = Failed(failure)
         else:
-            self._emit(Send(asker, ValueIs(object_id, Failed(failure))))
+            self._emit(Send(asker, CopyRefused(object_id, failure)))
 
     # ---- losing ----
 
@@ -245,6 +246,8 @@ class CopyTable:
                 raise InvariantError(f"two copies of {show(object_id)} on one node: {value} and {row}")
         for object_id in self.elsewhere:
             value = self._objects.values.get(object_id)
+            if object_id[:8] != self._me and value is not None and value is self.elsewhere[object_id]:
+                continue
             if not isinstance(value, Stored) or same_node(value.place.holder, self._me):
                 raise InvariantError(f"{show(object_id)} lies elsewhere, they say, and is {value}")
 

@@ -20,7 +20,6 @@ from miniray.core.ids import NODE_NUMBER, ObjectId, ProcessId, TaskId, local_num
 from miniray.core.machine import Send
 from miniray.core.messages import (
     AddHolder,
-    ArgumentsArrived,
     DropHolders,
     FreeOrphans,
     FreePlaces,
@@ -63,7 +62,6 @@ class Holding:
         self.lost: dict[ProcessId, None] = {}  # processes whose links broke; ids are never given again
         self.watched: dict[ObjectId, None] = {}  # creation objects of which `actors.py` keeps a row
         self.actors_freed: list[ObjectId] = []  # for `actors.py`: those that nobody here holds any more
-        self._arrivals: dict[tuple[TaskId, int], tuple[ObjectId, ...]] = {}
 
     def row(self, object_id: ObjectId) -> Reference:
         """The row of this object, made when this process meets the ref for the first time.
@@ -118,7 +116,7 @@ class Holding:
         row = self.row(inner)
         row.containers += 1
         if isinstance(row, Borrowed):
-            self._make_known(inner, row)
+            self.make_known(inner, row)
             if transfer is not None and self.handoffs.is_open(inner):
                 self.handoffs.expect(inner, transfer)
 
@@ -253,6 +251,7 @@ class Holding:
         if row.registered:
             row.registered = False
             self._emit(Send(ProcessId(object_id[:8]), DropHolders([object_id])))
+        self.copies.elsewhere.pop(object_id, None)
         if row.asking is Asking.NO:
             del self.references.rows[object_id]
         else:
@@ -266,9 +265,9 @@ class Holding:
             row = self.row(object_id)
             row.local += 1
             if isinstance(row, Borrowed):
-                self._make_known(object_id, row)
+                self.make_known(object_id, row)
 
-    def _make_known(self, object_id: ObjectId, row: Borrowed) -> None:
+    def make_known(self, object_id: ObjectId, row: Borrowed) -> None:
         """Register with the owner, unless it knows, or a running task of its own covers the ref."""
         if row.registered or row.arrivals or row.orphaned:
             return
@@ -310,6 +309,21 @@ class Holding:
             row.arguments += 1
         return [object_id], tasks
 
+    def refused(self, object_id: ObjectId, failure: Failure) -> tuple[list[ObjectId], list[TaskId]]:
+        """As `learn`, but there was no room for a copy: so it is for those who have asked. Whoever asks later has this
+        forgotten, and asks again."""
+        failed = Failed(failure)
+        news = self.learn(object_id, failed)
+        if self.objects.values.get(object_id) is failed:
+            self.copies.elsewhere[object_id] = failed
+        return news
+
+    def forget_refusals(self, object_ids: Iterable[ObjectId]) -> None:
+        for object_id in object_ids:
+            row = self.references.rows.get(object_id)
+            if isinstance(row, Borrowed) and not row.orphaned and object_id in self.copies.elsewhere:
+                self.lose_value(object_id)
+
     def learn_gone(self, object_id: ObjectId, *, answers_where_is: bool) -> tuple[list[ObjectId], list[TaskId]]:
         """`RefGone`: the value was freed before this process had registered; the ref ends with an error at once."""
         row = self.references.rows.get(object_id)
@@ -325,42 +339,11 @@ class Holding:
         if answers_where_is and stale:
             self.want(object_id)  # the ref came back meanwhile: its own answer is on its way
             return [], []
+        self.forget_refusals([object_id])
         row.orphaned, row.registered = True, False
         if object_id in self.objects.values:
             return [], []
         return [object_id], self.set_value(object_id, Failed(gone(object_id)))
-
-    def arrive(self, message: ArgumentsArrived) -> None:
-        """A task starts here: hold every ref that came with it, and register with third parties."""
-        self._arrivals[message.task, message.attempt] = message.refs
-        for object_id in message.refs:
-            row = self.row(object_id)
-            row.arguments += 1
-            if isinstance(row, Borrowed):
-                if object_id[:8] == message.submitter:
-                    row.arrivals += 1
-                else:
-                    self._make_known(object_id, row)
-
-    def depart(self, submitter: ProcessId, task: TaskId, attempt: int) -> tuple[tuple[ObjectId, ...], bool]:
-        """That task has ended: (refs of the submitter that are still held, whether a third party is yet to confirm)."""
-        refs = self._arrivals.pop((task, attempt), ())
-        retained: dict[ObjectId, None] = {}
-        transfer = Transfer(sender=(submitter, task, attempt))
-        for object_id in refs:
-            row = self.references.rows[object_id]
-            if isinstance(row, Borrowed) and object_id[:8] == submitter:
-                row.arrivals -= 1
-            elif isinstance(row, Borrowed) and self.handoffs.is_open(object_id):
-                self.handoffs.expect(object_id, transfer)
-            if not self.references.release_argument(object_id):
-                self.let_go(object_id)
-            elif isinstance(row, Borrowed) and object_id[:8] == submitter and not row.arrivals:
-                row.registered = True
-                retained[object_id] = None
-            elif isinstance(row, Borrowed) and row.views and object_id[:8] in self.lost:
-                self.handoffs.wait_for_views(object_id, transfer)
-        return tuple(retained), transfer.left > 0
 
     def tell_all(self, owner: ProcessId) -> list[tuple[ObjectId, int]]:
         """What is held of that owner's objects, each with a new receipt. No other is waited for any more."""
@@ -384,10 +367,6 @@ class Holding:
                 self.want(object_id)
             else:
                 del self.references.rows[object_id]
-
-    def running_from(self, submitter: ProcessId) -> list[tuple[TaskId, int]]:
-        """What has come from there and runs here, and each transfer from there that is not over."""
-        return [key for key in self._arrivals if key[0][:8] == submitter]
 
     # ---- this process as an owner ----
 
@@ -440,6 +419,7 @@ class Holding:
         for object_id in self.references.borrowed_from(peer):
             row = self.references.rows[object_id]
             assert isinstance(row, Borrowed)
+            self.forget_refusals([object_id])
             row.orphaned, row.registered, row.asking = True, False, Asking.NO
             if not row.keeps_value:
                 del self.references.rows[object_id]
@@ -467,7 +447,6 @@ class Holding:
     def statistics(self) -> dict[str, int]:
         return {
             "references": len(self.references.rows),
-            "arrivals": len(self._arrivals),
             **self.objects.statistics(),
             **self.copies.statistics(),
             **self.handoffs.statistics(),

@@ -2,7 +2,7 @@
 
 Every driver and worker has one. It joins ten parts, most with tables of their own:
 
-- `holding.py`: refs, values, hand-offs;
+- `holding.py`: refs, values, hand-offs; `arrivals.py`: refs that came with what runs here;
 - `completion.py`: a task from submission to outcome;
 - `dispatch.py`: tasks to leased workers;
 - `actors.py`: calls to actors;
@@ -45,6 +45,7 @@ from miniray.core.messages import (
 )
 from miniray.core.owner.actors import Actors
 from miniray.core.owner.adoption import Adoption
+from miniray.core.owner.arrivals import Arrivals
 from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.deaths import Deaths
@@ -83,13 +84,16 @@ class Owner:
         emit = self._emit = self._effects.append
         self._deaths = Deaths()
         self._holding = Holding(me, Lineage(max_lineage_bytes), self._deaths.nodes, emit)
+        self._arrivals = Arrivals(self._holding)
         self._completion = Completion(self._holding, emit)
         self._dispatch = Dispatch(node, self._completion, emit)
         self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
         self._places = Places(node, self._holding, self._deaths, emit)
         self._adoption = Adoption(self._holding, self._apply, emit)
         self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
-        sessions = Sessions(self._holding, self._completion, self._dispatch, self._actors, self._adoption, emit)
+        sessions = Sessions(
+            self._holding, self._arrivals, self._completion, self._dispatch, self._actors, self._adoption, emit
+        )
         orders = Orders(me, self._completion.tasks, self._dispatch, self._actors, emit)
         self._burials = Burials(
             self._deaths, self._holding, self._completion, self._dispatch, self._actors, self._places, self._adoption,
@@ -252,7 +256,7 @@ class Owner:
     # ---- from this process: the worker role ----
 
     def _on_arguments_arrived(self, now: float, message: ArgumentsArrived, peer: ProcessId) -> None:
-        self._holding.arrive(message)
+        self._arrivals.arrive(message)
 
     def _on_execution_ended(self, now: float, message: ExecutionEnded, peer: ProcessId) -> None:
         """Pin what the values contain, say what is still held, then let go of what came with the task."""
@@ -265,7 +269,7 @@ class Owner:
         if inner:
             self._holding.hold_arguments(inner)
             self._holding.handoffs.pin((submitter, result.task_id, result.attempt), inner)
-        retained, pending = self._holding.depart(submitter, result.task_id, result.attempt)
+        retained, pending = self._arrivals.depart(submitter, result.task_id, result.attempt)
         full = replace(result, retained=retained, pending=pending, pinned=bool(inner))
         # Before any `DropHolders` that `depart` has decided: what registers must not be overtaken by what drops.
         self._effects.insert(0, Send(submitter, TasksDone([full])))
@@ -396,6 +400,7 @@ class Owner:
             "functions": len(self._completion.functions.rows),
             **self._deaths.statistics(),
             **self._holding.statistics(),
+            **self._arrivals.statistics(),
             **self._dispatch.statistics(),
             **self._actors.statistics(),
             **self._adoption.statistics(),

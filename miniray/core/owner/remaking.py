@@ -18,7 +18,7 @@ from typing import Any
 
 from miniray.core.ids import ObjectId, ProcessId, node_of, task_of
 from miniray.core.machine import Send
-from miniray.core.messages import CopyFailed, CopyMade, ReportLost
+from miniray.core.messages import CopyFailed, CopyMade, CopyRefused, ReportLost
 from miniray.core.owner.completion import Completion, resolved_by
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import CopyWanted
@@ -43,6 +43,7 @@ class Remaking:
             ReportLost: self._on_report_lost,
             CopyWanted: self._on_copy_wanted,
             CopyMade: self._on_copy_made,
+            CopyRefused: self._on_copy_refused,
         }
 
     # ---- copies ----
@@ -52,6 +53,8 @@ class Remaking:
         holding = self._holding
         for object_id in event.object_ids:
             if type(holding.references.rows.get(object_id)) is not Owned:
+                holding.forget_refusals([object_id])
+                holding.want(object_id)
                 continue
             value = holding.objects.values.get(object_id)
             if value is None:
@@ -63,6 +66,11 @@ class Remaking:
     def _on_copy_made(self, now: float, message: CopyMade, peer: ProcessId) -> None:
         if self._holding.copies.made(message, peer):
             self._completion.ready.append(message.object_id)
+
+    def _on_copy_refused(self, now: float, message: CopyRefused, peer: ProcessId) -> None:
+        ready, tasks = self._holding.refused(message.object_id, message.failure)
+        self._completion.ready.extend(ready)
+        self._completion.resolved(tasks)
 
     def copy_failed(self, message: CopyFailed, node: ProcessId) -> None:
         object_id = self._holding.copies.failed(message, node)

@@ -22,6 +22,7 @@ from miniray.core.machine import LinkRenewed, Send
 from miniray.core.messages import FreePlaces, PlacesHeld, StillHolds
 from miniray.core.owner.actors import Actors
 from miniray.core.owner.adoption import Adoption
+from miniray.core.owner.arrivals import Arrivals
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.dispatch import Dispatch
 from miniray.core.owner.events import PlacesToldOf, TellPlacesOf
@@ -35,6 +36,7 @@ class Sessions:
     def __init__(
         self,
         holding: Holding,
+        arrivals: Arrivals,
         completion: Completion,
         dispatch: Dispatch,
         actors: Actors,
@@ -42,6 +44,7 @@ class Sessions:
         emit: Callable[[Effect], None],
     ) -> None:
         self._holding = holding
+        self._arrivals = arrivals
         self._completion = completion
         self._dispatch = dispatch
         self._actors = actors
@@ -63,7 +66,7 @@ class Sessions:
         self._adoption.offer_again(other)  # first: what is offered is held, too
         self._pin_what_may_run(other)
         held = holding.tell_all(other)
-        transfers = dict.fromkeys([*holding.running_from(other), *holding.handoffs.open_from(other)])
+        transfers = dict.fromkeys([*self._arrivals.running_from(other), *holding.handoffs.open_from(other)])
         self._emit(Send(other, StillHolds(held, list(transfers))))
         self._emit(TellPlacesOf(other))
         holding.ask_again(other, self._adoption.is_offered)

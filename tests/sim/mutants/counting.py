@@ -6,6 +6,7 @@ from typing import Any
 
 from miniray.core.machine import Send
 from miniray.core.messages import Drained, ForgetFunction, HolderAdded, RefGone
+from miniray.core.owner.arrivals import Arrivals
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs, Transfer
 from miniray.core.owner.holding import Holding
@@ -67,7 +68,7 @@ def the_senders_pin_ends_with_the_reply(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Holding, "depart")
+@mutant(Arrivals, "depart")
 def a_result_does_not_say_what_is_retained(right: Wrong) -> Wrong:
     """The worker keeps refs of arguments, and nobody hears of it."""
     return lambda self, submitter, task, attempt: ((), right(self, submitter, task, attempt)[1])
