@@ -12,7 +12,8 @@ from miniray._runtime.perform import rows_for
 from miniray.core.control.control_store import ControlStore
 from miniray.core.control.events import Log, Logged, StoreStarted
 from miniray.core.ids import CONTROL_NUMBER, process_id
-from miniray.core.messages import NodeAdded, NodeDied
+from miniray.core.machine import Send
+from miniray.core.messages import NodeAdded, NodeDied, ProcessDied
 from miniray.core.record import Effect, Event
 from miniray.testing.faults import ControlCrash
 from miniray.testing.simulated import CrashNow, SimulatedProcess
@@ -62,6 +63,8 @@ class SimulatedControl:
         """It makes a step with these effects."""
         if not effects or not self._crashes or self._cluster.healed_at is not None:
             return None
+        if self._crashes[0].at_news and not any(map(_tells_of_a_death, effects)):
+            return None
         self._until_crash += 1
         return self._crashes[0] if self._until_crash > self._crashes[0].after else None
 
@@ -79,6 +82,10 @@ class SimulatedControl:
     def _begin_again(self) -> None:
         self._cluster.tell(self.me, "BeganAgain")
         self._begin()
+
+
+def _tells_of_a_death(effect: Effect) -> bool:
+    return isinstance(effect, Send) and isinstance(effect.message, ProcessDied | NodeDied)
 
 
 class _ControlProcess(SimulatedProcess):

@@ -74,11 +74,13 @@ class Unhealed(Record, frozen=True):
 
 class ControlCrash(Record, frozen=True):
     """After so many further steps of the control store (those with effects), it dies: before the effects of the next
-    one, or between two of them. It begins again after a while, from its log."""
+    one, or between two of them. It begins again after a while, from its log. `at_news`: counted are only steps in which
+    it tells of a death, since that is what may get lost with it."""
 
     after: int
     mid_step: bool = False
     away_seconds: float = 0.0
+    at_news: bool = False
 
 
 class Faults(Record, frozen=True):
@@ -169,10 +171,11 @@ def draw_control(choices: Choices, faults: Faults) -> Faults:
     two broken links between it and nodes. From a source of its own, like other broken links."""
     crashes = []
     for _ in range((0, 0, 1, 1, 2, 3)[choices.choose(6, "crashes of the control store")]):
-        after = choices.choose(1 << choices.choose(7, "how far"), "steps to its next crash")
+        at_news = bool(choices.choose(2, "when it tells of a death"))
+        after = choices.choose(2 if at_news else 1 << choices.choose(7, "how far"), "steps to its next crash")
         mid_step = bool(choices.choose(2, "half-way through a step"))
         away = AWAY_SECONDS[choices.choose(len(AWAY_SECONDS), "how long it is away")]
-        crashes.append(ControlCrash(after, mid_step, away))
+        crashes.append(ControlCrash(after, mid_step, away, at_news))
     breaks = []
     for _ in range((0, 0, 1, 2)[choices.choose(4, "broken links of the control store")]):
         breaks.append(choices.choose(2 << choices.choose(7, "how far"), "frames to the next broken link"))

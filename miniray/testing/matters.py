@@ -20,9 +20,9 @@ _WITH_NODE = "its node died"
 def what_matters(run: Run) -> list[str]:
     """The sentences, in the order in which it happened."""
     told = [
-        (moment.step.number, _death_of_node(run, moment) if _is_node(run, moment) else _death(run, moment))
+        (moment.step.number, _death_of_node(run, moment) if _runs_no_task(run, moment) else _death(run, moment))
         for moment in _of(run, MomentKind.DIED)
-        if moment.step.event["why"] not in ("itself", _WITH_NODE) or _is_node(run, moment)
+        if moment.step.event["why"] not in ("itself", _WITH_NODE) or _runs_no_task(run, moment)
     ]
     told += [(again.started.number, _again(run, again)) for again in run.executions if again.time > 1]
     if len(told) < MAX_SENTENCES:
@@ -66,8 +66,8 @@ def _death_of_node(run: Run, moment: Moment) -> str:
     return f"{run.who(crash.process)} was killed at {crash.time:.4f} s{workers}{lost}."
 
 
-def _is_node(run: Run, moment: Moment) -> bool:
-    return run.recording.processes[moment.step.process] == "node"
+def _runs_no_task(run: Run, moment: Moment) -> bool:
+    return run.recording.processes[moment.step.process] in ("node", "control")
 
 
 def _struck(run: Run, crash: Step) -> Execution | None:

@@ -124,7 +124,8 @@ class Run:
 
     def who(self, process: str) -> str:
         """ "driver p1", "worker p3", "node p0"."""
-        return f"{self.recording.processes.get(process, 'process')} {process}"
+        kind = self.recording.processes.get(process, "process")
+        return "the control store" if kind == "control" else f"{kind} {process}"
 
     def parent(self, task: str) -> str | None:
         known = self.recording.tasks.get(task)

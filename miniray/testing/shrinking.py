@@ -28,7 +28,7 @@ MAX_SECONDS = 20.0
 MAX_MOMENTS = 100  # of one crash in a quiet cluster that are tried
 _HERE = str(Path(miniray.__file__).parent)
 _QUIETER = ("one_failed_start_in", "one_node_pause_in", "one_pause_in", "one_slow_link_in", "one_long_in", "heal_after")
-_STRIKES = ("node_crashes", "broken_links", "crashes")
+_STRIKES = ("control_crashes", "control_breaks", "node_crashes", "broken_links", "crashes")
 
 
 class Failing(Record, frozen=True):

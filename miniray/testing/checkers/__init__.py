@@ -16,7 +16,7 @@ What one machine can see alone is in its `check()`. Of the thirteen:
 | 5 | resources | `LeaseQueue.check`, and from the messages alone `leases.py` |
 | 6 | calls of one caller start in order | `call_order.py` |
 | 7 | max_retries=0 is started at most once; what has not started pays nothing | `starts.py` |
-| 8 | no message of the dead changes a table | `stale.py` |
+| 8 | no message of the dead changes a table | `stale.py`; of dead nodes `fences.py`, `registry.py` |
 | 9 | freed ids do not come back | `freed_ids.py` |
 | 10 | no place is reused while it is lent | `places.py` |
 | 11 | limits | `limits.py` |

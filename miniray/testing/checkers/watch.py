@@ -17,6 +17,7 @@ from miniray.testing.checkers.one_task import OneTask
 from miniray.testing.checkers.outcomes import Outcomes
 from miniray.testing.checkers.places import Places
 from miniray.testing.checkers.quiet import Quiet
+from miniray.testing.checkers.registry import Registry
 from miniray.testing.checkers.stale import Stale
 from miniray.testing.checkers.starts import Starts
 from miniray.testing.cluster import SimulatedCluster
@@ -33,6 +34,7 @@ ALL: tuple[type[Checker], ...] = (
     Starts,
     Stale,
     Fences,
+    Registry,
     FreedIds,
     Places,
     Limits,
