@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
     from miniray.testing.exploration import NotDeterministic, explore
-    from miniray.testing.faults import Break, Crash, CrashMode, Faults
+    from miniray.testing.faults import Break, Crash, CrashMode, Faults, Lasting, Unhealed
     from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
     from miniray.testing.strategies import actor_programs, fault_schedules, schedules, task_graphs
@@ -28,6 +28,7 @@ __all__ = [
     "CrashMode",
     "DrawnChoices",
     "Faults",
+    "Lasting",
     "NotDeterministic",
     "RecordedChoices",
     "SeededChoices",
@@ -35,6 +36,7 @@ __all__ = [
     "SimulatedMachine",
     "SimulationFailed",
     "Statistics",
+    "Unhealed",
     "actor_programs",
     "explore",
     "fault_schedules",
@@ -46,7 +48,7 @@ __all__ = [
 _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
-    "faults": ("Break", "Crash", "CrashMode", "Faults"),
+    "faults": ("Break", "Crash", "CrashMode", "Faults", "Lasting", "Unhealed"),
     "machine": ("SimulatedMachine",),
     "strategies": ("actor_programs", "fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),

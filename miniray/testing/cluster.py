@@ -30,6 +30,7 @@ from miniray.core.ids import (
     node_index,
     node_of,
     process_id,
+    same_node,
     show,
 )
 from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
@@ -44,7 +45,7 @@ from miniray.testing.fixed import Fixed
 from miniray.testing.healing import heal
 from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
-from miniray.testing.recorder import Recorder
+from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
 from miniray.transport import Choices, load
 
@@ -86,6 +87,7 @@ class SimulatedCluster:
         recorder: Recorder | None = None,
     ) -> None:
         self.choices = choices
+        self._nodes, self._num_cpus = nodes, num_cpus
         self.faults = self.present_faults = faults
         transport: Any = load("simulated")
         self.network = transport.network(self._delay, choices)
@@ -204,7 +206,7 @@ class SimulatedCluster:
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
         if not self.timeline.step():
-            raise SimulationError(f"the program waits, and nothing is left to happen\n{self._waits()}")
+            raise SimulationError(f"the program waits, and nothing is left to happen{self._room()}\n{self._waits()}")
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
         if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
@@ -329,8 +331,10 @@ class SimulatedCluster:
                 del self._control_breaks[0]
                 self._until_control_break = 0
                 if self.network.break_link(me, peer):
-                    self.tell(me, "LinkBroke", peer=show(peer))
+                    self.tell(me, "LinkBroke", peer)
         if not self._breaks or NODE_NUMBER in (local_number(me), local_number(peer)):
+            return
+        if self._breaks[0].between_nodes and same_node(me, peer):
             return
         self._until_break += 1
         if self._until_break <= self._breaks[0].after:
@@ -340,13 +344,13 @@ class SimulatedCluster:
         if not silent:
             self._break_link(me, peer)
         elif self.network.silence(me, peer):
-            self.tell(me, "LinkSilent", peer=show(peer), seconds=silent)
+            self.tell(me, "LinkSilent", peer, seconds=silent)
             self.timeline.after(silent, partial(self._break_link, me, peer))
 
     def _break_link(self, me: ProcessId, peer: ProcessId) -> None:
         if self.network.break_link(me, peer):
             self.links_broken += 1
-            self.tell(me, "LinkBroke", peer=show(peer))
+            self.tell(me, "LinkBroke", peer)
 
     # ---- processes ----
 
@@ -451,10 +455,10 @@ class SimulatedCluster:
         home = self.awake_home()
         return "nobody" if home is None else self.code_in(home)
 
-    def tell(self, me: ProcessId, kind: str, **fields: Any) -> None:
+    def tell(self, me: ProcessId, kind: str, peer: ProcessId = NOBODY, **fields: Any) -> None:
         """Something happens to a process from outside of its machines (the kinds are in `recording.py`)."""
         if self.recorder is not None:
-            self.recorder.happened(me, self.timeline.now, kind, **fields)
+            self.recorder.happened(me, self.timeline.now, kind, peer, **fields)
 
     def observe(self, home: SimulatedProcess, number: int, now: float, event: Event, effects: list[Effect]) -> None:
         self.steps += 1
@@ -464,6 +468,16 @@ class SimulatedCluster:
             self.recorder.observe(home.me, now, event, effects)
         if self.watch is not None:
             self.watch.observe(home, event, effects)
+
+    def _room(self) -> str:
+        """What somebody who waits for a CPU, knowingly or not, wants to know first."""
+        left = [host for host in self.hosts.values() if host.node.may_act]
+        waiting = sum(host.node.loop.statistics()["requests"] for host in left)
+        if not waiting:
+            return ""
+        nodes = f"{self._nodes} node{'s' * (self._nodes > 1)} of {self._num_cpus} CPU{'s' * (self._num_cpus > 1)}"
+        gone = f", {self._nodes - len(left)} of them gone" if len(left) < self._nodes else ""
+        return f", on {nodes}{gone}: no CPU is free for {waiting} that wait{'s' * (waiting == 1)} for one"
 
     def _waits(self) -> str:
         lines = []

@@ -30,7 +30,7 @@ from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders
-from miniray.testing.levels import Level, check_nodes, faults_of
+from miniray.testing.levels import Level, check_nodes, faults_of, more_choices
 from miniray.testing.matters import what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
@@ -87,7 +87,7 @@ def explore(
         faults, num_cpus, nodes: as of `simulate`.
         allow: errors that a program may end with when a process has died. `()`: it has to survive every fault.
         folder: where the file of a failure is written.
-        shrink_seconds: how long a failure is made smaller, at most, in real seconds.
+        shrink_seconds: how long a failure is made smaller, at most, in seconds of CPU.
 
     Raises (when it is called):
         SimulationFailed: a seed fails; the message says what matters and where the story is, the cause what was raised.
@@ -151,7 +151,7 @@ class Exploration:
 
     def try_seed(self, seed: int, faults: Level | Faults) -> Simulated:
         choices = SeededChoices(seed)
-        drawn = faults_of(faults, choices, self.nodes)
+        drawn = faults_of(faults, choices, self.nodes, more_choices(seed))
         return run_once(self.program, choices, drawn, num_cpus=self.num_cpus, nodes=self.nodes)
 
     def run(self, failing: Failing, recorder: Recorder | None = None) -> Simulated:
@@ -252,7 +252,9 @@ def _message(
     assert last.error is not None
     count = seed - exploration.seeds.start + 1
     figures = last.statistics
-    size = f"tasks: {figures.tasks}, deaths: {figures.deaths}" + (f", nodes: {last.nodes}" if last.nodes > 1 else "")
+    size = f"tasks: {figures.tasks}, deaths: {figures.deaths}"
+    size += f", broken links: {figures.broken_links}" if figures.broken_links else ""
+    size += f", nodes: {last.nodes}" if last.nodes > 1 else ""
     told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
     if not told:
         told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"

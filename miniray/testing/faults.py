@@ -51,10 +51,12 @@ class Crash(Record, frozen=True):
 
 class Break(Record, frozen=True):
     """After so many further frames between drivers and workers, the link of the next one breaks, and both ends live.
-    For so long before that, all that its sender sends on it is lost without notice: the link is cut one way."""
+    For so long before that, all that its sender sends on it is lost without notice: the link is cut one way.
+    `between_nodes`: only frames from one node to another count, since on one host such a link does not break."""
 
     after: int
     silent_seconds: float = 0.0
+    between_nodes: bool = False
 
 
 class Lasting(Enum):
@@ -149,13 +151,14 @@ def draw_node_crashes(choices: Choices, nodes: int) -> tuple[int, ...]:
     return tuple(sorted(choices.choose(30 << choices.choose(6, "how far"), "a node crash") for _ in range(count)))
 
 
-def draw_links(choices: Choices) -> tuple[Break, ...]:
+def draw_links(choices: Choices, *, between_nodes: bool = False) -> tuple[Break, ...]:
     """Half of the runs have one to three. Drawn from a source of its own: other seeds are the runs that they were."""
     count = (0, 0, 0, 1, 2, 3)[choices.choose(6, "broken links")]
     breaks = []
     for _ in range(count):
         after = choices.choose(4 << choices.choose(6, "how far"), "frames to the next broken link")
-        breaks.append(Break(after, SILENT_SECONDS[choices.choose(len(SILENT_SECONDS), "cut one way")]))
+        silent = SILENT_SECONDS[choices.choose(len(SILENT_SECONDS), "cut one way")]
+        breaks.append(Break(after, silent, between_nodes))
     return tuple(breaks)
 
 

@@ -7,8 +7,11 @@ from typing import Literal
 
 from miniray.core.record import replace
 from miniray.testing import faults as _faults
+from miniray.testing.choices import SeededChoices
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.transport import Choices
+
+_MORE = 1 << 44
 
 Level = Literal["none", "delays", "crashes", "all"]
 
@@ -22,11 +25,17 @@ def _crashes(choices: Choices, nodes: int) -> Faults:
     return Faults(crashes=drawn.crashes, node_crashes=drawn.node_crashes)
 
 
+def _more(drawn: Faults, more: Choices, nodes: int) -> Faults:
+    """What only a cluster of several nodes knows."""
+    drawn = replace(drawn, broken_links=_faults.draw_links(more, between_nodes=True))
+    return replace(drawn, unhealed=_faults.draw_unhealed(more, nodes)) if drawn.heal_after else drawn
+
+
 LEVELS: dict[Level, Callable[[Choices, int], Faults]] = {
     "none": lambda choices, nodes: NO_FAULTS,
     "delays": _delays,  # long delays, slow links, processes that stand still: nobody dies
     "crashes": _crashes,  # of workers, none to four in a run; of several nodes, each but the driver's
-    "all": _faults.draw,
+    "all": _faults.draw,  # and, of several nodes: links between them break, and some nodes never heal
 }
 
 
@@ -41,18 +50,40 @@ def check_nodes(nodes: int) -> None:
         raise ValueError(f"nodes must be a whole number, one or more, not {nodes}")
 
 
-def faults_of(given: Level | Faults, choices: Choices, nodes: int) -> Faults:
-    """Raises:
-    ValueError: there is no such level, or a node is to crash and there is but the driver's.
-    TypeError: neither a level nor `Faults`.
+def more_choices(seed: int) -> SeededChoices:
+    """What kinds of faults that were thought of later are drawn from, so that the seed means what it meant."""
+    return SeededChoices(seed + _MORE)
+
+
+def faults_of(given: Level | Faults, choices: Choices, nodes: int, more: Choices) -> Faults:
+    """
+    Args:
+        more: another source, of what only several nodes know.
+
+    Raises:
+        ValueError: there is no such level, or faults of several nodes are asked for and there is but the driver's.
+        TypeError: neither a level nor `Faults`.
     """
     if isinstance(given, Faults):
-        if given.node_crashes and nodes == 1:
-            raise ValueError("faults has node_crashes, but the driver's node never crashes: give nodes=2, or more")
+        _check(given, nodes)
         return given
     if not isinstance(given, str):
         raise TypeError(f"faults must be Faults or one of {', '.join(map(repr, LEVELS))}, not {given!r}")
     draw = LEVELS.get(given)
     if draw is None:
         raise ValueError(f"faults must be Faults or one of {', '.join(map(repr, LEVELS))}, not {given!r}")
-    return draw(choices, nodes)
+    drawn = draw(choices, nodes)
+    return _more(drawn, more, nodes) if given == "all" and nodes > 1 else drawn
+
+
+def _check(given: Faults, nodes: int) -> None:
+    if given.node_crashes and nodes == 1:
+        raise ValueError("faults has node_crashes, but the driver's node never crashes: give nodes=2, or more")
+    if nodes == 1 and any(one.between_nodes for one in given.broken_links):
+        raise ValueError("faults has a Break between nodes, and there is one node: give nodes=2, or more")
+    for one in given.unhealed:
+        if not 0 < one.node < nodes:
+            raise ValueError(f"faults has {one}: of nodes={nodes} those from 1 to {nodes - 1} may stay as they are, and"
+                             " 0, the driver's, always heals")  # fmt: skip
+        if not given.heal_after:
+            raise ValueError("faults has unhealed nodes, but nothing ever heals: give heal_after, too")

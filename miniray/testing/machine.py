@@ -104,14 +104,15 @@ class SimulatedMachine(RuleBasedStateMachine):
             self._world.call(main)
         except BaseException as error:
             self._failed = True
-            if self._world is not None and self._world.cluster.deaths and isinstance(error, self.allow):
+            cluster = self._world.cluster if self._world is not None else None
+            if cluster is not None and (cluster.deaths or cluster.links_broken) and isinstance(error, self.allow):
                 reject()
             raise
         return results.pop()
 
     def _begin(self) -> None:
         check_nodes(self.nodes)
-        faults = faults_of(self.faults, self._schedule, self.nodes)
+        faults = faults_of(self.faults, self._schedule, self.nodes, self._schedule)
         self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)
         self._world.begin(vars(module) if module is not None else {})

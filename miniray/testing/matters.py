@@ -26,7 +26,8 @@ def what_matters(run: Run) -> list[str]:
     ]
     told += [(again.started.number, _again(run, again)) for again in run.executions if again.time > 1]
     if len(told) < MAX_SENTENCES:
-        told += [(one.step.number, _other(one)) for one in _of(run, *_OTHERS)]
+        told += [(one.step.number, _broken(run, one)) for one in _of(run, MomentKind.CUT) if _is_link(one)]
+        told += [(one.step.number, _other(one)) for one in _of(run, *_OTHERS) if not _is_link(one)]
     sentences = [sentence for _, sentence in sorted(told)]
     left = len(sentences) - MAX_SENTENCES
     return sentences[:MAX_SENTENCES] + ([f"... and {left} more; the file has them all"] if left > 0 else [])
@@ -91,6 +92,24 @@ def _again(run: Run, again: Execution) -> str:
         times = sum(one.task in called for one in run.executions)
         sentence += f", and called {repeated} again: it ran {times} times for this one {run.name(again.task)}"
     return f"{sentence}."
+
+
+def _broken(run: Run, moment: Moment) -> str:
+    """What was to be answered over that link, and how far the first of it had come."""
+    cut = moment.step
+    sentence = f"the link between {run.who(cut.process)} and {run.who(cut.event['peer'])} broke at {cut.time:.4f} s"
+    if not moment.task:
+        return f"{sentence}, and both lived on."
+    mine = [one for one in run.executions if one.task == moment.task and one.started.number < cut.number]
+    came = "which had not begun to run,"
+    if mine:
+        last = mine[-1]
+        came = "which had run," if last.ended is not None and last.ended.number <= cut.number else "which ran on,"
+    return f"{sentence}, before the answer of {_full_name(run, moment.task)}, {came} arrived; both lived on."
+
+
+def _is_link(moment: Moment) -> bool:
+    return bool(moment.step.event["kind"] == "LinkBroke")
 
 
 def _other(moment: Moment) -> str:

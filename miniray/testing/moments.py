@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any
 
 from miniray.core.record import Record
+from miniray.testing.faults import Lasting
 from miniray.testing.recording import Recording, Step
 
 
@@ -31,7 +32,7 @@ class MomentKind(Enum):
     DIED = "died"
     HEARD = "heard of a death"
     PAUSED = "paused"
-    CUT = "cut"  # a link
+    CUT = "cut"  # a link, or all of a node's
     NOT_STARTED = "not started"
     BEGAN_AGAIN = "began again"  # the control store
     ANSWERED = "answered"  # the caller has what it called for
@@ -74,6 +75,7 @@ class Execution(Record, frozen=True):
 
 
 _TASK = re.compile(r"(?:n\d+\.)?p\d+\.t\d+")  # as `ids.show` writes them
+_MAX_NAMED = 3  # tasks in one sentence
 _ORDINALS = {2: "a second", 3: "a third", 4: "a fourth"}
 
 
@@ -288,7 +290,19 @@ class Run:
         yield MomentKind.PAUSED, "", f"{who} stands still for {step.event['seconds']:g} s"
 
     def tell_broke(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
-        yield MomentKind.CUT, "", f"the link between {step.process} and {step.event['peer']} breaks, and both live"
+        ends = step.process, step.event["peer"]
+        lost = {**self._given.pop(ends, {}), **self._given.pop((ends[1], ends[0]), {})}
+        names = [self.named(task) for task in lost]
+        listed = ", ".join(names[:_MAX_NAMED]) + (f" and {len(names) - _MAX_NAMED} more" if names[_MAX_NAMED:] else "")
+        meanwhile = f", with {listed} under way" if names else ""
+        yield MomentKind.CUT, next(iter(lost), ""), f"its link to {self.who(ends[1])} breaks{meanwhile}; both live"
+
+    def tell_left_behind(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
+        who = f"{self.who(step.process)} with all that runs there"
+        if step.event["how"] == Lasting.CUT_OFF.value:
+            yield MomentKind.CUT, "", f"{who} is cut off for ever"
+        else:
+            yield MomentKind.PAUSED, "", f"{who} stands still for ever"
 
     def tell_silent(self, step: Step) -> Iterator[tuple[MomentKind, str, str]]:
         words = f"what {step.process} sends to {step.event['peer']} is lost for {step.event['seconds']:g} s"
@@ -338,6 +352,7 @@ _TELLERS = {
     "Received": Run.tell_received,
     "Paused": Run.tell_paused,
     "LinkBroke": Run.tell_broke,
+    "LeftBehind": Run.tell_left_behind,
     "LinkSilent": Run.tell_silent,
     "BeganAgain": Run.tell_began_again,
     "StartFailed": Run.tell_not_started,

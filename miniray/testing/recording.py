@@ -31,6 +31,7 @@ Events are those of the machines, and these, which happen to a process from outs
     LinkSilent   peer, seconds: what it sends there is lost, and nobody is told; then
     LinkBroke    peer: the link breaks, and both live
     BeganAgain   the control store that had crashed is there again, with what its log says
+    LeftBehind   how: "stands still" or "cut off"; of a node, with all that runs there, and for ever
 
 Causes: of `Received` the step that sent it; of `TaskStarted` the one with its `RunTask`; of `TaskFinished`, and of what
 users' code does, its `TaskStarted` (or `Began`); of `PeerLost` and `ProcessEnded` the `Crashed`.

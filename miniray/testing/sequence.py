@@ -65,6 +65,13 @@ STYLE = """
 .miniray-sequence .fail { fill:var(--fail) } .miniray-sequence text.failure { fill:var(--death); font-weight:600 }
 """
 
+_NOTED = (MomentKind.PAUSED, MomentKind.CUT)
+_NOTES = {
+    "Paused": "stands still {seconds:g} s",
+    "LeftBehind": "{how}, for ever",
+    "LinkSilent": "sends into nothing for {seconds:g} s",
+    "LinkBroke": "its link to {peer} breaks",
+}
 _ARROW_CLASS = {"TasksDone": "done", "ProcessDied": "death", "RefGone": "death", "LeaseRefused": "death"}
 
 
@@ -74,7 +81,7 @@ class _Picture(Record, frozen=True):
     messages: list[Message]
     executions: list[Execution]
     deaths: list[Moment]
-    pauses: list[Moment]
+    notes: list[Moment]  # pauses, and links that break
     processes: list[str]
     steps: list[Step]
 
@@ -100,18 +107,18 @@ def _picture(run: Run, everything: bool) -> _Picture:
         messages = [one for one in messages if _says_something(one, heard)][-MAX_ARROWS:]
     moments = [one for one in run.moments if one.step.number in cone]
     busy = {one.process for one in executions} | {end for one in messages for end in (one.source, one.target)}
-    moments = [one for one in moments if one.step.process in busy]
+    moments = [one for one in moments if one.step.process in busy or one.step.event["kind"] == "LeftBehind"]
     deaths = [one for one in moments if one.kind is MomentKind.DIED]
-    pauses = [one for one in moments if one.kind is MomentKind.PAUSED]
+    notes = [one for one in moments if one.kind in _NOTED]
     steps = {one.started.number: one.started for one in executions}
     steps |= {one.ended.number: one.ended for one in executions if one.ended is not None}
-    steps |= {one.step.number: one.step for one in deaths + pauses}
+    steps |= {one.step.number: one.step for one in deaths + notes}
     steps |= {one.sent.number: one.sent for one in messages}
     steps |= {one.received.number: one.received for one in messages if one.received is not None}
     if run.failing is not None:
         steps[run.failing.number] = run.failing
     ordered = [steps[number] for number in sorted(steps)]
-    return _Picture(messages, executions, deaths, pauses, _columns(run, ordered), ordered)
+    return _Picture(messages, executions, deaths, notes, _columns(run, ordered, messages), ordered)
 
 
 def _says_something(message: Message, heard: set[int]) -> bool:
@@ -121,11 +128,13 @@ def _says_something(message: Message, heard: set[int]) -> bool:
     return True
 
 
-def _columns(run: Run, steps: list[Step]) -> list[str]:
-    """The driver, then workers as they come in, then the node, to which few arrows go."""
-    seen = dict.fromkeys(step.process for step in steps)
+def _columns(run: Run, steps: list[Step], messages: list[Message]) -> list[str]:
+    """The driver, then workers as they come in, then the node, to which few arrows go. Whom nothing reaches has one."""
+    ends = [step.event["peer"] for step in steps if step.event["kind"] == "LinkBroke"]
+    ends += [message.target for message in messages]
+    seen = dict.fromkeys([*(step.process for step in steps), *ends])
     rank = {"driver": 0, "worker": 1}
-    return sorted(seen, key=lambda process: rank.get(run.recording.processes[process], 2))
+    return sorted(seen, key=lambda process: rank.get(run.recording.processes.get(process, "worker"), 2))
 
 
 # ---- where it is drawn ----
@@ -188,7 +197,7 @@ def draw(run: Run, everything: bool) -> str:
         *(part for one in picture.messages for part in _arrow(one, layout)),
         *(part for one in picture.executions for part in _bar_note(run, one, picture, layout)),
         *(part for one in picture.deaths for part in _cross(one, layout)),
-        *(part for one in picture.pauses for part in _note(one, layout)),
+        *(part for one in picture.notes for part in _note(one, layout)),
         *_failure(run, layout),
         *_legend(layout),
         "</svg>",
@@ -214,12 +223,12 @@ def _lifelines(run: Run, picture: _Picture, layout: _Layout) -> Iterator[str]:
     for process in picture.processes:
         x, end = layout.x[process], ends.get(process, layout.bottom)
         mine = [layout.y[step.number] for step in picture.steps if step.process == process]
-        born = min(mine) - _ROW / 2 if run.recording.processes[process] == "worker" else _HEAD
+        born = min(mine) - _ROW / 2 if mine and run.recording.processes.get(process, "worker") == "worker" else _HEAD
         yield f'<line class="life unborn" x1="{x}" x2="{x}" y1="{_HEAD}" y2="{born:.1f}"/>'
         yield f'<line class="life" x1="{x}" x2="{x}" y1="{born:.1f}" y2="{end:.1f}"/>'
         yield f'<rect class="head" x="{x - 46}" y="14" width="92" height="40" rx="7"/>'
         yield f'<text class="name" x="{x}" y="31" text-anchor="middle">{process}</text>'
-        kind = run.recording.processes[process]
+        kind = run.recording.processes.get(process, "worker")
         yield f'<text class="kind" x="{x}" y="45" text-anchor="middle">{_inhabitant(run, process) or kind}</text>'
 
 
@@ -317,7 +326,16 @@ def _cross(moment: Moment, layout: _Layout) -> Iterator[str]:
 
 def _note(moment: Moment, layout: _Layout) -> Iterator[str]:
     x, y = layout.x[moment.step.process], layout.y[moment.step.number]
-    yield f'<text class="label" x="{x + 10}" y="{y + 4:.1f}">stands still {moment.step.event["seconds"]:g} s</text>'
+    event = moment.step.event
+    if event["kind"] != "LinkBroke" or event["peer"] not in layout.x:
+        yield f'<text class="label" x="{x + 10}" y="{y + 4:.1f}">{_NOTES[event["kind"]].format(**event)}</text>'
+        return
+    end = layout.x[event["peer"]]
+    middle = (x + end) / 2
+    yield f"<g><title>{escape(f'step {moment.step.number}: {moment.words}')}</title>"
+    yield f'<line class="arrow lost death" x1="{x}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    yield f'<path class="cross" d="M{middle - 5} {y - 5:.1f} l10 10 m0 -10 l-10 10"/>'
+    yield f'<text class="label note death" x="{middle + 9}" y="{y - 4:.1f}">the link breaks</text></g>'
 
 
 def _failure_band(run: Run, layout: _Layout) -> Iterator[str]:

@@ -90,7 +90,10 @@ class SimulatedProcess:
                     self.loop.turn(event)
             for event in events:
                 self.loop.turn(event)
-            self.loop.receive(self.transport.poll(0))
+            arrivals = self.transport.poll(0)
+            if self.cluster.recorder is not None:
+                self.cluster.recorder.arrived(self.me, arrivals)
+            self.loop.receive(arrivals)
             self.loop.tick()
             self.loop.flush()
             self.loop.check()
@@ -174,6 +177,8 @@ class SimulatedProcess:
         if self.may_crash and self.cluster.crash_is_due(CrashMode.AT_SEND):
             raise CrashNow
         self.cluster.frames += 1
+        if self.cluster.recorder is not None:
+            self.cluster.recorder.left(self.me, peer, frame)
         self._send(peer, frame)
         self.cluster.sent(self.me, peer)
 

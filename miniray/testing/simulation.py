@@ -22,7 +22,7 @@ from miniray.core.record import Record
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import Faults
-from miniray.testing.levels import Level, check_nodes, faults_of
+from miniray.testing.levels import Level, check_nodes, faults_of, more_choices
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
 from miniray.testing.shrinking import keep_users_frames
@@ -40,7 +40,7 @@ class Statistics(Record, frozen=True):
 
     steps: int
     frames: int
-    virtual_seconds: float
+    virtual_seconds: float  # until the program ended
     deaths: int
     tasks: int  # executions that began, calls of actors among them
     repeats: int  # of them, those that were not the first of their task
@@ -101,7 +101,7 @@ def simulate(
     __tracebackhide__ = True
     check_nodes(nodes)
     source = SeededChoices(seed) if choices is None else choices
-    drawn = faults_of(faults, source, nodes)
+    drawn = faults_of(faults, source, nodes, more_choices(seed) if choices is None else source)
     recorder = Recorder() if record else None
     done = run_once(program, source, drawn, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
     if done.error is not None:
@@ -132,19 +132,22 @@ def run_once(
     """One run with these faults; its error is returned, not raised."""
     results: list[Any] = []
     taken: list[int] = []
+    ended_at: list[float] = []
     world = World(_Kept(choices, taken), faults, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
     cluster = world.cluster
     error: BaseException | None = None
     try:
         world.begin(getattr(program, "__globals__", {}))
         world.call(lambda: results.append(_resolved(program())))
+        ended_at.append(cluster.timeline.now)
         world.settle()
     except BaseException as raised:
         if not (isinstance(raised, Exception | SystemExit) or _is_pytest_failure(raised)):
             raise
         error = raised
     finally:
-        figures = (cluster.steps, cluster.frames, cluster.timeline.now, len(cluster.deaths))
+        seconds = ended_at[0] if ended_at else cluster.timeline.now
+        figures = (cluster.steps, cluster.frames, seconds, len(cluster.deaths))
         trace_hash = cluster.trace_hash
         try:
             world.end()

@@ -25,6 +25,7 @@ HEADING = f"{'ms':>9} {'step':>5} {'cause':>5}  who         what"
 _ERROR_LINES = 4
 _WIDTH = 118
 _OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
+_HITS = (MomentKind.DIED, MomentKind.CUT, MomentKind.PUSHED_AGAIN)
 _WEIGHTY = (MomentKind.BEGAN, MomentKind.DIED, MomentKind.HEARD, MomentKind.PUSHED_AGAIN, MomentKind.RAISED)
 _SELDOM = (
     MomentKind.DIED, MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN, MomentKind.BEGAN_AGAIN
@@ -104,7 +105,7 @@ def told_moments(run: Run) -> list[Moment]:
 
 def concerned(run: Run) -> set[str]:
     """The tasks that something happened to, what they called, the actors of those, and the last answer's."""
-    hit = {moment.task for moment in run.moments if moment.kind in (MomentKind.DIED, MomentKind.PUSHED_AGAIN)}
+    hit = {moment.task for moment in run.moments if moment.kind in _HITS}
     hit |= {moment.task for moment in run.moments if moment.kind in (MomentKind.RAISED, MomentKind.HEARD)}
     hit |= {one.task for one in run.executions if one.attempt > 1}
     hit |= {moment.task for moment in run.moments if run.failing is not None and moment.step is run.failing}

@@ -22,12 +22,12 @@ except ModuleNotFoundError as missing:
 
 from miniray.testing.tallies import ActorProgram, ActorStep, Do
 from miniray.testing.choices import DrawnChoices
-from miniray.testing.faults import Crash, CrashMode, Faults
+from miniray.testing.faults import SILENT_SECONDS, Break, Crash, CrashMode, Faults, Lasting, Unhealed
 from miniray.testing.graphs import GraphStep, TaskGraph
 
 MAX_NUMBERS = 200  # drawn one by one; what a run needs beyond comes from the seed
 MAX_CRASHES = 4
-MAX_MOMENT = 128  # steps (or sends) of workers between one crash and the next
+MAX_MOMENT = 128  # steps (or sends) of workers between one crash, or broken link, and the next
 MAX_NODE_MOMENT = 1000  # steps of machines until a node crashes
 MAX_TAKEN = 3  # results of earlier steps, each way
 MAX_CHILDREN = 2
@@ -41,13 +41,20 @@ def schedules() -> st.SearchStrategy[DrawnChoices]:
     return st.builds(DrawnChoices, numbers, st.integers(0, (1 << 32) - 1))
 
 
-def fault_schedules(*, max_crashes: int = MAX_CRASHES, max_node_crashes: int = 0) -> st.SearchStrategy[Faults]:
+def fault_schedules(
+    *, max_crashes: int = MAX_CRASHES, max_node_crashes: int = 0, max_broken_links: int = 0, max_unhealed: int = 0
+) -> st.SearchStrategy[Faults]:
     """Faults for `simulate(faults=)`; with `max_crashes=0` no worker dies, and things are only late.
 
-    Nodes crash only in `simulate(nodes=)` of two and more; so `max_node_crashes` is for that.
+    The rest is for `simulate(nodes=)` of two and more: how many nodes crash, and how many links between nodes break.
+    `max_unhealed`, which is less than `nodes`: at some step all faults end, but for so many nodes, which never heal.
     """
     crash = st.builds(Crash, st.integers(0, MAX_MOMENT), st.sampled_from(CrashMode))
     one_in = st.sampled_from(ONE_IN)
+    silent = st.sampled_from(sorted(set(SILENT_SECONDS)))
+    cut = st.builds(Break, st.integers(0, MAX_MOMENT), silent, st.just(True))
+    left = st.builds(Unhealed, st.integers(1, max(1, max_unhealed)), st.sampled_from(Lasting))
+    unhealed = st.lists(left, max_size=max_unhealed, unique_by=lambda one: one.node)
     return st.builds(
         Faults,
         crashes=st.lists(crash, max_size=max_crashes).map(tuple),
@@ -57,6 +64,9 @@ def fault_schedules(*, max_crashes: int = MAX_CRASHES, max_node_crashes: int = 0
         one_failed_start_in=one_in if max_crashes else st.just(0),
         one_node_pause_in=one_in,
         node_crashes=st.lists(st.integers(0, MAX_NODE_MOMENT), max_size=max_node_crashes).map(tuple),
+        broken_links=st.lists(cut, max_size=max_broken_links).map(tuple),
+        heal_after=st.integers(1, MAX_NODE_MOMENT) if max_unhealed else st.just(0),
+        unhealed=unhealed.map(tuple),
     )
 
 

@@ -34,9 +34,7 @@ class World:
     ) -> None:
         self.began: list[TaskId] = []
         self.real: list[str] = []
-        self.cluster = SimulatedCluster(
-            choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder
-        )
+        self.cluster = SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder)
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()

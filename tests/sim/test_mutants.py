@@ -14,6 +14,7 @@ from tests.sim.mutants.search import catch, first_then_all, hints, load_all
 LEAST_MUTANTS = 30
 
 
+@pytest.mark.filterwarnings("default:another seed")  # it is to be read, and fails nothing
 @pytest.mark.parametrize("name", load_all())
 def test_it_is_caught(name: str) -> None:
     failed = catch(load_all()[name], first_then_all(name))

@@ -153,7 +153,8 @@ def test_a_wait_without_an_end_keeps_its_nodes(tmp_path: Path) -> None:
         seats = [Seat.options(num_cpus=1).remote() for _ in range(3)]
         assert miniray.get([seat.add.remote(1) for seat in seats]) == [1, 1, 1]
 
-    with pytest.raises(SimulationFailed, match="the program waits, and nothing is left to happen"):
+    told = "nothing is left to happen, on 3 nodes of 1 CPU, 1 of them gone: no CPU is free for 1 that waits for one"
+    with pytest.raises(SimulationFailed, match=told):
         program()
     (file,) = tmp_path.iterdir()
     assert read(file).cluster["nodes"] == 3
