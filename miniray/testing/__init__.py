@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
     from miniray.testing.exploration import NotDeterministic, explore
-    from miniray.testing.faults import Break, Crash, CrashMode, Faults, Lasting, Unhealed
+    from miniray.testing.faults import Break, ControlCrash, Crash, CrashMode, Faults, Lasting, Unhealed
     from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
     from miniray.testing.strategies import actor_programs, fault_schedules, schedules, task_graphs
 
 __all__ = [
     "Break",
+    "ControlCrash",
     "Crash",
     "CrashMode",
     "DrawnChoices",
@@ -48,7 +49,7 @@ __all__ = [
 _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
-    "faults": ("Break", "Crash", "CrashMode", "Faults", "Lasting", "Unhealed"),
+    "faults": ("Break", "ControlCrash", "Crash", "CrashMode", "Faults", "Lasting", "Unhealed"),
     "machine": ("SimulatedMachine",),
     "strategies": ("actor_programs", "fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),

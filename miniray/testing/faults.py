@@ -4,11 +4,13 @@ Crashes strike a worker at one of its steps: before the step's effects (`AT_STEP
 (`AT_SEND`), so that some peers hear of a step and others do not, just after a result with refs or a place has left
 (`AFTER_RESULT`), when most of what it knows is under way, or between two effects of one step (`MID_STEP`): those before
 it were performed and sent, the others are not, nor what the roles of this process had to say to each other. A node
-process dies in these ways, too, and with a whole host nothing is left. Delays are mostly short, sometimes as long as
-a timeout. A process may also stand still for a while, as under SIGSTOP, and so may a whole node with all that runs
-there, its zygote included, for longer than any timeout: a machine that was suspended. In some runs the faults end at
-some step (`healing.py`): from then on everything must come to its end in bounded time (`checkers/ends.py`), although
-some nodes do not heal: they are dead, stand still, or are cut off, for ever.
+process dies in these ways, too, and with a whole host nothing is left. Delays are mostly short, sometimes as long as a
+timeout. A process may also stand still for a while, as under SIGSTOP, and so may a whole node with all that runs there,
+its zygote included, for longer than any timeout: a machine that was suspended. Of several nodes the control store
+crashes too, at any of its steps or in the middle of one, as often as not when it tells of a death, and begins again a
+while later from its log; and links between it and nodes break. No program may notice either. In some runs the faults
+end at some step (`healing.py`): from then on everything must come to its end in bounded time (`checkers/ends.py`),
+although some nodes do not heal: they are dead, stand still, or are cut off, for ever.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from miniray.transport import Choices
 SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
 LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
 SILENT_SECONDS = (0.0, 0.0, 0.0005, 0.3)
-AWAY_SECONDS = (0.0, 0.0005, 0.01, 0.3, 2.0)  # of the control store; a node waits for it for 30 s
+AWAY_SECONDS = (0.0, 0.0005, 0.01, 0.3, 2.0)  # of the control store; a node waits for it for 20 s
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
 NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
 _PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node

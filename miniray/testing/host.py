@@ -108,7 +108,7 @@ class SimulatedHost:
         cluster.timeline.after(cluster.draw_lag() + cluster.draw_lag(), land)
 
     def end(self) -> None:
-        """The driver is gone, or the link to the control store: all that runs here ends."""
+        """The driver is gone, or the control store cannot be reached: all that runs here ends."""
         if self.me != self._cluster.head.me:
             self._cluster.crash_host(self)
 

@@ -25,7 +25,7 @@ from miniray.core.record import Effect
 from miniray.core.resources import Demand
 
 ASK_SECONDS = 0.1  # between two attempts to find a store that is away
-MOST_AWAY_SECONDS = 30.0
+MOST_AWAY_SECONDS = 20.0
 MAX_DEATHS_REMEMBERED = 4096
 
 
