@@ -31,7 +31,7 @@ from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders
 from miniray.testing.levels import Level, check_nodes, faults_of, more_choices
-from miniray.testing.matters import what_matters
+from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
@@ -203,12 +203,15 @@ def _failure(
         elsewhere = _elsewhere(exploration, seed, done, others)
     assert done.error is not None and last.error is not None
     recording = recording_of(exploration, seed, last, recorder)
-    recording = replace(recording, matters=what_matters(Run(recording)))
+    run = Run(recording)
+    struck = what_matters(run)
+    recording = replace(recording, matters=struck or order_of_calls(run))
     file = folder / _file_name(exploration.name, seed)
     write(recording, file)
     keep_users_frames(last.error)
     line = signature(done.error)[1]
-    error = SimulationFailed(_message(exploration, seed, last, line, recording.matters, file) + elsewhere, last)
+    message = _message(exploration, seed, last, line, recording.matters, bool(struck), file)
+    error = SimulationFailed(message + elsewhere, last)
     error.__cause__ = last.error
     return error
 
@@ -247,7 +250,7 @@ def _smallest(
 
 
 def _message(
-    exploration: Exploration, seed: int, last: Simulated, line: str, matters: Sequence[str], file: Path
+    exploration: Exploration, seed: int, last: Simulated, line: str, matters: Sequence[str], struck: bool, file: Path
 ) -> str:
     assert last.error is not None
     count = seed - exploration.seeds.start + 1
@@ -256,10 +259,11 @@ def _message(
     size += f", broken links: {figures.broken_links}" if figures.broken_links else ""
     size += f", nodes: {last.nodes}" if last.nodes > 1 else ""
     told = "".join(f"\n  {number}. {sentence}" for number, sentence in enumerate(matters, 1))
-    if not told:
-        told = "\n  no fault is needed: the order in which things happened is enough; the story tells it"
+    if not struck:
+        why = "no fault is needed: the order in which things happened is enough"
         if last.faults == NO_FAULTS and not any(last.choices):
-            told = "\n  no fault and no delay is needed: the plainest run of all fails so; the story tells it"
+            why = "no fault and no delay is needed: the plainest run of all fails so"
+        told = f"\n  {why}; the story tells it{told}"
     place = f"  at {line}\n" if line else ""  # a wait without an end is raised at no line of the user's
     real = f"\n\nIt used the real world: {'; '.join(figures.real)}" if figures.real else ""
     return (

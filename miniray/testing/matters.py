@@ -13,6 +13,7 @@ from miniray.testing.moments import Execution, Moment, MomentKind, Run
 from miniray.testing.recording import Step
 
 MAX_SENTENCES = 8
+MAX_CALLS = 10  # of one actor, in one sentence
 _OTHERS = (MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN_AGAIN)
 _WITH_NODE = "its node died"
 
@@ -31,6 +32,23 @@ def what_matters(run: Run) -> list[str]:
     sentences = [sentence for _, sentence in sorted(told)]
     left = len(sentences) - MAX_SENTENCES
     return sentences[:MAX_SENTENCES] + ([f"... and {left} more; the file has them all"] if left > 0 else [])
+
+
+def order_of_calls(run: Run) -> list[str]:
+    """For a run that no fault has struck: in which order each actor ran what it was called for, and by whom."""
+    order: dict[str, list[str]] = {}
+    for one in run.executions:
+        actor = run.recording.tasks.get(one.task, {}).get("actor")
+        if actor:
+            parent = run.parent(one.task)
+            method = run.name(one.task).rpartition(".")[2]
+            order.setdefault(actor, []).append(f"{method} (for {run.named(parent) if parent else 'the program'})")
+    sentences = []
+    for actor, calls in order.items():
+        listed = ", ".join(calls[:MAX_CALLS]) + (f" and {len(calls) - MAX_CALLS} more" if calls[MAX_CALLS:] else "")
+        if len(calls) > 1:
+            sentences.append(f"{run.named(actor)} ran, in this order: {listed}.")
+    return sentences[:MAX_SENTENCES]
 
 
 def _of(run: Run, *kinds: MomentKind) -> list[Moment]:

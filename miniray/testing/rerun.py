@@ -53,7 +53,11 @@ def _program(recording: Recording) -> Callable[[], Any]:
             f"{told['name']} of {told['file']} cannot be run again: it is not at the top of its module"
         ) from None
     if inspect.signature(program).parameters:
-        raise RecordingError(f"{told['name']} of {told['file']} cannot be run again from here: it takes arguments")
+        only = f" (with first_seed={recording.seed}, seeds=1 in @explore: this seed alone)" if recording.seed else ""
+        raise RecordingError(
+            f"{told['name']} of {told['file']} takes arguments, which only its test can give: run it again with"
+            f" python -m pytest {told['file']} -k {told['name'].rpartition('.')[2]}{only}"
+        )
     return program
 
 

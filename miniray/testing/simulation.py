@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType, ModuleType
@@ -18,6 +20,7 @@ from typing import Any
 from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._api.objects import get
+from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Record
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulationError
@@ -80,6 +83,7 @@ def simulate(
     nodes: int = 1,
     faults: Level | Faults = "none",
     choices: Choices | None = None,
+    max_lineage_bytes: int = MAX_LINEAGE_BYTES,
     record: bool = False,
 ) -> Simulated:
     """Run a program in a simulated cluster.
@@ -92,10 +96,12 @@ def simulate(
         faults: what may go wrong: "none", "delays", "crashes" or "all", of which the seed draws when and how often; or
             `Faults`, exactly.
         choices: another source of all choices, such as `RecordedChoices` or `DrawnChoices`; then `seed` is not used.
+        max_lineage_bytes: as of `miniray.init`.
         record: keep every step in `trace`, with its cause.
 
     Raises:
         SimulationFailed: the program raised, or waits for ever, or a rule of miniray itself was broken: see its cause.
+        RuntimeError: the module of the program is still being imported.
         ValueError, TypeError: an argument is wrong.
     """
     __tracebackhide__ = True
@@ -103,10 +109,13 @@ def simulate(
     source = SeededChoices(seed) if choices is None else choices
     drawn = faults_of(faults, source, nodes, more_choices(seed) if choices is None else source)
     recorder = Recorder() if record else None
-    done = run_once(program, source, drawn, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
+    sizes = {"num_cpus": num_cpus, "nodes": nodes, "max_lineage_bytes": max_lineage_bytes}
+    done = run_once(program, source, drawn, **sizes, recorder=recorder)
     if done.error is not None:
         name = getattr(program, "__qualname__", "program")
         size = f"num_cpus={num_cpus}, nodes={nodes}"
+        if max_lineage_bytes != MAX_LINEAGE_BYTES:
+            size += f", max_lineage_bytes={max_lineage_bytes}"
         again = f"miniray.testing.simulate({name}, seed={seed}, {size}, faults={faults!r})"
         if choices is not None:
             again = f"simulate({name}, {size}, faults={drawn}, choices=RecordedChoices({done.choices}))"
@@ -127,17 +136,21 @@ def run_once(
     *,
     num_cpus: int = 2,
     nodes: int = 1,
+    max_lineage_bytes: int = MAX_LINEAGE_BYTES,
     recorder: Recorder | None = None,
 ) -> Simulated:
     """One run with these faults; its error is returned, not raised."""
+    function = _function_of(program)
+    _assert_imported(function)
     results: list[Any] = []
     taken: list[int] = []
     ended_at: list[float] = []
-    world = World(_Kept(choices, taken), faults, num_cpus=num_cpus, nodes=nodes, recorder=recorder)
+    sizes = {"num_cpus": num_cpus, "nodes": nodes, "max_lineage_bytes": max_lineage_bytes}
+    world = World(_Kept(choices, taken), faults, **sizes, recorder=recorder)
     cluster = world.cluster
     error: BaseException | None = None
     try:
-        world.begin(getattr(program, "__globals__", {}))
+        world.begin(getattr(function, "__globals__", {}))
         world.call(lambda: results.append(_resolved(program())))
         ended_at.append(cluster.timeline.now)
         world.settle()
@@ -158,6 +171,29 @@ def run_once(
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
     return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), nodes)
+
+
+def _function_of(program: Program) -> Any:
+    """The function that a user has written, inside of `partial` and of what decorators have made of it."""
+    found: Any = program
+    while isinstance(found, functools.partial):
+        found = found.func
+    return inspect.unwrap(found)
+
+
+def _assert_imported(function: Any) -> None:
+    """Its tasks run in other threads: what they look up in a module that is being imported waits for the end of that.
+
+    Raises:
+        RuntimeError: it is the end of that import which waits for them.
+    """
+    name = getattr(function, "__module__", None)
+    spec = getattr(sys.modules.get(name or ""), "__spec__", None)
+    if getattr(spec, "_initializing", False):
+        raise RuntimeError(
+            f"a simulation cannot run while the module of its program, {name}, is still being imported: its tasks would"
+            " wait for the end of that import. Call it in a function (a test), or below if __name__ == '__main__':"
+        )
 
 
 def _is_pytest_failure(error: BaseException) -> bool:

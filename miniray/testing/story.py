@@ -26,6 +26,7 @@ _ERROR_LINES = 4
 _WIDTH = 118
 _OF_THEIR_TASK = (MomentKind.STARTED, MomentKind.PUSHED_AGAIN)  # their nearest cause is that a worker was to be had
 _HITS = (MomentKind.DIED, MomentKind.CUT, MomentKind.PUSHED_AGAIN)
+_HARM = (MomentKind.DIED, MomentKind.CUT, MomentKind.HEARD, MomentKind.RAISED)
 _WEIGHTY = (MomentKind.BEGAN, MomentKind.DIED, MomentKind.HEARD, MomentKind.PUSHED_AGAIN, MomentKind.RAISED)
 _SELDOM = (
     MomentKind.DIED, MomentKind.CUT, MomentKind.NOT_STARTED, MomentKind.PAUSED, MomentKind.BEGAN, MomentKind.BEGAN_AGAIN
@@ -104,7 +105,10 @@ def told_moments(run: Run) -> list[Moment]:
 
 
 def concerned(run: Run) -> set[str]:
-    """The tasks that something happened to, what they called, the actors of those, and the last answer's."""
+    """The tasks that something happened to, what they called, the actors of those, and the last answer's; all of them
+    when nothing did (a task that was taken back and sent elsewhere has come to no harm)."""
+    if not any(moment.kind in _HARM for moment in run.moments):
+        return set(run.recording.tasks)
     hit = {moment.task for moment in run.moments if moment.kind in _HITS}
     hit |= {moment.task for moment in run.moments if moment.kind in (MomentKind.RAISED, MomentKind.HEARD)}
     hit |= {one.task for one in run.executions if one.attempt > 1}

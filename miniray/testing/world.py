@@ -15,6 +15,7 @@ from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime import context
 from miniray.core.ids import TaskId, show
+from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.task_spec import PushedTask
 from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.cluster import SimulatedCluster
@@ -30,11 +31,25 @@ class World:
     """`began`: the executions of tasks, in order; `real`: what users' code did with the real world."""
 
     def __init__(
-        self, choices: Choices, faults: Faults, *, num_cpus: int, nodes: int, recorder: Recorder | None = None
+        self,
+        choices: Choices,
+        faults: Faults,
+        *,
+        num_cpus: int,
+        nodes: int,
+        max_lineage_bytes: int = MAX_LINEAGE_BYTES,
+        recorder: Recorder | None = None,
     ) -> None:
         self.began: list[TaskId] = []
         self.real: list[str] = []
-        self.cluster = SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder)
+        self.cluster = SimulatedCluster(
+            choices,
+            nodes=nodes,
+            num_cpus=num_cpus,
+            faults=faults,
+            max_lineage_bytes=max_lineage_bytes,
+            recorder=recorder,
+        )
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()
