@@ -35,7 +35,8 @@ def what_matters(run: Run) -> list[str]:
 
 
 def order_of_calls(run: Run) -> list[str]:
-    """For a run that no fault has struck: in which order each actor ran what it was called for, and by whom."""
+    """For a run that no fault has struck: in which order each actor ran what it was called for, and by whom; where
+    there is none, in which order tasks ended."""
     order: dict[str, list[str]] = {}
     for one in run.executions:
         actor = run.recording.tasks.get(one.task, {}).get("actor")
@@ -48,6 +49,11 @@ def order_of_calls(run: Run) -> list[str]:
         listed = ", ".join(calls[:MAX_CALLS]) + (f" and {len(calls) - MAX_CALLS} more" if calls[MAX_CALLS:] else "")
         if len(calls) > 1:
             sentences.append(f"{run.named(actor)} ran, in this order: {listed}.")
+    ended = sorted((one.ended.number, one.task) for one in run.executions if one.ended is not None)
+    if not sentences and len(ended) > 1:
+        more = f" and {len(ended) - MAX_CALLS} more" if ended[MAX_CALLS:] else ""
+        listed = _listed(run.named(task) for _, task in ended[:MAX_CALLS])
+        sentences.append(f"Tasks ended in this order: {listed}{more}.")
     return sentences[:MAX_SENTENCES]
 
 

@@ -76,3 +76,17 @@ def test_a_lost_update_is_told_by_the_order_of_its_calls(tmp_path: Path) -> None
     assert f"ran, in this order: {order}increment (p1.t3)), get (for the program)." in text, text
     (file,) = tmp_path.iterdir()
     assert tell(read(file)).count("Store.put") >= 4, "both are told, from the call to the end"
+
+
+def test_an_order_that_was_relied_upon_is_told(tmp_path: Path) -> None:
+    @explore(folder=tmp_path, faults="delays")
+    def program() -> None:
+        refs = [miniray.remote(nap).remote(0.01) for _ in range(4)]
+        found, pending = [], refs
+        while pending:
+            ready, pending = miniray.wait(pending, num_returns=1)
+            found += ready
+        assert found == refs
+
+    with pytest.raises(SimulationFailed, match=r"1\. Tasks ended in this order: sleep \(p1\.t\d\), sleep \(p1\.t"):
+        program()
