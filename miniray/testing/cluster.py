@@ -47,6 +47,7 @@ from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
+from miniray.testing.strikes import Strikes
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -129,12 +130,17 @@ class SimulatedCluster:
             me = process_id(self.session, index << LOCAL_BITS)
             self.hosts[me] = SimulatedHost(self, me, total, arena_bytes, control)
         self.head = next(iter(self.hosts.values()))
+        self.strikes = Strikes(self, faults.node_strikes)
         self.driver = self.head.start_driver()
 
     @property
     def trace_hash(self) -> str:
         """Of every step so far: process, number, virtual time, event and effects."""
         return self._digest.hexdigest()
+
+    @property
+    def node_died(self) -> bool:
+        return any(local_number(one) == NODE_NUMBER for one in self.deaths)
 
     def on_every(self, steps: int, check: Callable[[], None]) -> None:
         """Have `check` called between events, once in so many steps."""
@@ -224,6 +230,7 @@ class SimulatedCluster:
         self._crashes.clear()
         self._breaks.clear()
         self._control_breaks.clear()
+        self.strikes.end()
         self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
@@ -362,7 +369,7 @@ class SimulatedCluster:
             self.control.crash(why)
             return
         if home.me == node_of(home.me):
-            self._crash_node_process(self.hosts[home.me], why)
+            self.crash_node_process(self.hosts[home.me], why)
             return
         self.tell(home.me, "Crashed", status=status, why=why)
         self.deaths[home.me] = status
@@ -382,7 +389,7 @@ class SimulatedCluster:
             if self.choices.choose(2, "half-way through a step"):
                 host.node.dies_mid_step = True
             else:
-                self._crash_node_process(host, "fault")
+                self.crash_node_process(host, "fault")
         else:
             self.crash_host(host)
 
@@ -395,7 +402,7 @@ class SimulatedCluster:
             self.tell(host.me, "Paused", seconds=seconds, whole_node=True)
             host.stand_still(seconds)
 
-    def _crash_node_process(self, host: SimulatedHost, why: str) -> None:
+    def crash_node_process(self, host: SimulatedHost, why: str) -> None:
         """The zygote kills its workers a moment later, until which nobody rules them. They would end by themselves, but
         may stand still for longer than `FENCE_SECONDS`, and then run beside what was started in their place."""
         self.disturbed = True
@@ -438,6 +445,7 @@ class SimulatedCluster:
 
     def task_starts(self, home: SimulatedProcess, task: PushedTask) -> None:
         """Users' code of a task is about to run in this process."""
+        self.strikes.task_starts(home.me, task)
         if self.watch is not None:
             self.watch.task_starts(home, task)
         if self.recorder is not None:

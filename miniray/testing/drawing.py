@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from miniray.testing import lives, situations
-from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, FirstTime, Op
+from miniray.testing.programs import CANCEL, FAULT, USER, VALUE, Op
+from miniray.testing.remote_code import FirstTime
 from miniray.testing.slots import MAX_OPS, Budget, Keep, Slot
 from miniray.transport import Choices
 
 MAX_DEPTH = 3
-CALLS = ("call", "pass_on", "make_actor", "call_actor", "make_phoenix", "call_flaky")  # ops that make a task
+#: Ops that make a task.
+CALLS = ("call", "pass_on", "make_actor", "call_actor", "make_phoenix", "make_seated", "call_flaky")
 SECONDS = (0.0, 0.0, 0.0, 0.0005, 0.003, 0.03, 0.3)
 
 
 class Drawing:
     """One program, or one block of it."""
 
-    def __init__(self, choices: Choices, budget: Budget, depth: int = 0, name: str = "") -> None:
+    def __init__(self, choices: Choices, budget: Budget, depth: int = 0, name: str = "", first_slot: int = 0) -> None:
         self._choices = choices
         self._depth = depth
         self._budget = budget
@@ -27,7 +29,7 @@ class Drawing:
         self.ops: list[Op] = []
         self.total = 0
         self.outcomes = VALUE
-        self._next = 0
+        self._next = first_slot
 
     # ---- small choices ----
 
@@ -76,20 +78,20 @@ class Drawing:
             if self._budget.ops <= 0:
                 break
             self._draw_op()
-        self._finish()
+        self.finish()
 
     def draw_tasks(self, tasks: int) -> None:
         """Until so many tasks, calls and actors are made, those of blocks included."""
         while count_tasks(self.ops) < tasks:
             self._budget.ops = max(self._budget.ops, MAX_OPS)
             self._draw_op()
-        self._finish()
+        self.finish()
 
     def _draw_op(self) -> None:
         self._budget.ops -= 1
         self._OPS[self.pick(len(self._OPS))](self)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Get what is left, or some of it, in a random order."""
         left = [slot for slot, row in self.slots.items() if row.kind != "actor"]
         while left:
@@ -193,7 +195,7 @@ class Drawing:
         self.ops.append(Op("call", slot, tuple(used), ("rebox", (), {}, len(used))))
         self.let_go(used)
 
-    def _op_block(self) -> None:
+    def draw_block(self) -> None:
         """A nested program. Its result is the sum of what it gets, or a box of refs: given ones, and its own."""
         if self._depth >= MAX_DEPTH:
             return
@@ -389,8 +391,8 @@ class Drawing:
         lives.begin,
         lives.begin,
         _op_rebox,
-        _op_block,
-        _op_block,
+        draw_block,
+        draw_block,
         _op_make_actor,
         _op_call_actor,
         _op_keep,

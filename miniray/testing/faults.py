@@ -24,6 +24,7 @@ SHORT_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005)
 LONG_SECONDS = (0.002, 0.01, 0.05, 0.3)
 SILENT_SECONDS = (0.0, 0.0, 0.0005, 0.3)
 AWAY_SECONDS = (0.0, 0.0005, 0.01, 0.3, 2.0)  # of the control store; a node waits for it for 20 s
+STRIKE_SECONDS = (0.0, 0.0001, 0.001, 0.02)
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
 NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
 _PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node
@@ -87,6 +88,27 @@ class ControlCrash(Record, frozen=True):
     at_news: bool = False
 
 
+class Moment(Enum):
+    """When it matters that a node dies."""
+
+    COPY_TO = "a copy is being made there"
+    COPY_FROM = "a copy is being made of what lies there"
+    REMAKE = "a task runs there that has run before"
+    READ = "a task runs there that reads stored values"
+    TASK = "any task runs there"
+    ACTOR = "an actor begins there"
+
+
+class NodeStrike(Record, frozen=True):
+    """After so many of these moments on nodes other than the driver's, at the next one or so much later, that node
+    dies. A strike waits for the one before it."""
+
+    moment: Moment
+    after: int = 0
+    seconds: float = 0.0
+    whole_host: bool = True  # else its process alone, whose workers end a moment later
+
+
 class Faults(Record, frozen=True):
     """What may happen in one run.
 
@@ -106,6 +128,7 @@ class Faults(Record, frozen=True):
     broken_links: tuple[Break, ...] = ()
     unhealed: tuple[Unhealed, ...] = ()  # from `heal_after` on
     control_crashes: tuple[ControlCrash, ...] = ()
+    node_strikes: tuple[NodeStrike, ...] = ()
     control_breaks: tuple[int, ...] = ()  # after so many further frames to or from the control store, that link breaks
 
 
@@ -151,6 +174,20 @@ def draw_node_crashes(choices: Choices, nodes: int) -> tuple[int, ...]:
     """None in half of the runs, else up to as many as there are nodes beside the driver's."""
     count = choices.choose(nodes, "node crashes") if choices.choose(2, "whether nodes crash") else 0
     return tuple(sorted(choices.choose(30 << choices.choose(6, "how far"), "a node crash") for _ in range(count)))
+
+
+def draw_strikes(choices: Choices, faults: Faults, nodes: int) -> Faults:
+    """With these: two thirds of the runs have one or more, and most of the others' crashes of nodes are left out, which
+    come when nothing runs there yet. From a source of its own, like broken links."""
+    count = 1 + choices.choose(nodes - 1, "strikes") if choices.choose(3, "whether nodes are struck") else 0
+    moments, strikes = list(Moment), []
+    for _ in range(count):
+        moment = moments[choices.choose(len(moments), "when it matters")]
+        after = choices.choose(1 << choices.choose(5, "how far"), "such moments before")
+        seconds = STRIKE_SECONDS[choices.choose(len(STRIKE_SECONDS), "how much later")]
+        strikes.append(NodeStrike(moment, after, seconds, bool(choices.choose(2, "the whole host"))))
+    crashes = () if choices.choose(4, "no crashes of nodes") else faults.node_crashes
+    return replace(faults, node_strikes=tuple(strikes), node_crashes=crashes)
 
 
 def draw_links(choices: Choices, *, between_nodes: bool = False) -> tuple[Break, ...]:

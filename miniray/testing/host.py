@@ -105,6 +105,7 @@ class SimulatedHost:
                 self.arena.view[into.offset : into.offset + into.size_bytes] = found
             cluster.posted(self.node, BytesFetched(into, done))
 
+        cluster.strikes.copy_begins(source.holder, self.me)
         cluster.timeline.after(cluster.draw_lag() + cluster.draw_lag(), land)
 
     def end(self) -> None:

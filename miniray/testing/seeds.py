@@ -16,16 +16,18 @@ from typing import Any
 from miniray.core.record import Record, replace
 from miniray.testing import faults as _faults
 from miniray.testing.checkers import BrokenInvariant, Watch
+from miniray.testing.checkers.spread import Spread, Tally
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
 from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
+from miniray.testing.spreading import spread
 from miniray.testing.story import HEADING, last_steps, whole
 
 # Seeds of other sources: what they draw changes nothing else.
-_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL = 1 << 40, 1 << 41, 1 << 42, 1 << 43
+_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING = (1 << bit for bit in range(40, 45))
 _NODES = (1, 1, 1, 2, 3)
 _CHUNK = 20  # seeds that one process runs before it says what failed
 
@@ -39,6 +41,7 @@ class Told(Record, frozen=True):
     virtual_seconds: float
     deaths: int
     nodes: int
+    spread: Spread
 
 
 class FailedSeed(AssertionError):
@@ -63,8 +66,7 @@ def run_seed(seed: int, *, tasks: int = 0, nodes: int = 0, recorder: Recorder | 
     """
     cluster, ops = _draw(seed, tasks, nodes, recorder)
     try:
-        run_program(cluster, ops)
-        return _told(seed, cluster)
+        return _told(seed, cluster, run_program(cluster, ops))
     except Exception as error:
         broken = error
     finally:
@@ -84,7 +86,14 @@ def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple
         nodes = _NODES[of_nodes.choose(len(_NODES), "nodes")]
         if nodes > 1:
             num_cpus = 1 + of_nodes.choose(2, "CPUs")  # few, so that there is work for others
+    of_spreading = SeededChoices(seed + _OF_SPREADING)
+    spreads = nodes > 1 and of_spreading.choose(8, "whether it spreads") > 0
+    if spreads:
+        ops = spread(of_spreading, ops)
+        num_cpus = 1 + (of_spreading.choose(4, "CPUs") == 0)
     faults = _faults.draw(choices, nodes)
+    if spreads:
+        faults = _faults.draw_strikes(of_spreading, faults, nodes)
     faults = replace(faults, broken_links=_faults.draw_links(SeededChoices(seed + _OF_LINKS)))
     if faults.heal_after:
         faults = replace(faults, unhealed=_faults.draw_unhealed(SeededChoices(seed + _OF_HEALING), nodes))
@@ -112,9 +121,9 @@ def _story(seed: int, tasks: int, nodes: int, error: BaseException) -> str:
     return "it did not happen a second time"
 
 
-def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> None:
+def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> Spread:
     """Run it in the driver, let everything settle, and check."""
-    _run(cluster, lambda: run(ops, []))
+    return _run(cluster, lambda: run(ops, []))
 
 
 def run_checked(
@@ -130,8 +139,7 @@ def run_checked(
     """
     cluster = SimulatedCluster(SeededChoices(seed), nodes=nodes, num_cpus=num_cpus, faults=faults)
     try:
-        _run(cluster, program)
-        return _told(seed, cluster)
+        return _told(seed, cluster, _run(cluster, program))
     except Exception as error:
         name = getattr(program, "__qualname__", "program")
         again = f"run_checked({name}, {seed}, nodes={nodes}, num_cpus={num_cpus}, faults={faults!r})"
@@ -140,15 +148,17 @@ def run_checked(
         cluster.close()
 
 
-def _run(cluster: SimulatedCluster, program: Callable[[], Any]) -> None:
+def _run(cluster: SimulatedCluster, program: Callable[[], Any]) -> Spread:
     watch = Watch(cluster)
     cluster.run(lambda: None if program() is None else None)  # what it returns is dropped at once
     cluster.settle()
     watch.at_end()
+    return watch.spread
 
 
-def _told(seed: int, cluster: SimulatedCluster) -> Told:
-    return Told(seed, cluster.trace_hash, cluster.steps, cluster.timeline.now, len(cluster.deaths), len(cluster.hosts))
+def _told(seed: int, cluster: SimulatedCluster, spread: Spread) -> Told:
+    seconds, deaths = cluster.timeline.now, len(cluster.deaths)
+    return Told(seed, cluster.trace_hash, cluster.steps, seconds, deaths, spread.nodes, spread)
 
 
 def prepare() -> None:
@@ -175,13 +185,14 @@ def main(arguments: list[str]) -> int:
         return _tell(given.seed, given.tasks, given.nodes)
     end = given.seed + given.count
     chunks = [range(first, min(first + _CHUNK, end)) for first in range(given.seed, end, _CHUNK)]
-    failed = 0
+    failed, tally = 0, Tally()
     with ProcessPoolExecutor(given.jobs, initializer=prepare) as pool:
-        for told in pool.map(_failures, chunks, repeat(given.tasks), repeat(given.nodes)):
+        for told, some in pool.map(_run_many, chunks, repeat(given.tasks), repeat(given.nodes)):
+            tally.add(some)
             for one in told:
                 failed += 1
                 print(one, file=sys.stderr, flush=True)
-    print(f"{given.count} seeds, {failed} failed")
+    print(f"{given.count} seeds, {failed} failed", tally, sep="\n")
     return 1 if failed else 0
 
 
@@ -204,12 +215,12 @@ def _whole_story(recorder: Recorder) -> list[str]:
     return [line for step in recorder.steps for line in whole(step, recorder.processes)]
 
 
-def _failures(seeds: range, tasks: int, nodes: int) -> list[str]:
-    """What those that fail say, in short."""
-    told = []
+def _run_many(seeds: range, tasks: int, nodes: int) -> tuple[list[str], Tally]:
+    """What those that fail say, in short; how far the others have spread."""
+    told, tally = [], Tally()
     for seed in seeds:
         try:
-            run_seed(seed, tasks=tasks, nodes=nodes)
+            tally.count(run_seed(seed, tasks=tasks, nodes=nodes).spread)
         except FailedSeed as error:
             told.append(str(error).split("\n\n")[0])
-    return told
+    return told, tally

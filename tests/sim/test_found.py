@@ -11,7 +11,7 @@ import miniray
 from miniray.errors import ActorDiedError, TaskCancelledError, TaskError
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults
-from miniray.testing.programs import Counter, Phoenix, add, array_of, box_of, fail, rebox, sleep
+from miniray.testing.remote_code import Counter, Phoenix, add, array_of, box_of, fail, rebox, sleep
 from miniray.testing.seeds import FailedSeed, run_checked
 
 SCHEDULES = 40

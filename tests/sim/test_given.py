@@ -12,7 +12,7 @@ from miniray.errors import ActorDiedError, ObjectLostError, TaskError, WorkerCra
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import running
 from miniray.testing.faults import Faults, draw
-from miniray.testing.programs import sleep
+from miniray.testing.remote_code import sleep
 from miniray.testing.seeds import run_checked
 
 SIZE = 20_000

@@ -10,7 +10,7 @@ import miniray
 from miniray.testing import simulate
 from miniray.testing.cluster import running
 from miniray.testing.faults import Crash, CrashMode, Faults
-from miniray.testing.programs import add, array_of, box_of
+from miniray.testing.remote_code import add, array_of, box_of
 from miniray.testing.seeds import run_checked
 
 MOMENTS = range(40)

@@ -7,7 +7,7 @@ from miniray.testing import simulate
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.faults import Faults
-from miniray.testing.programs import add, fill, sleep
+from miniray.testing.remote_code import add, fill, sleep
 from miniray.testing.seeds import run_checked
 
 OFTEN = Faults(one_node_pause_in=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from miniray.testing.checkers.spread import Tally
 from miniray.testing.choices import SeededChoices
 from miniray.testing.drawing import count_tasks, draw_program
 from miniray.testing.seeds import FailedSeed, run_seed
@@ -36,3 +37,11 @@ def test_a_large_program_is_as_large_as_was_asked() -> None:
 
 def test_programs_run_on_one_to_three_nodes() -> None:
     assert {run_seed(seed).nodes for seed in range(20)} == {1, 2, 3}
+
+
+def test_programs_use_the_nodes_that_they_have() -> None:
+    tally = Tally()
+    for seed in range(30):
+        tally.count(run_seed(seed, nodes=3).spread)
+    assert tally.sums["elsewhere"] * 3 > tally.sums["tasks"]
+    assert tally.in_runs["copies"] > tally.runs // 2 and tally.in_runs["remakes"] > tally.runs // 10

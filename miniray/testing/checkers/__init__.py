@@ -23,7 +23,8 @@ What one machine can see alone is in its `check()`. Of the thirteen:
 | 12 | a worker runs one task at a time | `one_task.py` |
 | 13 | same seed, same trace | `tests/sim/test_replay.py`: it takes two runs |
 
-That results are right, and every error legal, is the programs' oracle (`programs.py`).
+That results are right, and every error legal, is the programs' oracle (`programs.py`). `spread.py` counts how far a
+run has used its nodes.
 """
 
 from miniray.testing.checkers.checker import BrokenInvariant, Checker

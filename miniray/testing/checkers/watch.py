@@ -18,6 +18,7 @@ from miniray.testing.checkers.outcomes import Outcomes
 from miniray.testing.checkers.places import Places
 from miniray.testing.checkers.quiet import Quiet
 from miniray.testing.checkers.registry import Registry
+from miniray.testing.checkers.spread import Spread, Spreading
 from miniray.testing.checkers.stale import Stale
 from miniray.testing.checkers.starts import Starts
 from miniray.testing.cluster import SimulatedCluster
@@ -47,7 +48,8 @@ class Watch:
     """All checkers of one run."""
 
     def __init__(self, cluster: SimulatedCluster, *, look_every: int = LOOK_EVERY_STEPS) -> None:
-        self._checkers = [kind(cluster) for kind in ALL]
+        self._spreading = Spreading(cluster)
+        self._checkers: list[Checker] = [*(kind(cluster) for kind in ALL), self._spreading]
         self._after: dict[Kind, list[After]] = {}
         self._decided: dict[Kind, list[Decided]] = {}
         for checker in self._checkers:
@@ -59,6 +61,10 @@ class Watch:
         self._looks = [one.look for one in self._checkers if type(one).look is not Checker.look]
         cluster.watch = self
         cluster.on_every(look_every, self.look)
+
+    @property
+    def spread(self) -> Spread:
+        return self._spreading.counts
 
     def observe(self, home: SimulatedProcess, event: Event, effects: list[Effect]) -> None:
         """A machine has made a step; its effects are not performed yet."""
