@@ -277,10 +277,9 @@ class Drawing:
             slot = self.new(Slot("number", 2, VALUE | row.fault | (row.outcomes & ~VALUE)), (actor,))
             self.ops.append(Op("call", slot, (actor,), ("call_often", (key, 2), {}, -1)))
             return
-        if outcomes == USER:  # it fails without being called, and leaves its queue
+        if outcomes == USER:  # it fails without being called: it leaves its queue, and takes no number
             slot = self.new(Slot("number", 0, USER | FAULT), (actor, *used))
             self.ops.append(Op("call_actor", slot, (actor, *used), ("add", (self.name or "driver", row.calls), False)))
-            row.calls += 1
             return
         sure = outcomes == VALUE and row.outcomes & ~FAULT == VALUE
         if not sure:  # whether it is counted would not be known

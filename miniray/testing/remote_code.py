@@ -177,12 +177,16 @@ class Counter:
 
     def __init__(self, start: Any) -> None:
         self._total = number_of(start)
+        self._lacks = False  # a call before has never come: it was under way when its link broke
         self._last: dict[str, int] = {}
         self._kept: dict[str, list[Any]] = {}
 
     def add(self, caller: str, number: int, amount: Any) -> int:
+        self._lacks = self._lacks or number != self._last.get(caller, -1) + 1
         follows(self._last, caller, number)
         self._total += number_of(amount)
+        if self._lacks:
+            raise ValueError(NOT_GIVEN)
         return self._total
 
     def keep(self, key: str, box: list[Any]) -> int:

@@ -93,7 +93,7 @@ def gap(drawing: Drawing) -> None:
     drawing.ops.append(Op("call_actor", first, (actor, failing), ("add", ("gap", 0), False)))
     amount = drawing.pick(9)
     second = drawing.new(Slot("number", amount, VALUE | FAULT), (actor,))
-    drawing.ops.append(Op("call_actor", second, (actor,), ("add", ("gap", 1, amount), False)))
+    drawing.ops.append(Op("call_actor", second, (actor,), ("add", ("gap", 0, amount), False)))
     drawing.drop_all([failing, actor])
 
 
