@@ -102,7 +102,9 @@ class Drawing:
     def get(self, slot: int) -> None:
         row = self.slots[slot]
         nested = self._depth > 0
-        self.ops.append(Op("get", slots=(slot,), given=(nested,), expected=row.number, outcomes=row.outcomes))
+        put = any(op.kind == "put" and op.slot == slot for op in self.ops)
+        given = (nested, put and not nested)
+        self.ops.append(Op("get", slots=(slot,), given=given, expected=row.number, outcomes=row.outcomes))
         self.total += row.number
         self.outcomes |= row.outcomes & ~VALUE
         if not row.outcomes & VALUE:

@@ -110,11 +110,12 @@ def classify(error: BaseException) -> int:
     return 0
 
 
-def _judge(op: Op, error: BaseException) -> None:
+def _judge(op: Op, error: BaseException, *, is_put: bool = False) -> None:
+    """`is_put`: it is about a value that the driver has put and still holds, which no fault may take."""
     kind = classify(error)
     legal = kind & op.outcomes and (kind != FAULT or struck())
     # What was made of a value that was put, and let go since, is lost for good when it is lost with its node.
-    legal = legal or (PUT in str(error) and running[-1].node_died)
+    legal = legal or (not is_put and PUT in str(error) and running[-1].node_died)
     assert legal, f"{op}: not a legal outcome: {type(error).__name__}: {error}"
 
 
@@ -125,8 +126,9 @@ def _get(op: Op, slots: dict[int, Any]) -> int:
     except Exception as error:
         if isinstance(error, AssertionError) and not isinstance(error, TaskError):
             raise
-        _judge(op, error)
-        if op.given[0]:  # nested: the run ends here
+        nested, is_put = op.given
+        _judge(op, error, is_put=is_put)
+        if nested:  # the run ends here
             raise
         return 0
     assert op.outcomes & VALUE and found == op.expected, f"{op}: {found} is wrong"
