@@ -39,7 +39,7 @@ def a_failed_call_leaves_its_queue() -> None:
     """It stayed at the head of its actor's queue for ever (60850)."""
     actor = miniray.remote(Counter).remote(0)
     first = actor.add.remote("me", 0, remote(fail).remote(0.01))
-    second = actor.add.remote("me", 1, 5)
+    second = actor.add.remote("me", 0, 5)
     assert miniray.get(second) == 5
     with pytest.raises(ValueError, match="planned"):
         miniray.get(first)
@@ -51,7 +51,7 @@ def calls_that_fail_together_leave_together() -> None:
     assert miniray.get(actor.add.remote("me", 0, 1)) == 1
     failing = remote(fail).remote(0.01)
     calls = [actor.add.remote(miniray.put("me"), 1 + index, failing) for index in range(3)]
-    assert miniray.get(actor.add.remote("me", 9, 5)) == 6
+    assert miniray.get(actor.add.remote("me", 1, 5)) == 6
     for call in calls:
         with pytest.raises(ValueError, match="planned"):
             miniray.get(call)
@@ -63,7 +63,7 @@ def a_cancelled_call_takes_those_that_need_it_along() -> None:
     assert miniray.get(actor.add.remote("me", 0, 1)) == 1
     first = actor.add.remote("me", 1, remote(add).remote(5.0, 1))
     second = actor.add.remote(miniray.put("me"), 2, first)
-    third = actor.add.remote("me", 3, 5)
+    third = actor.add.remote("me", 1, 5)
     miniray.cancel(first)
     assert miniray.get(third) == 6
     for call in (first, second):
