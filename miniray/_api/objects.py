@@ -236,14 +236,20 @@ def wait(
     process = current()
     for ref in refs:
         ref.check_session(process)
-    missing = [object_id for object_id in ids if object_id not in process.values]
-    needed = num_returns - (len(ids) - len(missing))
-    if needed > 0:
-        process.await_ready(missing, needed, timeout)
+    clock = process.loop.clock
+    deadline = None if timeout is None else clock() + timeout
+    in_time = True
+    while True:
+        here = {object_id for object_id in ids if object_id in process.values}
+        if len(here) >= num_returns or not in_time:
+            break
+        missing = [object_id for object_id in ids if object_id not in here]
+        left = None if deadline is None else max(deadline - clock(), 0.0)
+        in_time = process.await_ready(missing, num_returns - len(here), left)  # what was ready may be lost meanwhile
     ready: list[ObjectRef[T]] = []
     rest: list[ObjectRef[T]] = []
     for ref in refs:
-        (ready if ref._id in process.values and len(ready) < num_returns else rest).append(ref)
+        (ready if ref._id in here and len(ready) < num_returns else rest).append(ref)
     return ready, rest
 
 

@@ -156,6 +156,30 @@ def test_without_a_copy_it_is_made_again_once_for_all_who_wait() -> None:
     assert [_runs_after_a_crash(seed, read_before=False) for seed in SEEDS] == [1] * len(SEEDS)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_wait_has_what_it_was_asked_for_though_some_of_it_was_lost_meanwhile(seed: int) -> None:
+    """It counted a value that was ready when it began, and came back with fewer than it was to wait for."""
+
+    def program() -> None:
+        cluster = simulation.running[0]
+
+        @miniray.remote
+        def make(seconds: float) -> bytes:
+            simulation.running[0].sleep(seconds)
+            return b"v" * LARGE
+
+        made: list[Any] = [make.remote(5.0) for _ in range(3)]
+        miniray.wait(made, num_returns=3)
+        first = next(one for one in made if _lies_on(one) != cluster.head.me)
+        host = cluster.hosts[_lies_on(first)]
+        made.clear()
+        cluster.timeline.after(1.0, lambda: cluster.crash_host(host))
+        ready, rest = miniray.wait([first, make.remote(3.0)], num_returns=2)
+        assert len(ready) == 2 and not rest
+
+    run_checked(program, seed, nodes=3, num_cpus=1)
+
+
 # ---- no room for a copy ----
 
 TOO_LARGE = 1_100_000  # the arena of each node holds one such value and no second
