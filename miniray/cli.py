@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def _replay(options: argparse.Namespace) -> int:
     try:
         recording = read(options.file)
         if options.about is not None:
-            print(story(recording, options.about))
+            print(story(recording, options.about), flush=True)
             return 0
         print(tell(recording, everything=options.all))
         page = options.html or (None if options.svg else options.file.with_suffix(".html"))
@@ -70,9 +71,13 @@ def _replay(options: argparse.Namespace) -> int:
             from miniray.testing.rerun import compare, rerun
 
             print(compare(recording, rerun(recording)))
+        sys.stdout.flush()
     except (RecordingError, LookupError) as error:
         print(f"miniray replay: {error.args[0]}", file=sys.stderr)
         return WRONG_FILE
+    except BrokenPipeError:  # by `| head`, say: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest goes when the interpreter ends
+        return 0
     except OSError as error:
         print(f"miniray replay: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return WRONG_FILE

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from miniray._runtime import callbacks
 from miniray._runtime.context import current
-from miniray._runtime.process import Process
+from miniray._runtime.process import Finalised, Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
@@ -41,15 +41,11 @@ class ObjectRef(Generic[T]):
     def __del__(self) -> None:
         process = self._process
         if process.collecting:
-            process.finalised.append(self)
+            process.finalised.append(Finalised(self, process.dropped, self._id))
             return
         process.dropped.append(self._id)
         if process.drives.asleep:
             process.drives.rouse()
-
-    def let_go(self) -> None:
-        """Nothing refers to it any more, and it was finalised already."""
-        self._process.dropped.append(self._id)
 
     def __hash__(self) -> int:
         return hash(self._id)

@@ -36,9 +36,8 @@ def raise_failure(failure: Failure) -> NoReturn:
 
 def _text(failure: Failure, what: str) -> str:
     lines = [what]
-    if f"object {failure.task}" in what:
-        pass  # it is an object's, and said already
-    elif failure.task and (failure.kind is FailureKind.WORKER_CRASHED or not what.startswith(f"{failure.task} ")):
+    is_told = what.startswith(f"{failure.task} ") or f"object {failure.task}" in what  # the second: no task, an object
+    if failure.task and (failure.kind is FailureKind.WORKER_CRASHED or not is_told):
         attempts = f", attempt {failure.attempt} of {failure.attempts}" if failure.attempts > 1 else ""
         once = " (max_retries=0)" if failure.attempts == 1 and failure.kind is FailureKind.WORKER_CRASHED else ""
         lines.append(f"  task      {failure.task}{attempts}{once}")

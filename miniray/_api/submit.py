@@ -9,7 +9,7 @@ from typing import Any
 
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime.config import INLINE_BYTES
-from miniray._runtime.process import Process
+from miniray._runtime.process import Finalised, Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
 from miniray.core.ids import FunctionId, ObjectId, return_id
@@ -58,22 +58,23 @@ class FunctionHandle:
     @unbroken
     def _announce(self, process: Process, function_id: FunctionId, definition: Serialized, key: int) -> None:
         process.announce(function_id, definition)
-        self.let_go()
+        self._drop()
         self._process, self._function_id, self._key = process, function_id, key
 
     def __repr__(self) -> str:
         return "the handle of a remote function"
 
-    def let_go(self) -> None:
+    def _drop(self) -> None:
         if self._process is not None:
             self._process.functions_dropped.append((self._function_id, self._key))
 
     @unbroken
     def __del__(self) -> None:
-        if self._process is not None and self._process.collecting:
-            self._process.finalised.append(self)
+        process = self._process
+        if process is not None and process.collecting:
+            process.finalised.append(Finalised(self, process.functions_dropped, (self._function_id, self._key)))
         else:
-            self.let_go()
+            self._drop()
 
 
 def submit(

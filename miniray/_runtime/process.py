@@ -56,13 +56,16 @@ class Drives(Protocol):
     def stop(self) -> None: ...
 
 
-class Finalised(Protocol):
-    """A ref, a view, the handle of a function: its end is told to the machine."""
+class Finalised(NamedTuple):
+    """What the collector has finalised: a ref, a view, the handle of a function."""
 
-    def let_go(self) -> None: ...
+    one: object
+    left_in: deque[Any]
+    name: Any  # under which its end is left there
 
 
 def _references_of_one_alone() -> int:
+    """What Python counts for an object that a single variable refers to; the question itself counts, too."""
     one = object()
     return sys.getrefcount(one)
 
@@ -90,7 +93,7 @@ class Pin:
     def __del__(self) -> None:
         process = self._process
         if process.collecting:
-            process.finalised.append(self)
+            process.finalised.append(Finalised(self, process.views_dropped, self._object_id))
             return
         process.views_dropped.append(self._object_id)
         if process.drives.asleep:
@@ -98,9 +101,6 @@ class Pin:
 
     def __repr__(self) -> str:
         return f"a view of object {show(self._object_id)}"
-
-    def let_go(self) -> None:
-        self._process.views_dropped.append(self._object_id)
 
 
 class Process:
@@ -122,7 +122,7 @@ class Process:
         self.views_dropped: deque[ObjectId] = deque()
         self.functions_dropped: deque[tuple[Any, int]] = deque()  # with their keys in the exporter's cache
         self.collecting = False  # the garbage collector runs
-        self.finalised: deque[Finalised] = deque()  # by it
+        self.finalised: deque[Finalised] = deque()  # by it, and not looked at yet
         self.ended: Ended | None = None  # nothing can be done any more
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
@@ -177,9 +177,9 @@ class Process:
         if self.collecting:
             return
         while self.finalised:
-            one = self.finalised.popleft()
+            one, left_in, name = self.finalised.popleft()
             if sys.getrefcount(one) <= _ALONE:
-                one.let_go()
+                left_in.append(name)
             else:
                 text = "was brought back by a finaliser: what it stands for is kept until the session ends"
                 warnings.warn(f"{one!r} {text}", UserWarning, stacklevel=1)

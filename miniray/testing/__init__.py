@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray.testing.choices import DrawnChoices, RecordedChoices, SeededChoices
     from miniray.testing.exploration import NotDeterministic, explore
-    from miniray.testing.faults import Break, ControlCrash, Crash, CrashMode, Faults, Lasting, Unhealed
+    from miniray.testing.faults import (
+        Break,
+        ControlCrash,
+        Crash,
+        CrashMode,
+        Faults,
+        Lasting,
+        NodeStrike,
+        StrikeMoment,
+        Unhealed,
+    )
     from miniray.testing.machine import SimulatedMachine
     from miniray.testing.simulation import Simulated, SimulationFailed, Statistics, simulate
     from miniray.testing.strategies import actor_programs, fault_schedules, schedules, task_graphs
@@ -30,6 +40,7 @@ __all__ = [
     "DrawnChoices",
     "Faults",
     "Lasting",
+    "NodeStrike",
     "NotDeterministic",
     "RecordedChoices",
     "SeededChoices",
@@ -37,6 +48,7 @@ __all__ = [
     "SimulatedMachine",
     "SimulationFailed",
     "Statistics",
+    "StrikeMoment",
     "Unhealed",
     "actor_programs",
     "explore",
@@ -49,7 +61,9 @@ __all__ = [
 _HOME = {
     "choices": ("DrawnChoices", "RecordedChoices", "SeededChoices"),
     "exploration": ("NotDeterministic", "explore"),
-    "faults": ("Break", "ControlCrash", "Crash", "CrashMode", "Faults", "Lasting", "Unhealed"),
+    "faults": (
+        "Break", "ControlCrash", "Crash", "CrashMode", "Faults", "Lasting", "NodeStrike", "StrikeMoment", "Unhealed"
+    ),
     "machine": ("SimulatedMachine",),
     "strategies": ("actor_programs", "fault_schedules", "schedules", "task_graphs"),
     "simulation": ("Simulated", "SimulationFailed", "Statistics", "simulate"),

@@ -26,7 +26,7 @@ SILENT_SECONDS = (0.0, 0.0, 0.0005, 0.3)
 AWAY_SECONDS = (0.0, 0.0005, 0.01, 0.3, 2.0)  # of the control store; a node waits for it for 20 s
 STRIKE_SECONDS = (0.0, 0.0001, 0.001, 0.02)
 PAUSE_SECONDS = (0.05, 0.5, 1.5)
-NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # the longest timeout of the protocol is 2 s
+NODE_PAUSE_SECONDS = (0.3, 3.0, 20.0)  # no timeout of the protocol is longer than the last
 _PAUSES = ((0, 0), (0, 0), (0, 0), (0, 0), (200, 0), (200, 100), (50, 0), (50, 100))  # of a process, of a node
 
 
@@ -88,7 +88,7 @@ class ControlCrash(Record, frozen=True):
     at_news: bool = False
 
 
-class Moment(Enum):
+class StrikeMoment(Enum):
     """When it matters that a node dies."""
 
     COPY_TO = "a copy is being made there"
@@ -103,7 +103,7 @@ class NodeStrike(Record, frozen=True):
     """After so many of these moments on nodes other than the driver's, at the next one or so much later, that node
     dies. A strike waits for the one before it."""
 
-    moment: Moment
+    moment: StrikeMoment
     after: int = 0
     seconds: float = 0.0
     whole_host: bool = True  # else its process alone, whose workers end a moment later
@@ -180,7 +180,7 @@ def draw_strikes(choices: Choices, faults: Faults, nodes: int) -> Faults:
     """With these: two thirds of the runs have one or more, and most of the others' crashes of nodes are left out, which
     come when nothing runs there yet. From a source of its own, like broken links."""
     count = 1 + choices.choose(nodes - 1, "strikes") if choices.choose(3, "whether nodes are struck") else 0
-    moments, strikes = list(Moment), []
+    moments, strikes = list(StrikeMoment), []
     for _ in range(count):
         moment = moments[choices.choose(len(moments), "when it matters")]
         after = choices.choose(1 << choices.choose(5, "how far"), "such moments before")

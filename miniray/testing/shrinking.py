@@ -30,7 +30,9 @@ MAX_SECONDS = 20.0
 MAX_MOMENTS = 100  # of one strike in a quiet cluster that are tried
 _HERE = str(Path(miniray.__file__).parent)
 _QUIETER = ("one_failed_start_in", "one_node_pause_in", "one_pause_in", "one_slow_link_in", "one_long_in")
-_STRIKES = ("unhealed", "control_crashes", "control_breaks", "node_crashes", "broken_links", "crashes")
+_STRIKES = (
+    "unhealed", "control_crashes", "control_breaks", "node_strikes", "node_crashes", "broken_links", "crashes"
+)  # fmt: skip
 
 
 class Failing(Record, frozen=True):
@@ -181,7 +183,8 @@ def _on_nodes(faults: Faults, nodes: int) -> Faults:
     if nodes > 1:
         return replace(faults, unhealed=unhealed)
     links = tuple(cut for cut in faults.broken_links if not cut.between_nodes)
-    return replace(faults, node_crashes=(), broken_links=links, unhealed=(), control_crashes=(), control_breaks=())
+    of_several = ("node_crashes", "node_strikes", "unhealed", "control_crashes", "control_breaks")
+    return replace(faults, broken_links=links, **dict.fromkeys(of_several, ()))
 
 
 def _without_faults(one: Failing) -> Iterator[Failing]:
@@ -239,7 +242,7 @@ def _earlier_strikes(one: Failing) -> Iterator[Failing]:
     for index, crash in enumerate(faults.crashes):
         for after in range(crash.after):
             yield _with(one, "crashes", index, Crash(after, crash.mode))
-    for name in ("broken_links", "control_crashes"):
+    for name in ("broken_links", "control_crashes", "node_strikes"):
         for index, strike in enumerate(getattr(faults, name)):
             for after in _earlier(strike.after):
                 yield _with(one, name, index, replace(strike, after=after))

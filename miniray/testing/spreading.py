@@ -25,8 +25,8 @@ BUSY_SECONDS = (0.3, 1.0, 3.0)
 # A class of their own: nobody takes them to be as short as the tasks of the program.
 _CLASS = {"num_cpus": 0.9}
 _MOST_PARTS = 5
-Part = Callable[[Drawing], None]
 _MOST_KEPT = 6  # slots that the next part may use; of others their values are asked for at the end
+Part = Callable[[Drawing], None]
 
 
 def spread(choices: Choices, ops: tuple[Op, ...]) -> tuple[Op, ...]:

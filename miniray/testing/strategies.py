@@ -20,10 +20,10 @@ except ModuleNotFoundError as missing:
         name="hypothesis",
     ) from None
 
-from miniray.testing.tallies import ActorProgram, ActorStep, Do
 from miniray.testing.choices import DrawnChoices
 from miniray.testing.faults import SILENT_SECONDS, Break, Crash, CrashMode, Faults, Lasting, Unhealed
 from miniray.testing.graphs import GraphStep, TaskGraph
+from miniray.testing.tallies import ActorProgram, ActorStep, Do
 
 MAX_NUMBERS = 200  # drawn one by one; what a run needs beyond comes from the seed
 MAX_CRASHES = 4

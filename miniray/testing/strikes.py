@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from miniray.core.ids import ProcessId, TaskId, node_of
 from miniray.core.task_spec import PushedTask, Stored
-from miniray.testing.faults import Moment, NodeStrike
+from miniray.testing.faults import StrikeMoment, NodeStrike
 
 if TYPE_CHECKING:
     from miniray.testing.cluster import SimulatedCluster
+
 
 class Strikes:
     def __init__(self, cluster: SimulatedCluster, strikes: tuple[NodeStrike, ...]) -> None:
@@ -23,20 +24,20 @@ class Strikes:
         if not self._left:
             return
         node = node_of(me)
-        self._happens(Moment.TASK, node)
+        self._happens(StrikeMoment.TASK, node)
         if task.creates_actor:
-            self._happens(Moment.ACTOR, node)
+            self._happens(StrikeMoment.ACTOR, node)
         if any(type(value) is Stored for value in task.values):
-            self._happens(Moment.READ, node)
+            self._happens(StrikeMoment.READ, node)
         if self._started.get(task.task_id, task.attempt) != task.attempt:
-            self._happens(Moment.REMAKE, node)
+            self._happens(StrikeMoment.REMAKE, node)
         self._started[task.task_id] = task.attempt
 
     def copy_begins(self, source: ProcessId, target: ProcessId) -> None:
-        self._happens(Moment.COPY_TO, target)
-        self._happens(Moment.COPY_FROM, node_of(source))
+        self._happens(StrikeMoment.COPY_TO, target)
+        self._happens(StrikeMoment.COPY_FROM, node_of(source))
 
-    def _happens(self, moment: Moment, node: ProcessId) -> None:
+    def _happens(self, moment: StrikeMoment, node: ProcessId) -> None:
         if node == self._cluster.head.me or not self._left or self._left[0].moment is not moment:
             return
         self._passed += 1

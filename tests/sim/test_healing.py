@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import miniray
+from miniray.core.control.membership import UNREACHABLE_FENCE_SECONDS
 from miniray.core.ids import node_index
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, MinirayError, ObjectLostError, OwnerDiedError, WorkerCrashedError
@@ -16,7 +17,6 @@ from miniray.testing.choices import SeededChoices
 from miniray.testing.faults import Faults, Lasting, Unhealed
 from miniray.testing.healing import heal
 from miniray.testing.seeds import run_checked
-from miniray.core.control.membership import UNREACHABLE_FENCE_SECONDS
 from miniray.transport import UNREACHABLE_SECONDS
 
 SEEDS = range(12)

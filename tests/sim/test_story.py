@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from functools import cache
 from pathlib import Path
@@ -162,6 +165,17 @@ def test_replay_draws_where_it_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "failure.html").exists()
     assert main(["replay", str(file), "--html", str(tmp_path / "no" / "a.html")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["--all", "--about"])  # more than a pipe's buffer, and less
+def test_who_reads_only_the_beginning_sees_no_error(how: str, tmp_path: Path) -> None:
+    closed, ours = os.pipe()
+    os.close(closed)
+    file = saved(failing(), tmp_path)
+    command = [sys.executable, "-m", "miniray", "replay", str(file), how, *(["p1.t1"] if how == "--about" else [])]
+    done = subprocess.run(command, stdout=ours, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": "something else"}'])

@@ -9,7 +9,7 @@
 - On each new link the node says all that it knows and the store may have lost; so what it had to say while the store
   was away is missing nowhere.
 - The node goes on with its work meanwhile: nobody needs the store for a task, an object or a call.
-- But not for ever: who has no answer for `MOST_AWAY_SECONDS` must end (`must_end`). Who cannot reach the store, though
+- But not for ever: who has no answer for `MOST_AWAY_SECONDS` must end (`tick`). Who cannot reach the store, though
   it may live, must end at once: others will hear soon that this node is dead.
 """
 
@@ -75,8 +75,8 @@ class ControlLink:
         if self._there:
             self._emit(Send(self._control, news))
 
-    def must_end(self, now: float) -> bool:
-        """Called at a deadline: ask again, or give up."""
+    def tick(self, now: float) -> bool:
+        """Ask again, if it is time. True: it has been away for too long, and this node must end."""
         since = self._unregistered_since
         if since is not None and since + MOST_AWAY_SECONDS <= now:
             self._unregistered_since = self._ask_at = None
@@ -86,8 +86,10 @@ class ControlLink:
         return False
 
     def deadline(self) -> float | None:
-        since = self._unregistered_since
-        return None if since is None else min(self._ask_at or since + MOST_AWAY_SECONDS, since + MOST_AWAY_SECONDS)
+        if self._unregistered_since is None:
+            return None
+        give_up_at = self._unregistered_since + MOST_AWAY_SECONDS
+        return give_up_at if self._ask_at is None else min(self._ask_at, give_up_at)
 
     def statistics(self) -> dict[str, int]:
         return {"unregistered": int(self._unregistered_since is not None)}

@@ -91,7 +91,7 @@ class NodeManager:
         self._pool = WorkerPool(me)
         self._leases = LeaseQueue(ResourcePool(resources), node_index(me) * LEASES_PER_NODE)
         self._others = OtherNodes(control, self._emit)
-        self._link = ControlLink(control, tuple(self._leases.resources.total.items()), self._others, self._emit)
+        self._control_link = ControlLink(control, tuple(self._leases.resources.total.items()), self._others, self._emit)
         self._transfers = Transfers(me, allocator, self._others.dead, self._emit)
         self._extents = Extents(allocator, self._transfers, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them
@@ -139,7 +139,7 @@ class NodeManager:
             self._on[type(event.message)](now, event.message, event.peer)
         else:
             self._on[type(event)](now, event, self._me)
-        if self._link.is_registered:
+        if self._control_link.is_registered:
             self._others.report(now, self._leases.resources, len(self._leases.requests))
         effects = self._effects[:]
         self._effects.clear()
@@ -214,7 +214,7 @@ class NodeManager:
         news = ProcessDied(event.process, event.cause, event.lease, event.started)
         for process in self._processes:
             self._emit(Send(process, news))
-        self._link.process_died(news)
+        self._control_link.process_died(news)
         self._extents.process_died(event.process, self._living())
 
     def _end_leases_of(self, now: float, owner: ProcessId) -> None:
@@ -232,7 +232,7 @@ class NodeManager:
         Of a process of another node this one waits to be told.
         """
         if event.peer == self._control and event.gone:
-            self._link.away(now)
+            self._control_link.away(now)
         elif event.peer in (self._driver, self._control):
             self._emit(EndNode())
         elif event.peer in self._pool.rows:
@@ -244,17 +244,17 @@ class NodeManager:
     # ---- other nodes ----
 
     def _on_node_started(self, now: float, event: NodeStarted, peer: ProcessId) -> None:
-        self._link.register(now)
+        self._control_link.register(now)
 
     def _on_link_renewed(self, now: float, event: LinkRenewed, peer: ProcessId) -> None:
         """To the control store: no other link of a node is made again."""
-        self._link.register(now)
+        self._control_link.register(now)
 
     def _on_ask_registration(self, now: float, message: AskRegistration, peer: ProcessId) -> None:
-        self._link.register(now)
+        self._control_link.register(now)
 
     def _on_node_registered(self, now: float, message: NodeRegistered, peer: ProcessId) -> None:
-        self._link.registered()
+        self._control_link.registered()
 
     def _on_node_added(self, now: float, message: NodeAdded, peer: ProcessId) -> None:
         self._others.added(message.node, message.resources)
@@ -444,7 +444,7 @@ class NodeManager:
         return idle[: max(0, len(idle) - self._prestart)]
 
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
-        if self._link.must_end(now):
+        if self._control_link.tick(now):
             self._emit(EndNode())
         self._extents.tick(now)
         self._transfers.tick(now)
@@ -456,7 +456,7 @@ class NodeManager:
 
     def deadline(self) -> float | None:
         times = [worker.idle_since + IDLE_WORKER_SECONDS for worker in self._spare()]
-        parts = (self._extents, self._others, self._transfers, self._link)
+        parts = (self._extents, self._others, self._transfers, self._control_link)
         return min(times + [at for at in (part.deadline() for part in parts) if at is not None], default=None)
 
     def check(self) -> None:
@@ -471,5 +471,5 @@ class NodeManager:
             "granted": len(self._leases.granted),
             **self._extents.statistics(),
             **self._transfers.statistics(),
-            **self._link.statistics(),
+            **self._control_link.statistics(),
         }

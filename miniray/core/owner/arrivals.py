@@ -55,7 +55,7 @@ class Arrivals:
         return tuple(retained), transfer.left > 0
 
     def running_from(self, submitter: ProcessId) -> list[tuple[TaskId, int]]:
-        """What has come from there and runs here, and each transfer from there that is not over."""
+        """The tasks that have come from there and run here, with their attempts."""
         return [key for key in self._rows if key[0][:8] == submitter]
 
     def statistics(self) -> dict[str, int]:

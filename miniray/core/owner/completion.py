@@ -67,7 +67,7 @@ class Completion:
 
     def resolve(self, task: Task) -> Task | None:
         """Have a task that is to be queued wait for its arguments; None when one of them has failed."""
-        if self._elsewhere:
+        if self._elsewhere:  # of one node never: the hot path pays a look for it
             self._holding.forget_refusals(resolved_by(task.spec))
         for object_id in resolved_by(task.spec):
             if object_id not in self._values:
