@@ -189,12 +189,18 @@ class Completion:
     def _refuse(self, worker: ProcessId, result: TaskResult) -> None:
         """Dropped, never ignored: what it brought is freed, and what it pins is released."""
         for index, value in enumerate(result.values):
-            self._holding.discard(return_id(result.task_id, index), value)
+            object_id = return_id(result.task_id, index)
+            if type(value) is ActorAt and self._may_live_on(object_id):
+                continue  # of a life that was given up when the next was asked for: it ends nothing of that one
+            self._holding.discard(object_id, value)
         if result.pinned:
             self._emit(Send(worker, HandoffDone(result.task_id, result.attempt)))
         if not result.pending:  # of a session that has ended: its arguments were pinned then
             key = worker, result.task_id, result.attempt
             self._holding.release_arguments(self._holding.handoffs.unpin(key))
+
+    def _may_live_on(self, actor: ObjectId) -> bool:
+        return task_of(actor) in self.tasks.rows or type(self._holding.objects.values.get(actor)) is ActorAt
 
     def _conclude(
         self, task: Task, values: tuple[Value, ...], worker: ProcessId | None, result: TaskResult | None
