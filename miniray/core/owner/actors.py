@@ -204,6 +204,7 @@ class Actors:
         if isinstance(row, Borrowed) and not row.orphaned:
             row.died = value.incarnation
             del self._holding.objects.values[actor]
+            self._holding.want(actor)  # a thread that was just told of this life may not have looked yet
         elif self._completion.restarting(actor):
             del self._holding.objects.values[actor]
         else:
