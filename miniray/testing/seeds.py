@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
+from time import monotonic
 from typing import Any
 
 from miniray.core.record import Record, replace
@@ -30,6 +31,7 @@ from miniray.testing.story import HEADING, last_steps, whole
 _OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING = (1 << bit for bit in range(40, 45))
 _NODES = (1, 1, 1, 2, 3)
 _CHUNK = 20  # seeds that one process runs before it says what failed
+SAY_SECONDS = 30.0  # between two words of how far it is
 
 
 class Told(Record, frozen=True):
@@ -185,13 +187,17 @@ def main(arguments: list[str]) -> int:
         return _tell(given.seed, given.tasks, given.nodes)
     end = given.seed + given.count
     chunks = [range(first, min(first + _CHUNK, end)) for first in range(given.seed, end, _CHUNK)]
-    failed, tally = 0, Tally()
+    failed, tally, said = 0, Tally(), monotonic()
     with ProcessPoolExecutor(given.jobs, initializer=prepare) as pool:
-        for told, some in pool.map(_run_many, chunks, repeat(given.tasks), repeat(given.nodes)):
+        runs = pool.map(_run_many, chunks, repeat(given.tasks), repeat(given.nodes))
+        for chunk, (told, some) in zip(chunks, runs, strict=True):
             tally.add(some)
             for one in told:
                 failed += 1
                 print(one, file=sys.stderr, flush=True)
+            if monotonic() - said > SAY_SECONDS:
+                said = monotonic()
+                print(f"{chunk.stop - given.seed} of {given.count} seeds, {failed} failed", file=sys.stderr, flush=True)
     print(f"{given.count} seeds, {failed} failed", tally, sep="\n")
     return 1 if failed else 0
 
