@@ -1,6 +1,8 @@
 """Invariant 7: `max_retries=0` is started at most once; and a crash is charged to what had started, to nothing else.
 
-Each attempt of any task starts once, and none while another attempt of it runs. What has ended in a worker is sent
+Each attempt of any task starts once, and none while another attempt of it runs. (One that stands still with its node
+does not run. The node was declared dead meanwhile, and ends when it wakes; nobody can keep what was running there from
+doing a little in that moment, but it reaches nobody.) What has ended in a worker is sent
 before a task that may not run twice starts there, or a crash would cost it. A death whose cause was told is not called
 unknown. An actor that was killed for good has no further life.
 """
@@ -61,7 +63,7 @@ class Starts(Checker):
             raise BrokenInvariant(7, f"attempt {task.attempt} of {show(task_id)} starts twice", task_id)
         attempts.append(task.attempt)
         other = self._running.get(task_id)
-        if other is not None and other.may_act:
+        if other is not None and other.may_act and other.stands_until <= self.cluster.timeline.now:
             raise BrokenInvariant(7, f"{show(task_id)} starts while {other.name} runs it", task_id)
         self._running[task_id] = home
         retries = self._retries.get(task_id, -1)
