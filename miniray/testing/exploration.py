@@ -26,11 +26,12 @@ from typing import Any, TypeVar, overload
 from miniray._runtime import context
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
+from miniray.testing.arguments import check_size, check_whole
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders
-from miniray.testing.levels import Level, check_nodes, faults_of, more_choices
+from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
@@ -94,7 +95,9 @@ def explore(
         NotDeterministic: a seed fails, and the same choices give another run.
     """
 
-    check_nodes(nodes)
+    check_whole("seeds", seeds, 1)
+    check_whole("first_seed", first_seed)
+    check_size(num_cpus, nodes)
 
     def decorate(test: Any) -> Any:
         if inspect.iscoroutinefunction(test) or not callable(test):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from miniray.core.record import replace
 from miniray.testing import faults as _faults
+from miniray.testing.arguments import check_faults
 from miniray.testing.choices import SeededChoices
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.transport import Choices
@@ -39,17 +40,6 @@ LEVELS: dict[Level, Callable[[Choices, int], Faults]] = {
 }
 
 
-def check_nodes(nodes: int) -> None:
-    """Raises:
-    TypeError: no whole number.
-    ValueError: it is less than one.
-    """
-    if isinstance(nodes, bool) or not isinstance(nodes, int):
-        raise TypeError(f"nodes must be a whole number, one or more, not {nodes!r:.80}")
-    if nodes < 1:
-        raise ValueError(f"nodes must be a whole number, one or more, not {nodes}")
-
-
 def more_choices(seed: int) -> SeededChoices:
     """What kinds of faults that were thought of later are drawn from, so that the seed means what it meant."""
     return SeededChoices(seed + _MORE)
@@ -61,11 +51,11 @@ def faults_of(given: Level | Faults, choices: Choices, nodes: int, more: Choices
         more: another source, of what only several nodes know.
 
     Raises:
-        ValueError: there is no such level, or faults of several nodes are asked for and there is but the driver's.
-        TypeError: neither a level nor `Faults`.
+        ValueError: there is no such level, or something of the `Faults` can never happen (`arguments.py`).
+        TypeError: neither a level nor `Faults`, or something in it is of a wrong type.
     """
     if isinstance(given, Faults):
-        _check(given, nodes)
+        check_faults(given, nodes)
         return given
     if not isinstance(given, str):
         raise TypeError(f"faults must be Faults or one of {', '.join(map(repr, LEVELS))}, not {given!r}")
@@ -74,16 +64,3 @@ def faults_of(given: Level | Faults, choices: Choices, nodes: int, more: Choices
         raise ValueError(f"faults must be Faults or one of {', '.join(map(repr, LEVELS))}, not {given!r}")
     drawn = draw(choices, nodes)
     return _more(drawn, more, nodes) if given == "all" and nodes > 1 else drawn
-
-
-def _check(given: Faults, nodes: int) -> None:
-    if given.node_crashes and nodes == 1:
-        raise ValueError("faults has node_crashes, but the driver's node never crashes: give nodes=2, or more")
-    if nodes == 1 and any(one.between_nodes for one in given.broken_links):
-        raise ValueError("faults has a Break between nodes, and there is one node: give nodes=2, or more")
-    for one in given.unhealed:
-        if not 0 < one.node < nodes:
-            raise ValueError(f"faults has {one}: of nodes={nodes} those from 1 to {nodes - 1} may stay as they are, and"
-                             " 0, the driver's, always heals")  # fmt: skip
-        if not given.heal_after:
-            raise ValueError("faults has unhealed nodes, but nothing ever heals: give heal_after, too")

@@ -23,9 +23,10 @@ from hypothesis import reject
 from hypothesis.control import _current_build_context, current_build_context
 from hypothesis.stateful import RuleBasedStateMachine
 
+from miniray.testing.arguments import check_size
 from miniray.testing.exploration import DEATHS, no_session
 from miniray.testing.faults import Faults
-from miniray.testing.levels import Level, check_nodes, faults_of
+from miniray.testing.levels import Level, faults_of
 from miniray.testing.world import World
 
 if not hasattr(RuleBasedStateMachine, "setup_state"):  # an older one would run the rules outside of the cluster
@@ -111,7 +112,7 @@ class SimulatedMachine(RuleBasedStateMachine):
         return results.pop()
 
     def _begin(self) -> None:
-        check_nodes(self.nodes)
+        check_size(self.num_cpus, self.nodes)
         faults = faults_of(self.faults, self._schedule, self.nodes, self._schedule)
         self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)

@@ -22,10 +22,11 @@ from miniray._api.object_ref import ObjectRef
 from miniray._api.objects import get
 from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Record
+from miniray.testing.arguments import check_program, check_size, check_whole
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulationError
 from miniray.testing.faults import Faults
-from miniray.testing.levels import Level, check_nodes, faults_of, more_choices
+from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
 from miniray.testing.shrinking import keep_users_frames
@@ -105,7 +106,10 @@ def simulate(
         ValueError, TypeError: an argument is wrong.
     """
     __tracebackhide__ = True
-    check_nodes(nodes)
+    check_program(program)
+    check_whole("seed", seed)
+    check_size(num_cpus, nodes)
+    check_whole("max_lineage_bytes", max_lineage_bytes, 0)
     source = SeededChoices(seed) if choices is None else choices
     drawn = faults_of(faults, source, nodes, more_choices(seed) if choices is None else source)
     recorder = Recorder() if record else None

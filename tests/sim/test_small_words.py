@@ -11,8 +11,20 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray.testing import SimulationFailed, explore, simulate
-from miniray.testing.recording import read
+from miniray.testing import (
+    Break,
+    ControlCrash,
+    Crash,
+    Faults,
+    Lasting,
+    NodeStrike,
+    SimulationFailed,
+    StrikeMoment,
+    Unhealed,
+    explore,
+    simulate,
+)
+from miniray.testing.recording import fault_of, read
 from miniray.testing.story import tell
 
 
@@ -90,3 +102,62 @@ def test_an_order_that_was_relied_upon_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(SimulationFailed, match=r"1\. Tasks ended in this order: sleep \(p1\.t\d\), sleep \(p1\.t"):
         program()
+
+
+def takes(x: int) -> int:
+    return x
+
+
+ODD: Any = "odd"
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "a program": (lambda: simulate(ODD), TypeError, "a plain function without arguments, not 'odd'"),
+    "its arguments": (lambda: simulate(takes), TypeError, r"takes\(x: .int.\) .*needs some .*'x'.*give lambda"),
+    "a seed": (lambda: simulate(int, seed=ODD), TypeError, "seed must be a whole number, not 'odd'"),
+    "CPUs": (lambda: simulate(int, num_cpus=ODD), TypeError, "num_cpus must be .*, not 'odd'"),
+    "lineage": (lambda: simulate(int, max_lineage_bytes=-1), ValueError, "max_lineage_bytes must be .* zero or more"),
+    "too many nodes": (lambda: simulate(int, nodes=4096), ValueError, "nodes must be 4095 at most, not 4096"),
+    "seeds": (lambda: explore(seeds=0), ValueError, "seeds must be a whole number, one or more, not 0"),
+    "the first seed": (lambda: explore(first_seed=ODD), TypeError, "first_seed must be a whole number, not 'odd'"),
+}
+IMPOSSIBLE: dict[str, tuple[Faults, int, type[Exception], str]] = {
+    "no tuple": (Faults(crashes=ODD), 1, TypeError, "faults.crashes must be a tuple of Crash, not 'odd'"),
+    "another fault": (Faults(control_crashes=(ODD,)), 2, TypeError, r"faults.control_crashes\[0\] must be of Control"),
+    "no moment": (Faults(crashes=(Crash(ODD, ODD),)), 1, TypeError, r"faults.crashes\[0\].after must be a whole"),
+    "no mode": (Faults(crashes=(Crash(1, ODD),)), 1, TypeError, r"\.mode must be of CrashMode, one of CrashMode.AT"),
+    "back in time": (Faults(broken_links=(Break(1, -1.0),)), 1, ValueError, "silent_seconds must be .* zero or more"),
+    "no seconds": (Faults(broken_links=(Break(1, ODD),)), 1, TypeError, "silent_seconds must be a number"),
+    "less than never": (Faults(one_long_in=-1), 1, ValueError, "faults.one_long_in must be .* zero or more"),
+    "no control store": (Faults(control_crashes=(ControlCrash(1),)), 1, ValueError, "no control store: give nodes=2"),
+    "its links": (Faults(control_breaks=(1,)), 1, ValueError, "faults has control_breaks, .*: give nodes=2, or more"),
+    "the driver's node": (Faults(node_strikes=(NodeStrike(StrikeMoment.TASK),)), 1, ValueError, "has node_strikes"),
+    "twice": (Faults(heal_after=1, unhealed=(Unhealed(1, Lasting.DEAD),) * 2), 2, ValueError, "same node more than"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_argument_is_one_error_that_names_it(what: str) -> None:
+    call, kind, text = WRONG[what]
+    with pytest.raises(kind, match=text):
+        call()
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_impossible_faults_are_named_by_their_field(what: str) -> None:
+    faults, nodes, kind, text = IMPOSSIBLE[what]
+    with pytest.raises(kind, match=text):
+        simulate(int, nodes=nodes, faults=faults)
+
+
+def test_a_strike_is_shrunk_like_every_fault(tmp_path: Path) -> None:
+    strikes = tuple(NodeStrike(moment, 0) for moment in (StrikeMoment.TASK, StrikeMoment.READ))
+    faults = Faults(node_strikes=strikes, one_long_in=5)
+
+    @explore(seeds=1, nodes=3, num_cpus=1, folder=tmp_path, faults=faults, allow=())
+    def program() -> None:
+        once = miniray.remote(max_retries=0)(nap)
+        miniray.get([once.remote(0.5) for _ in range(4)])
+
+    with pytest.raises(SimulationFailed, match="deaths: [12]"):
+        program()
+    (file,) = tmp_path.iterdir()
+    assert fault_of(read(file).faults) == Faults(node_strikes=strikes[:1])
