@@ -112,13 +112,22 @@ class Loop:
     def flush(self) -> None:
         """Send what the turns have decided, one frame to each peer; nothing goes to a peer that is lost."""
         outboxes, self.outboxes = self.outboxes, {}
+        dead: list[ProcessId] = []
         for peer, messages in outboxes.items():
             if peer in self._linked:
                 self._transport.send(peer, encode(messages))
-            elif peer not in self._lost and peer not in self._renewing:
+            elif peer in self._lost or peer in self._renewing:
+                continue
+            elif self._dead_nodes and node_of(peer) in self._dead_nodes:
+                dead.append(peer)
+            else:
                 self._linked[peer] = None
                 self._transport.connect(peer)
                 self._transport.send(peer, encode(messages))
+        if dead:  # met for the first time: it would be dialled in vain, and for long if it was cut off
+            for peer in dead:
+                self.lose(peer, "its node is dead")
+            self.flush()
 
     # ---- what arrives ----
 

@@ -164,6 +164,8 @@ class NodeManager:
         if worker is None:
             return  # its reaper's news has overtaken this: the dead must not be waited for, nor lease anything
         self._processes[peer] = None
+        for dead in self._others.dead:  # or it would dial for long whoever lived there
+            self._emit(Send(peer, NodeDied(dead)))
         if worker.state is WorkerState.STARTING:
             self._failed_starts = 0
             worker.state = WorkerState.IDLE
