@@ -12,8 +12,8 @@ from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.simulated import SimulatedProcess
 
 
-class Spread(Row):
-    """Counts of one run."""
+class Spread(Row, eq=True):
+    """Counts of one run; it is part of what two equal runs have in common."""
 
     nodes: int = 1
     tasks: int = 0  # starts of tasks; calls run where their actor is
