@@ -239,7 +239,7 @@ class SimulatedCluster:
             self._error = error
 
     def posted(self, home: SimulatedProcess, *events: Event) -> None:
-        if home.stands_until > self.timeline.now:
+        if home.stands_still:
             self.timeline.at(home.stands_until, partial(self.posted, home, *events))
         elif home.alive:
             with suppress(CrashNow):

@@ -111,7 +111,7 @@ class SimulatedProcess:
         if not self.alive:
             return
         self._look_at = None
-        if self.cluster.timeline.now < self.stands_until:
+        if self.stands_still:
             self._plan_look(self.stands_until)
             return
         try:
@@ -131,6 +131,11 @@ class SimulatedProcess:
 
     def stand_still(self, seconds: float) -> None:
         self.stands_until = max(self.stands_until, self.cluster.timeline.now + seconds)
+
+    @property
+    def stands_still(self) -> bool:
+        now: float = self.cluster.timeline.now
+        return self.stands_until > now
 
     @property
     def may_act(self) -> bool:
@@ -202,7 +207,7 @@ class SimulatedProcess:
         def resume() -> None:
             if fiber.resumed_times != times or fiber.ended or not self.alive:
                 return
-            if timeline.now < self.stands_until:
+            if self.stands_still:
                 timeline.at(self.stands_until, resume)
                 return
             self.cluster.run_fiber(self, fiber)

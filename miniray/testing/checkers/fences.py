@@ -22,7 +22,7 @@ class Fences(Checker):
     def _declared(self, home: SimulatedProcess, effect: Send) -> None:
         assert isinstance(effect.message, NodeDied)
         node = effect.message.node
-        running = [show(one.me) for one in self._on(node) if one.stands_until <= self.cluster.timeline.now]
+        running = [show(one.me) for one in self._on(node) if not one.stands_still]
         if running:
             told = f"{show(node)} is declared dead, and {', '.join(running)} still runs"
             raise BrokenInvariant(8, told, node)

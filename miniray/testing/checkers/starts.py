@@ -63,7 +63,7 @@ class Starts(Checker):
             raise BrokenInvariant(7, f"attempt {task.attempt} of {show(task_id)} starts twice", task_id)
         attempts.append(task.attempt)
         other = self._running.get(task_id)
-        if other is not None and other.may_act and other.stands_until <= self.cluster.timeline.now:
+        if other is not None and other.alive and not other.stands_still:
             raise BrokenInvariant(7, f"{show(task_id)} starts while {other.name} runs it", task_id)
         self._running[task_id] = home
         retries = self._retries.get(task_id, -1)
