@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import rows_lifecycle, rows_objects, rows_simulator, rows_sync, rows_tasks
+from bench import rows_lifecycle, rows_objects, rows_pool, rows_simulator, rows_sync, rows_tasks
 from bench.against import OLD, ComparisonError, compare, lost
 from bench.measure import MINIRAY, Row, machine
-from bench.versus import ADAPTERS
+from bench.versus import SLOW, SYSTEMS, keep_only
 
-ROWS = {**rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS, **rows_simulator.ROWS}
+POOL_ROWS = rows_pool.ROWS
+ROWS = {
+    **rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS, **rows_simulator.ROWS, **POOL_ROWS
+}  # fmt: skip
 ON_REQUEST = rows_tasks.ON_REQUEST  # slow
 
 
 def number(value: float | None) -> str:
     if value is None:
         return "-"
+    if math.isinf(value):
+        return "hangs"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def limit_of(row: Row) -> str:
     """The bare limit among the row's systems, by name and figure."""
-    return ", ".join(f"{number(row.median(name))} ({name})" for name in row.samples if name not in ADAPTERS) or "-"
+    return ", ".join(f"{number(row.median(name))} ({name})" for name in row.samples if name not in SYSTEMS) or "-"
 
 
 def verdicts(row: Row) -> str:
@@ -41,14 +47,15 @@ def verdicts(row: Row) -> str:
     return "; ".join(said) or "-"
 
 
-def cells(row: Row) -> list[str]:
-    figures = [number(row.median(name)) for name in ADAPTERS]
+def cells(row: Row, columns: list[str]) -> list[str]:
+    figures = [number(row.median(name)) for name in columns]
     return [row.name, row.unit, *figures, limit_of(row), verdicts(row)]
 
 
 def print_table(rows: list[Row]) -> None:
-    lines = [["row", "unit", *ADAPTERS, "bare limit", f"{MINIRAY} against it (median, range of the blocks' ratios)"]]
-    lines += [cells(row) for row in rows]
+    columns = [name for name in SYSTEMS if any(row.samples.get(name) for row in rows)]
+    lines = [["row", "unit", *columns, "bare limit", f"{MINIRAY} against it (median, range of the blocks' ratios)"]]
+    lines += [cells(row, columns) for row in rows]
     print_lines(lines)
     notes = dict.fromkeys(note for row in rows for note in row.notes)
     if notes:
@@ -74,28 +81,29 @@ def print_comparison(commit: str, rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = f"of {', '.join(ROWS)} (these by default), {', '.join(ON_REQUEST)}"
+    names = f"of {', '.join(ROWS)} (these by default), {', '.join(ON_REQUEST)}; pool: {', '.join(POOL_ROWS)}"
     parser.add_argument("rows", nargs="*", metavar="ROW", help=names)
     parser.add_argument("--blocks", type=int, default=5, help="samples a system (times 3 or 4 where they are short)")
     parser.add_argument("--json", type=Path, help="write every sample there, too")
     parser.add_argument("--alone", action="store_true", help=f"only {MINIRAY} and the bare limits, no peers")
+    parser.add_argument("--slow", action="store_true", help=f"the slow peers, too: {', '.join(sorted(SLOW))}")
     parser.add_argument("--against", metavar="COMMIT", help="this tree beside an old commit, interleaved")
     options = parser.parse_args()
     known = {**ROWS, **ON_REQUEST}
-    if unknown := [name for name in options.rows if name not in known]:
+    asked = [row for name in options.rows or ROWS for row in (POOL_ROWS if name == "pool" else [name])]
+    if unknown := [name for name in asked if name not in known]:
         parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(known)}")
     about, rows = machine(), []
     print("\n".join(f"{what}: {said}" for what, said in about.items()), end="\n\n", flush=True)
     if options.against:
         try:
-            rows = compare(options.against, options.rows or list(ROWS), options.blocks)
+            rows = compare(options.against, asked, options.blocks)
         except ComparisonError as error:
             parser.error(str(error))
         print_comparison(options.against, rows)
     else:
-        for name in [name for name in ADAPTERS if name != MINIRAY and options.alone]:
-            del ADAPTERS[name]
-        for name in options.rows or ROWS:
+        keep_only({MINIRAY} if options.alone else set(SYSTEMS) - (set() if options.slow else SLOW))
+        for name in asked:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             rows += known[name](options.blocks)
         print_table(rows)

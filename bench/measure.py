@@ -142,7 +142,7 @@ def machine() -> dict[str, str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = [line.split(":")[1].strip() for line in lines if "model name" in line]
     versions = []
-    for package in ("miniray", "msgspec", "numpy", "pyarrow", "ray"):
+    for package in ("miniray", "msgspec", "numpy", "pyarrow", "loky", "mpire", "ray", "distributed"):
         try:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:

@@ -8,15 +8,15 @@ from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
 from bench.measure import MINIRAY, Goal, MeasurementError, Row, in_process, interleave_processes
-from bench.versus import ADAPTERS, WORKERS, load
+from bench.versus import FAMILIES, WORKERS, load
 
 SETTLE_SECONDS = 0.5
 
 
-def life(name: str) -> list[float]:
+def life(family: str, name: str) -> list[float]:
     """[seconds from start to the first result, seconds to stop], in this fresh process."""
     began = perf_counter()
-    adapter = load(name)
+    adapter = load(name, family)
     adapter.start(WORKERS)
     adapter.roundtrip(1)
     first = perf_counter()
@@ -40,9 +40,9 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def idle_pss(name: str) -> list[float]:
+def idle_pss(family: str, name: str) -> list[float]:
     """[MB of proportional set size over this process and its descendants, number of processes]."""
-    adapter = load(name)
+    adapter = load(name, family)
     adapter.start(WORKERS)
     adapter.submit_gather(200)
     sleep(SETTLE_SECONDS)
@@ -56,14 +56,14 @@ def idle_pss(name: str) -> list[float]:
     return [total / 1e6, len(processes)]
 
 
-def _figures(target: str, count: int) -> tuple[list[dict[str, list[float]]], list[str]]:
+def figures(target: str, family: str, count: int) -> tuple[list[dict[str, list[float]]], list[str]]:
     """The samples of a target that returns two figures, as two rows of samples."""
-    pairs, notes = interleave_processes({name: (target, name) for name in ADAPTERS}, count, tuple)
+    pairs, notes = interleave_processes({name: (target, family, name) for name in FAMILIES[family]}, count, tuple)
     return [{name: [pair[i] for pair in found] for name, found in pairs.items()} for i in (0, 1)], notes
 
 
 def start_and_stop(count: int) -> list[Row]:
-    (first, stopped), notes = _figures("bench.rows_lifecycle:life", count)
+    (first, stopped), notes = figures("bench.rows_lifecycle:life", "tasks", count)
     return [
         Row("init to the first result", "s", first, [Goal(at_most=0.5)], notes),
         Row("shutdown", "s", stopped, [Goal(at_most=0.3)]),
@@ -71,7 +71,7 @@ def start_and_stop(count: int) -> list[Row]:
 
 
 def idle(count: int) -> list[Row]:
-    (size, processes), notes = _figures("bench.rows_lifecycle:idle_pss", count)
+    (size, processes), notes = figures("bench.rows_lifecycle:idle_pss", "tasks", count)
     return [
         Row("idle with two workers, PSS of all processes", "MB", size, [Goal(at_most=60)], notes),
         Row("idle with two workers, processes", "", processes),

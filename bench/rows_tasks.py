@@ -1,4 +1,4 @@
-"""Throughput of tasks that do nothing: submitted one by one, mapped, and a million with their refs dropped."""
+"""Throughput of tasks that do nothing: submitted one by one, and a million with their refs dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from bench.measure import MINIRAY, Goal, MeasurementError, Row, in_process, inte
 from bench.versus import WORKERS, systems
 
 TASKS = 20_000
-MAPPED = 200_000
 MILLION = 1_000_000
 WINDOW = 10_000
 PENDING = 100_000
@@ -31,11 +30,6 @@ def submit(count: int) -> list[Row]:
     rates = {name: [(10 if name == FRAMES else 1) * TASKS / s for s in found] for name, found in samples.items()}
     goals = [Goal(at_least=60_000), Goal("mp.Pool", at_least=2), Goal("Ray", at_least=20), Goal(FRAMES)]
     return [Row(f"{TASKS:,} no-op tasks, one by one, gathered", "tasks/s", rates, goals, notes)]
-
-
-def map_trivial(count: int) -> list[Row]:
-    samples, notes = interleave_processes(systems("map_trivial", MAPPED), count, lambda s: 1e3 * s)
-    return [Row(f"map over {MAPPED:,} integers", "ms", samples, [Goal("mp.Pool", at_most=1.0)], notes)]
 
 
 def million_tasks(tasks: int) -> list[float]:
@@ -139,5 +133,5 @@ def pending(count: int) -> list[Row]:
     return [Row(f"memory of a pending task, {PENDING:,} pending", "bytes", samples, [Goal(at_most=1200)], notes)]
 
 
-ROWS = {"submit": submit, "map": map_trivial, "pending": pending}
+ROWS = {"submit": submit, "pending": pending}
 ON_REQUEST = {"million": million}

@@ -23,16 +23,11 @@ class Counter:
 
 class Adapter:
     def start(self, workers: int) -> None:
-        self._workers = workers
-        self._pool: Any = None
         self._actor: Any = None
         miniray.init(num_cpus=workers, object_store_memory=STORE_BYTES)
         self._nothing = miniray.remote(nothing)
 
     def stop(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool.join()
         miniray.shutdown()
 
     def pin_worker(self, core: int) -> None:
@@ -64,13 +59,6 @@ class Adapter:
         began = perf_counter()
         refs = [remote(i) for i in range(count)]
         assert sum(miniray.get(refs)) == count * (count - 1) // 2
-        return perf_counter() - began
-
-    def map_trivial(self, count: int) -> float:
-        if self._pool is None:
-            self._pool = miniray.Pool(self._workers)
-        began = perf_counter()
-        assert len(self._pool.map(nothing, range(count))) == count
         return perf_counter() - began
 
     def share_array(self, nbytes: int, tasks: int) -> float:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any
 
 import ray
 from bench.versus.work import ends, make_array, nothing, pin
 
 STORE_BYTES = 1 << 30
+
+
+def start_ray(workers: int) -> None:
+    ray.init(
+        num_cpus=workers,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
 
 
 class Counter:
@@ -21,15 +30,7 @@ class Counter:
 
 class Adapter:
     def start(self, workers: int) -> None:
-        self._workers = workers
-        self._pool: Any = None
-        ray.init(
-            num_cpus=workers,
-            object_store_memory=STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        start_ray(workers)
         self._nothing = ray.remote(nothing)
 
     def stop(self) -> None:
@@ -61,15 +62,6 @@ class Adapter:
         began = perf_counter()
         refs = [self._nothing.remote(i) for i in range(count)]
         assert sum(ray.get(refs)) == count * (count - 1) // 2
-        return perf_counter() - began
-
-    def map_trivial(self, count: int) -> float:
-        if self._pool is None:
-            from ray.util.multiprocessing import Pool
-
-            self._pool = Pool(self._workers)
-        began = perf_counter()
-        assert len(self._pool.map(nothing, range(count))) == count
         return perf_counter() - began
 
     def share_array(self, nbytes: int, tasks: int) -> float:
