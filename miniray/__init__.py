@@ -13,6 +13,8 @@ Names are resolved at first use (PEP 562), so that `import miniray` loads neithe
 
 from __future__ import annotations
 
+import atexit
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -68,3 +70,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _at_exit() -> None:
+    session = sys.modules.get("miniray._api.session")
+    if session is not None:
+        session.end_with_interpreter()
+
+
+atexit.register(_at_exit)  # here: functions that are registered later are called before it

@@ -56,9 +56,9 @@ def _our_processes() -> dict[tuple[int, float], str]:
 
 
 def _shared_memory() -> dict[str, None]:
-    """Without the semaphores of `multiprocessing`: we make none, and they may be anybody's on this machine."""
+    """Without semaphores, of `multiprocessing` or loky: we make none, and they may be anybody's on this machine."""
     names = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
-    return {name: None for name in names if not name.startswith("sem.mp-")}
+    return {name: None for name in names if not name.startswith("sem.")}
 
 
 def _session_is_alive() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Mapping
@@ -118,10 +117,11 @@ def _start_implicitly() -> Process:
 context.set_implicit_start(_start_implicitly)
 
 
-def _at_exit() -> None:
-    if _driver is not None:
-        _driver.process.exiting = True
+def end_with_interpreter() -> None:
+    """For `atexit`; `import miniray` registers it, so that what a program registers after that may use the session."""
+    driver = _driver
+    if driver is not None and driver.process.pid == os.getpid():
+        driver.process.exiting = True
+        why = "functions for atexit that use miniray are to be registered after miniray was imported"
+        driver.process.end(SessionError, f"the miniray session has ended, since the interpreter ends: {why}")
     shutdown()
-
-
-atexit.register(_at_exit)

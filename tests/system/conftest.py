@@ -26,7 +26,8 @@ class Script:
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-X", "faulthandler", str(path), *arguments],
-                stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+                start_new_session=True,
             )  # fmt: skip
         self.pid = self.process.pid
 
