@@ -52,9 +52,9 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
         if value is None:
             _await_all(process, [refs], timeout)
             value = process.values.get(refs._id)
-        if type(value) is Inline and not value.contains and not writable:
+        if type(value) is Inline and not value.contains:
             try:
-                return deserialize(value.data)  # by far the most frequent case: small, and no refs inside
+                return deserialize(value.data, None, writable)  # by far the most frequent: small, no refs inside
             except Exception as error:
                 raise _unreadable(refs, error) from error
         if process.elsewhere:

@@ -36,12 +36,12 @@ class CrewMember:
         self.has_ended = False
         self.sent_at = 0.0  # when it last got a group, or answered one
         self._pid: int | None = None
-        self._methods: WeakKeyDictionary[Callee, tuple[Any, Any]] = WeakKeyDictionary()
+        self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
         actor: Any = miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True)
         self.actor = actor.remote(board.path, slot, start)
         self.hello = self.actor.pid.remote()
-        self._run = self.actor.run.options(writable_arguments=True, name="Pool worker")
-        self._run_whole = self.actor.run_whole.options(writable_arguments=True, name="Pool worker")
+        calls = self.actor.run, self.actor.run_whole, self.actor.run_one
+        self._ways: tuple[Any, ...] = tuple([one.options(writable_arguments=True, name="Pool worker") for one in calls])
 
     def can_take(self) -> bool:
         groups = self.groups
@@ -54,19 +54,22 @@ class CrewMember:
     def send(self, group: Group) -> None:
         """Pickles the calls, and runs users' code with it; raises what that raises."""
         source = group.source
-        whole = group.runs_whole
-        if source.argument is not None or not group.callee.is_sent_once:
-            function = group.callee.function if source.argument is None else source.argument
-            method = self._run_whole if whole else self._run
-            group.ref = method.remote(function, group.number, source.mode, group.items)
-        else:
+        if source.argument is None and group.callee.is_sent_once:
             methods = self._methods.get(group.callee)
             if methods is None:
                 of = group.callee.function
-                methods = self._methods[group.callee] = (
-                    self._run.options(function=of), self._run_whole.options(function=of),
-                )  # fmt: skip
-            group.ref = methods[whole].remote(group.number, source.mode, group.items)
+                methods = self._methods[group.callee] = tuple([one.options(function=of) for one in self._ways])
+            function: tuple[Any, ...] = ()
+        else:
+            methods = self._ways
+            function = (group.callee.function if source.argument is None else source.argument,)
+        run, run_whole, run_one = methods
+        args = group.single()
+        if args is not None:
+            group.ref = run_one.remote(*function, group.number, *args)
+        else:
+            method = run_whole if group.runs_whole else run
+            group.ref = method.remote(*function, group.number, source.mode, group.items)
         if not self.groups:
             self.sent_at = monotonic()
         group.member = self
@@ -107,7 +110,8 @@ class CrewMember:
     def release(self) -> None:
         """The process ends by itself once it has answered what it has."""
         self.has_ended = True
-        self.actor = self._run = self._run_whole = None
+        self.actor = None
+        self._ways = ()
         self._methods.clear()
 
     def kill(self) -> None:

@@ -97,9 +97,12 @@ class Dispatcher:
             group.is_claimed = True
             calls.results.clear()
             self._send(self.crew[0], group)
-        if group.ref is not None:
-            self._collect(group)
-        self.attendant.rouse()
+        try:
+            if group.ref is not None:
+                self._collect(group)
+        finally:
+            if not self.is_idle:  # it was interrupted, or others have added calls
+                self.attendant.rouse()
 
     def last_in_queue(self) -> Any:
         return self._queue[-1] if self._queue else None

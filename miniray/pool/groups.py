@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any, Protocol
 
-from miniray.pool.worker import LIGHT, MAP, weigh
+from miniray.pool.worker import APPLY, LIGHT, MAP, weigh
 
 GROUP_TARGET_SECONDS = 0.001
 GROWTH = 32  # a group is at most this many times as large as the largest that was measured
@@ -23,6 +23,7 @@ LAST_GROUPS = 4  # towards the end of a `map` groups become smaller, down to thi
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
+PLAIN = LIGHT | {str}  # arguments of a single call that need no group around them
 _SMOOTHING = 0.5
 _SENT_ONCE = (FunctionType, type, functools._lru_cache_wrapper)  # what cannot change unseen
 
@@ -139,6 +140,20 @@ class Group:
         self.is_recalled = False
         self.ref: Any = None
         self.member: Any = None  # the worker that has it
+
+    def single(self) -> Sequence[Any] | None:
+        """The arguments of its only call, if they are such that they can travel by themselves."""
+        if len(self.items) != 1:
+            return None
+        args = item = self.items[0]
+        mode = self.source.mode
+        if mode == MAP:
+            args = (item,)
+        elif mode == APPLY:
+            args, named = item
+            if named:
+                return None
+        return args if type(args) is tuple and PLAIN.issuperset(map(type, args)) else None
 
     @property
     def runs_whole(self) -> bool:

@@ -40,7 +40,7 @@ def read(group: Group, member: CrewMember) -> Read:
         MinirayError: the worker could not read a group of several calls.
     """
     try:
-        done, results, raised, seconds = miniray.get(group.ref, writable=True)
+        answer = miniray.get(group.ref, writable=True)
     except (ResultSerializationError, ObjectStoreFullError) as error:
         return _pick_all(group, member, error)
     except (TaskCancelledError, ActorDiedError):
@@ -49,6 +49,10 @@ def read(group: Group, member: CrewMember) -> Read:
         if len(group.items) > 1:
             raise
         return 1, NOT_SENT, {0: _with_traceback(error.cause or error, error.message)}, NOT_MEASURED
+    if len(answer) == 2:
+        result, seconds = answer
+        return 1, (result,), {}, seconds
+    done, results, raised, seconds = answer
     if not raised:
         return done, results, {}, seconds
     errors = {index: _exception(group, member, index, one) for index, one in raised.items()}
