@@ -59,11 +59,14 @@ class Row:
         """(median, least, greatest of the blocks' ratios, whether the goal holds); None if not measured."""
         mine = self.samples.get(MINIRAY) or []
         theirs = (self.samples.get(goal.against) or []) if goal.against else [1.0] * len(mine)
-        ratios = [ours / other for ours, other in zip(mine, theirs, strict=False)]
-        if not ratios:
-            return None
-        middle = _median(ratios)
-        return middle, min(ratios), max(ratios), goal.holds(middle)
+        found = ratios(mine, theirs)
+        return None if found is None else (*found, goal.holds(found[0]))
+
+
+def ratios(mine: list[float], theirs: list[float]) -> tuple[float, float, float] | None:
+    """(median, least, greatest) of the blocks' ratios; None if one of them was not measured."""
+    found = [ours / other for ours, other in zip(mine, theirs, strict=False)]
+    return (_median(found), min(found), max(found)) if found else None
 
 
 Measurement = Callable[..., float]
