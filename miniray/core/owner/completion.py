@@ -60,6 +60,11 @@ class Completion:
 
     def _hold_arguments(self, task: Task) -> Task | None:
         spec = task.spec
+        actor = spec.actor
+        if actor is not None and not (spec.slots or spec.refs) and type(self._values.get(actor)) is ActorAt:
+            task.held = (actor,)  # most calls: of an actor that lives, with nothing to wait for
+            self._holding.row(actor).arguments += 1
+            return task
         task.held = (*resolved_by(spec), *spec.refs)
         for object_id in task.held:
             self._holding.row(object_id).arguments += 1
@@ -127,7 +132,7 @@ class Completion:
             self._define(function, worker)
         spec = task.spec
         options = spec.options
-        if not task.held:
+        if not (spec.slots or spec.refs):
             return PushedTask(
                 spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
                 spec.creates_actor, retry_on=options.retry_on, at_most_once=options.max_retries == 0,
