@@ -98,7 +98,8 @@ class SerializationError(MinirayError, TypeError):
 
 
 class ResultSerializationError(SerializationError):
-    """A task returned something that cannot be pickled, or that fails to unpickle."""
+    """A task returned something that cannot be pickled (then `__cause__` is what pickle raised), or that fails to
+    unpickle."""
 
 
 class GetTimeoutError(MinirayError, TimeoutError):

@@ -266,7 +266,10 @@ class Executor:
         if isinstance(error, KeyboardInterrupt) and not task.creates_actor:
             return Failure(FailureKind.CANCELLED, "", "the task was cancelled while it ran"), False
         if isinstance(error, _ResultError):
-            return Failure(FailureKind.UNSERIALIZABLE, "", f"the result cannot be sent back: {error}"), False
+            assert isinstance(error.__cause__, SerializationError)
+            data, _, refs = serialize_exception(_without_frames(error.__cause__.cause))
+            text = f"the result cannot be sent back: {error}"
+            return Failure(FailureKind.UNSERIALIZABLE, "", text, data, contains=refs), False
         if isinstance(error, _NoRoomForResultError):
             return Failure(FailureKind.STORE_FULL, "", str(error)), False
         data, text, refs = serialize_exception(_without_own_frames(error))

@@ -56,7 +56,7 @@ class Failure(Record, frozen=True):
     kind: FailureKind
     task: str  # name of the function, method or actor
     message: str  # one sentence: what happened
-    error: bytes = b""  # TASK_ERROR, ACTOR_DIED of a constructor: the pickled exception
+    error: bytes = b""  # TASK_ERROR, ACTOR_DIED of a constructor, UNSERIALIZABLE: the pickled exception
     traceback: str = ""
     site: str = ""  # "file.py:31 in main"
     attempt: int = 0

@@ -22,18 +22,20 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from multiprocessing import TimeoutError
+from multiprocessing import TimeoutError, get_context, util
+from multiprocessing import pool as _standard
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import ThreadPool
-from time import monotonic
+from operator import index
 from types import TracebackType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import miniray
-from miniray.pool.crew import CrewMember, await_end
+from miniray.errors import ForkedDriverError
+from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import CLOSE, RUN, TERMINATE, Dispatcher
 from miniray.pool.groups import Callee, Callees
-from miniray.pool.outcomes import MaybeEncodingError
+from miniray.pool.outcomes import MaybeEncodingError, RemoteTraceback
 from miniray.pool.results import (
     ApplyResult,
     AsyncResult,
@@ -46,11 +48,18 @@ from miniray.pool.results import (
 from miniray.pool.worker import MAP, STARMAP
 
 __all__ = [
-    "ApplyResult", "AsyncResult", "CLOSE", "IMapIterator", "IMapUnorderedIterator", "MapResult", "MaybeEncodingError",
-    "Pool", "RUN", "TERMINATE", "ThreadPool", "TimeoutError",
+    "ApplyResult", "AsyncResult", "CLOSE", "ExceptionWithTraceback", "INIT", "IMapIterator", "IMapUnorderedIterator",
+    "MapResult", "MaybeEncodingError", "Pool", "RUN", "RemoteTraceback", "TERMINATE", "ThreadPool", "TimeoutError",
+    "get_context", "mapstar", "rebuild_exc", "starmapstar",
 ]  # fmt: skip
 
-JOIN_SECONDS = 10.0  # how long `join` waits for processes whose work is done
+INIT = "INIT"
+# What else people find in `multiprocessing.pool`; its own, not declared by its stubs.
+ExceptionWithTraceback: Any = vars(_standard)["ExceptionWithTraceback"]
+mapstar: Any = vars(_standard)["mapstar"]
+rebuild_exc: Any = vars(_standard)["rebuild_exc"]
+starmapstar: Any = vars(_standard)["starmapstar"]
+
 _CHUNKS_PER_WORKER = 4
 
 
@@ -62,10 +71,14 @@ class Pool:
         initializer, initargs: called as `initializer(*initargs)` in each process before anything else.
         maxtasksperchild: after so many tasks (calls, or chunks of them) a process is replaced by a new one.
         context: accepted for compatibility; workers start in miniray's way.
+        retries: how many more times a call is started whose process has died; by default it fails at once with
+            `WorkerCrashedError`. (The standard pool waits for ever.) Calls that had not started are simply run.
 
     Raises:
         ValueError, TypeError: as the standard pool does.
     """
+
+    _processes = 0
 
     def __init__(
         self,
@@ -74,8 +87,10 @@ class Pool:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        *,
+        retries: int = 0,
     ) -> None:
-        self._state = "INIT"
+        self._state = INIT
         if processes is None:
             processes = len(os.sched_getaffinity(0))
         if processes < 1:
@@ -86,10 +101,23 @@ class Pool:
             raise TypeError("initializer must be a callable")
         if context is not None and not isinstance(context, BaseContext):
             raise TypeError(f"context must be one of multiprocessing.get_context(), not {context!r}")
-        self._processes = processes
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError("retries must be an int that is not negative")
+        self._processes = index(processes)
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._maxtasksperchild = maxtasksperchild
+        self._ctx: BaseContext = context or get_context()
         self._callees = Callees()
-        self._dispatcher = Dispatcher(processes, (initializer, tuple(initargs)), maxtasksperchild)
+        try:
+            self._dispatcher = self._begin(retries)
+        except ForkedDriverError:  # a `multiprocessing.Process` that uses a pool of its own
+            miniray.init()
+            self._dispatcher = self._begin(retries)
         self._state = RUN
+
+    def _begin(self, retries: int) -> Dispatcher:
+        start = self._initializer, self._initargs
+        return Dispatcher(self._processes, start, self._maxtasksperchild, retries=retries, context=self._ctx)
 
     # ---- one call ----
 
@@ -172,15 +200,25 @@ class Pool:
         callback: Callback | None,
         error_callback: Callback | None,
     ) -> MapResult:
-        self._dispatcher.check_running()
-        items: Sequence[Any] = iterable if isinstance(iterable, range | tuple) else list(iterable)
+        self._check_running()
+        input_error: Exception | None = None
+        items: Sequence[Any] = ()
+        try:
+            items = iterable if isinstance(iterable, range | tuple) else list(iterable)
+        except Exception as error:
+            if not hasattr(iterable, "__len__"):
+                raise
+            input_error = error  # which comes as the result does
         if mode == STARMAP:
-            items = [tuple(arguments) for arguments in items]
+            items = [_arguments(item) for item in items]
         if chunksize is None:
             chunksize = -(-len(items) // (self._processes * _CHUNKS_PER_WORKER)) or 1
         _check_chunksize(chunksize)
         callee = self._callees.find(func)
         result = MapResult(items, callee, mode, chunksize, self, self._dispatcher, callback, error_callback)
+        if input_error is not None:
+            self._dispatcher.fail(result, input_error)
+            return result
         if not items:
             result._success = True
             result.show()
@@ -200,7 +238,7 @@ class Pool:
     def _imap(
         self, kind: type[IMapIterator], func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int
     ) -> IMapIterator:
-        self._dispatcher.check_running()
+        self._check_running()
         _check_chunksize(chunksize)
         callee = self._callees.find(func)
         iterator = kind(self, self._dispatcher, callee, iterable, chunksize)
@@ -212,12 +250,14 @@ class Pool:
 
     def close(self) -> None:
         """No more calls; the processes end when all are done."""
+        util.debug("closing pool")
         if self._state == RUN:
             self._state = CLOSE
             self._dispatcher.close()
 
     def terminate(self) -> None:
-        """End the processes at once. What was not done fails with `TaskCancelledError`."""
+        """End the processes at once, whatever they do. What was not done fails with `TaskCancelledError`."""
+        util.debug("terminating pool")
         self._state = TERMINATE
         self._dispatcher.terminate()
 
@@ -227,22 +267,15 @@ class Pool:
         Raises:
             ValueError: the pool is still running.
         """
+        util.debug("joining pool")
         if self._state == RUN:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
-        dispatcher = self._dispatcher
-        if self._state == CLOSE:
-            dispatcher.read_all()
-            dispatcher.wait_until(lambda: dispatcher.has_finished)
-        deadline = monotonic() + JOIN_SECONDS
-        for member in dispatcher.crew:
-            pid = member.pid
-            if pid is not None:
-                await_end(pid, max(0.0, deadline - monotonic()))
+        self._dispatcher.join()
 
     def __enter__(self) -> Pool:
-        self._dispatcher.check_running()
+        self._check_running()
         return self
 
     def __exit__(
@@ -260,20 +293,39 @@ class Pool:
 
     def __repr__(self) -> str:
         cls = type(self)
-        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._processes}>"
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
 
     def _repopulate_pool(self) -> None:
-        """Workers that have ended are replaced when that is seen; there is nothing left to do."""
+        """Workers that have died while they had nothing to do are replaced; others are when that is seen anyway."""
+        self._dispatcher.replace_the_dead()
 
     @property
     def _pool(self) -> list[CrewMember]:
         """The workers, as things with a `pid`."""
-        return list(self._dispatcher.crew) if self._state != "INIT" else []
+        if self._state == INIT:
+            return []
+        if self._state == RUN:
+            self._repopulate_pool()
+        return list(self._dispatcher.crew)
 
 
 def _check_chunksize(chunksize: int) -> None:
     if chunksize < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize}")
+    if not isinstance(chunksize, SupportsIndex):
+        raise ValueError(f"Chunksize must be an integer, not {chunksize}")
+
+
+def _arguments(item: Iterable[Any]) -> Any:
+    """Of one call of a `starmap`; what is wrong with them is said where it is called."""
+    try:
+        return tuple(item)
+    except Exception:
+        return item
 
 
 def _argument(callee: Callee) -> Any:

@@ -47,6 +47,15 @@ class Attendant:
         self._stopping = True
         self.rouse(now=True)
 
+    def refuse_to_wait(self) -> None:
+        """A callback that waits for all results would wait for its own.
+
+        Raises:
+            RuntimeError: this is called by a callback.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("cannot join current thread")
+
     @property
     def is_running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

@@ -1,55 +1,167 @@
-"""The crew: the workers of a pool, as the pool sees them.
+"""The crew: the workers of a pool, as the pool sees them; and as its users do, to whom each is like a process.
 
 A worker has a few groups under way: one, if its calls are long, or as many as fit into `PIPELINE_SECONDS`, so that
 it never waits for the pool. Groups of one worker run in order.
+
+`maxtasksperchild` counts tasks as the user sees them: a call, or a chunk of calls. Groups are cut otherwise, so a
+worker's quota is kept in fractions of tasks, and what it gives back unrun is paid back.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
+import signal
 from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
+from multiprocessing import get_context, util
+from multiprocessing.context import BaseContext
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import miniray
-from miniray.errors import MinirayError
+from miniray.errors import ActorDiedError, MinirayError
 from miniray.pool.board import Board
 from miniray.pool.groups import Callee, Group
+from miniray.pool.standing import Standing, next_standing
 from miniray.pool.worker import PoolWorker
 
 PIPELINE_SECONDS = 0.0025
 MAX_GROUPS = 4  # under way at one worker
 RECALL_SECONDS = 0.002  # a group that waits longer behind another is asked back when a worker idles
+FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
+
+
+class Crew:
+    """All workers of a pool, a slot each. Its methods run under the pool's lock, or do not change it.
+
+    Args:
+        start: initializer and initargs.
+        tasks_per_child: after so many tasks a worker is replaced.
+        context: after which the workers are named.
+    """
+
+    def __init__(
+        self, processes: int, start: tuple[Any, Any], tasks_per_child: int | None, context: BaseContext | None
+    ) -> None:
+        self._board = Board(processes)
+        self._start = miniray.put(start)
+        self._tasks_per_child = tasks_per_child
+        self._context: BaseContext = context or get_context()
+        self._failed_starts = 0
+        self._members = [self._hire(slot) for slot in range(processes)]
+
+    def _hire(self, slot: int) -> CrewMember:
+        util.debug("added worker")
+        return CrewMember(self._board, slot, next_standing(self._context), self._start, self._tasks_per_child)
+
+    def __iter__(self) -> Iterator[CrewMember]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, slot: int) -> CrewMember:
+        return self._members[slot]
+
+    def idlest(self) -> CrewMember | None:
+        """The worker that gets the next group; None: all have enough."""
+        free = [member for member in self._members if member.can_take()]
+        return min(free, key=_groups_of) if free else None
+
+    @property
+    def has_idle(self) -> bool:
+        return any(member.can_take() and not member.groups for member in self._members)
+
+    def to_collect(self) -> tuple[list[Group], bool]:
+        """Groups whose answers come next; whether a worker has none."""
+        groups: list[Group] = []
+        idles = False
+        for member in self._members:
+            if member.groups:
+                groups += member.to_collect()
+            else:
+                idles = True
+        return groups, idles
+
+    def started(self, group: Group) -> int:
+        """How many calls of a group were started by its worker, dead or alive."""
+        return min(self._board.started(group.member.slot, group.number, len(group.items)), group.kept)
+
+    def kept(self, group: Group) -> int:
+        """How many of them its worker has not given back."""
+        return self._board.kept(group.member.slot, group.number, len(group.items))
+
+    def replace(self, member: CrewMember) -> None:
+        if self._members[member.slot] is member:
+            self._members[member.slot] = self._hire(member.slot)
+
+    def found_dead(self) -> list[CrewMember]:
+        """Those that have died with nothing to do, and are let go."""
+        dead = [one for one in self._members if not one.groups and one.has_started() and not one.is_alive()]
+        for member in dead:
+            member.release()
+        return dead
+
+    def does_start(self) -> None:
+        """A worker has answered: initializers do end."""
+        self._failed_starts = 0
+
+    def cannot_start(self, member: CrewMember, error: ActorDiedError) -> bool:
+        """Whether the death of this one says that another in its place would die as well."""
+        if member.has_started():
+            return False
+        self._failed_starts += 1
+        return error.__cause__ is not None or self._failed_starts >= FAILED_STARTS
+
+    def await_ends(self, seconds: float, *, starting: bool) -> None:
+        """Wait for the ends of the processes; `starting`: also of those that are still to begin."""
+        deadline = monotonic() + seconds
+        for member in self._members:
+            pid = member.pid if starting or member.has_started() else None
+            if pid is not None:
+                await_end(pid, max(0.0, deadline - monotonic()))
 
 
 class CrewMember:
     """One worker process, from its start to its end."""
 
-    def __init__(self, board: Board, slot: int, start: Any, quota: int | None) -> None:
+    daemon = False  # it may have children; see `standing.py`
+
+    def __init__(self, board: Board, slot: int, standing: Standing, start: Any, quota: int | None) -> None:
         board.clear(slot)
         self.slot = slot
+        self.name = standing.name
         self.groups: deque[Group] = deque()
-        self.quota = quota  # tasks that it may still get (`maxtasksperchild`)
+        self.quota: Fraction | None = None if quota is None else Fraction(quota)  # tasks that it may still get
         self.has_ended = False
         self.sent_at = 0.0  # when it last got a group, or answered one
         self._pid: int | None = None
+        self._exit_code: int | None = None
         self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
         actor: Any = miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True)
-        self.actor = actor.remote(board.path, slot, start)
+        self.actor = actor.remote(board.path, slot, standing, [start])
         self.hello = self.actor.pid.remote()
         calls = self.actor.run, self.actor.run_whole, self.actor.run_one
         self._ways: tuple[Any, ...] = tuple([one.options(writable_arguments=True, name="Pool worker") for one in calls])
 
     def can_take(self) -> bool:
         groups = self.groups
+        if self.has_ended or (self.quota is not None and self.quota <= 0):
+            return False
         if not groups:
-            return not self.has_ended and self.quota != 0
-        if len(groups) >= MAX_GROUPS or self.has_ended or self.quota == 0:
+            return True
+        if len(groups) >= MAX_GROUPS:
             return False
         return sum([group.expected for group in groups]) < PIPELINE_SECONDS
+
+    @property
+    def has_used_up(self) -> bool:
+        """Whether it has got all the tasks that it may get."""
+        return self.quota is not None and self.quota <= 0
 
     def send(self, group: Group) -> None:
         """Pickles the calls, and runs users' code with it; raises what that raises."""
@@ -74,6 +186,13 @@ class CrewMember:
             self.sent_at = monotonic()
         group.member = self
         self.groups.append(group)
+        if self.quota is not None:
+            self.quota -= Fraction(len(group.items), source.chunk)
+
+    def refund(self, group: Group, calls: int) -> None:
+        """It has not run so many of the calls of a group."""
+        if self.quota is not None:
+            self.quota += Fraction(calls, group.source.chunk)
 
     def to_collect(self) -> Iterator[Group]:
         """The groups whose answers come next."""
@@ -94,6 +213,33 @@ class CrewMember:
             return self._pid is not None
         return True
 
+    def release(self) -> None:
+        """The process ends by itself once it has answered what it has."""
+        self.has_ended = True
+        self.actor = None
+        self._ways = ()
+        self._methods.clear()
+
+    def end(self) -> None:
+        """The process ends at once, whatever it does."""
+        if self.actor is not None:
+            if self._exit_code is None:
+                self._exit_code = -signal.SIGKILL
+            try:
+                miniray.kill(self.actor)
+            except MinirayError:
+                pass  # the session has ended, and the process with it
+        self.release()
+
+    def was_lost(self, error: ActorDiedError) -> None:
+        """How it died, for those who ask."""
+        self.has_ended = True
+        told = re.search(r"was ended by signal (\d+)|exited with code (\d+)", str(error))
+        if told is not None:
+            self._exit_code = -int(told[1]) if told[1] else int(told[2])
+
+    # ---- as a process ----
+
     @property
     def pid(self) -> int | None:
         """Of its process; blocks until that has started. None: it never has."""
@@ -104,29 +250,47 @@ class CrewMember:
                 return None
         return self._pid
 
-    def is_alive(self) -> bool:
-        return not self.has_ended and self.pid is not None
+    ident = pid
 
-    def release(self) -> None:
-        """The process ends by itself once it has answered what it has."""
-        self.has_ended = True
-        self.actor = None
-        self._ways = ()
-        self._methods.clear()
+    def is_alive(self) -> bool:
+        pid = self.pid
+        return pid is not None and not await_end(pid, 0)
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it lives; minus the signal that ended it, where one did."""
+        if self.is_alive():
+            return None
+        return self._exit_code or 0
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended."""
+        pid = self.pid
+        if pid is not None:
+            await_end(pid, timeout)
+
+    def terminate(self) -> None:
+        """SIGTERM; the pool puts another in its place."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        if self.actor is not None:
-            try:
-                miniray.kill(self.actor)
-            except MinirayError:
-                pass  # the session has ended, and the process with it
-        self.release()
+        """SIGKILL; the pool puts another in its place."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            os.kill(self.pid or 0, number)
 
     def __repr__(self) -> str:
-        return f"<PoolWorker pid={self._pid or 'starting'}{' ended' if self.has_ended else ''}>"
+        state = "starting" if self._pid is None else f"pid={self._pid}"
+        return f"<PoolWorker name={self.name!r} {state}{' ended' if self.has_ended else ''}>"
 
 
-def await_end(pid: int, seconds: float) -> bool:
+def _groups_of(member: CrewMember) -> int:
+    return len(member.groups)
+
+
+def await_end(pid: int, seconds: float | None) -> bool:
     """Whether the process is gone by then."""
     try:
         descriptor = os.pidfd_open(pid)
@@ -135,6 +299,6 @@ def await_end(pid: int, seconds: float) -> bool:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
     finally:
         os.close(descriptor)

@@ -6,7 +6,8 @@
   next. Several threads may at once. The attendant thread (`attendant.py`) does it only when none of them does.
 - One lock guards all tables. It is never held across a wait, but while calls are pickled; it is re-entrant, since that
   runs users' code.
-- A worker is lost by one road: a call to it raises `ActorDiedError`. The board then says what had started.
+- A worker is lost by one road: a call to it raises `ActorDiedError`. The board then says what had started: that fails,
+  or is run again while it has retries left; the rest is simply run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -29,20 +31,37 @@ from miniray.errors import (
     WorkerInitializerError,
 )
 from miniray.pool.attendant import Attendant
-from miniray.pool.board import Board
-from miniray.pool.crew import CrewMember
-from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting
+from miniray.pool.call_queue import CallQueue
+from miniray.pool.crew import Crew, CrewMember
+from miniray.pool.groups import Group, Source
 from miniray.pool.outcomes import NOT_SENT, read, unsent
 from miniray.pool.results import ApplyResult, Callback, Calls, IMapIterator
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
-FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
 FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles
 LONGEST_PAUSE_SECONDS = 0.02
+JOIN_SECONDS = 10.0  # how long `join` waits for processes whose work is done
+END_SECONDS = 1.0  # how long `terminate` waits for those that it has killed
 
 
 class Dispatcher:
-    def __init__(self, processes: int, start: tuple[Any, Any], tasks_per_child: int | None) -> None:
+    """
+    Args:
+        start: initializer and initargs.
+        tasks_per_child: after so many tasks a worker is replaced.
+        retries: how many more times a call is started whose worker died.
+        context: after which the workers are named.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        start: tuple[Any, Any],
+        tasks_per_child: int | None = None,
+        *,
+        retries: int = 0,
+        context: BaseContext | None = None,
+    ) -> None:
         self.processes = processes
         self.state = RUN
         self.reads_all = False  # `join` has been called: nobody will make room by asking for results
@@ -50,21 +69,14 @@ class Dispatcher:
         self.waiting = 0  # threads of the user's that drive
         self.callbacks: deque[tuple[ApplyResult, Callback]] = deque()
         self.attendant = Attendant(self)
-        self._start = miniray.put(start)
-        self._tasks_per_child = tasks_per_child
-        self._queue: deque[Any] = deque()
+        self._retries = retries
+        self._queue = CallQueue(processes)
         self._unfinished = 0
         self._iterators: WeakSet[IMapIterator] = WeakSet()
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
-        self._numbers = 0
-        self._failed_starts = 0
         self._broken: BaseException | None = None
-        self._board = Board(processes)
-        self.crew = [self._hire(slot) for slot in range(processes)]
-
-    def _hire(self, slot: int) -> CrewMember:
-        return CrewMember(self._board, slot, self._start, self._tasks_per_child)
+        self.crew = Crew(processes, start, tasks_per_child, context)
 
     # ---- calls come in ----
 
@@ -86,14 +98,13 @@ class Dispatcher:
     def run_alone(self, calls: Calls, result: ApplyResult) -> None:
         """One call, and the caller waits for it: when the pool has nothing else to do, without the detours."""
         with self.lock:
-            alone = self.is_idle and self._broken is None and self._tasks_per_child is None
+            alone = self.is_idle and self._broken is None and self.crew[0].quota is None
             if not alone:
                 self.add(calls, result)
                 return
             self.check_running()
             self._unfinished += 1
-            self._numbers += 1
-            group = Group(calls, [result], [calls.items.popleft()], self._numbers)
+            group = Group(calls, [result], [calls.items.popleft()], self._queue.next_number())
             group.is_claimed = True
             calls.results.clear()
             self._send(self.crew[0], group)
@@ -105,7 +116,7 @@ class Dispatcher:
                 self.attendant.rouse()
 
     def last_in_queue(self) -> Any:
-        return self._queue[-1] if self._queue else None
+        return self._queue.last()
 
     def joined(self) -> None:
         """A call has joined a source that is in the queue."""
@@ -130,39 +141,13 @@ class Dispatcher:
     def pump(self) -> None:
         """Give workers what they can take. Under the lock."""
         while self._queue and self._broken is None and self.state != TERMINATE:
-            free = [member for member in self.crew if member.can_take()]
-            if not free:
+            member = self.crew.idlest()
+            if member is None:
                 return
-            member = min(free, key=lambda one: len(one.groups))
-            group = self._next_group(member)
+            group = self._queue.next_group(member)
             if group is None:
                 return
             self._send(member, group)
-
-    def _next_group(self, member: CrewMember) -> Group | None:
-        while self._queue:
-            entry = self._queue[0]
-            source: Source = entry.source if isinstance(entry, Remainder) else entry
-            taken = entry.take(self._limit(source, entry.remaining(), member))
-            if taken is None:
-                self._queue.popleft()
-                continue
-            tokens, items = taken
-            fit = fitting(items, source.mode)
-            if fit < len(items):
-                self._queue.appendleft(Remainder(source, tokens[fit:], items[fit:]))
-                tokens, items = tokens[:fit], items[:fit]
-            self._numbers += 1
-            return Group(source, tokens, items, self._numbers)
-        return None
-
-    def _limit(self, source: Source, remaining: int | None, member: CrewMember) -> int:
-        if member.quota is not None:
-            return source.chunk if source.chunk > 1 else min(member.quota, source.callee.group_size())
-        size = source.callee.group_size()
-        if remaining is not None:  # towards the end, groups of which every worker gets some
-            size = min(size, max(-(-remaining // self.processes), size // LAST_GROUPS))
-        return max(1, size)
 
     def _send(self, member: CrewMember, group: Group) -> None:
         try:
@@ -183,18 +168,14 @@ class Dispatcher:
                 self._again(group, 0)
             raise
         else:
-            if member.quota is not None:
-                chunk = group.source.chunk
-                member.quota -= -(-len(group.items) // chunk)
             if self._sleepers:
                 self._notify()
 
-    def _again(self, group: Group, first: int, end: int | None = None, limit: int | None = None) -> None:
-        """Calls of a group that have not run go back to the head of the queue."""
-        end = group.kept if end is None else end
-        if first < end:
-            back = Remainder(group.source, group.tokens[first:end], group.items[first:end], limit)
-            self._queue.appendleft(back)
+    def _again(self, group: Group, first: int, *, limit: int | None = None) -> None:
+        """What has not run of a group goes back to the head of the queue."""
+        self._queue.put_back(group, first, limit=limit)
+        if group.member is not None:
+            group.member.refund(group, group.kept - first)
 
     # ---- waiting and driving ----
 
@@ -215,7 +196,7 @@ class Dispatcher:
             if left is not None and left <= 0:
                 return False
             with self.lock:
-                groups, idles = self._to_collect()
+                groups, idles = self.crew.to_collect()
                 if not groups:
                     if done():
                         break
@@ -235,16 +216,6 @@ class Dispatcher:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 self._rebalance()
         return True
-
-    def _to_collect(self) -> tuple[list[Group], bool]:
-        groups: list[Group] = []
-        idles = False
-        for member in self.crew:
-            if member.groups:
-                groups += member.to_collect()
-            else:
-                idles = True
-        return groups, idles
 
     def _await_one(self, groups: list[Group], patience: float | None) -> list[Group]:
         """Those of the groups that have answered, claimed for this thread."""
@@ -271,20 +242,14 @@ class Dispatcher:
         try:
             outcome = read(group, member)
         except TaskCancelledError:  # taken back: it had not begun
-            with self.lock:
-                self._close_group(member, group)
-                self._again(group, 0)
-                self.pump()
+            self._unrun(member, group)
         except ActorDiedError as error:
             with self.lock:
                 self._lost(member, error)
         except SessionError as error:
             self._break(error)
         except MinirayError:  # the worker could not even read the group: each call for itself
-            with self.lock:
-                self._close_group(member, group)
-                self._again(group, 0, limit=1)
-                self.pump()
+            self._unrun(member, group, limit=1)
         except BaseException:
             group.is_claimed = False
             raise
@@ -294,6 +259,13 @@ class Dispatcher:
                 self.pump()
         with self.lock:
             self._notify()
+
+    def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
+        with self.lock:
+            if group in member.groups:
+                self._again(group, 0, limit=limit)
+                self._close_group(member, group)
+                self.pump()
 
     def _settle(
         self, member: CrewMember, group: Group, done: int, results: Sequence[Any], errors: Any, seconds: float
@@ -310,8 +282,8 @@ class Dispatcher:
     def _close_group(self, member: CrewMember, group: Group) -> None:
         member.groups.remove(group)
         member.sent_at = monotonic()
-        self._failed_starts = 0
-        if member.quota == 0 and not member.groups and not member.has_ended:
+        self.crew.does_start()
+        if member.quota is not None and member.quota <= 0 and not member.groups and not member.has_ended:
             member.has_ended = True
             self._replace(member)
 
@@ -320,16 +292,16 @@ class Dispatcher:
         with self.lock:
             if self._queue:
                 self.pump()
-            if not any(member.can_take() and not member.groups for member in self.crew):
+            if not self.crew.has_idle:
                 return
             for member in self.crew:
                 if not member.is_stuck():
                     continue
                 first = member.groups[0]
-                kept = self._board.kept(member.slot, first.number, len(first.items))
+                kept = self.crew.kept(first)
                 if kept < first.kept and not first.is_claimed:
                     self._again(first, kept)
-                    first.kept = kept
+                    first.kept = kept  # which it has answered for when it answers
                 for group in list(member.groups)[1:]:
                     if not group.is_recalled:
                         group.is_recalled = True
@@ -342,30 +314,51 @@ class Dispatcher:
         """Its process is gone: what had started fails, what had not goes to others, another takes its place."""
         if member.has_ended and not member.groups:
             return
-        member.has_ended = True
-        if not member.has_started():
-            self._failed_starts += 1
-            if error.__cause__ is not None or self._failed_starts >= FAILED_STARTS:
-                self._break(_start_error(error))
-                return
+        member.was_lost(error)
+        if self.crew.cannot_start(member, error):
+            self._break(_start_error(error))
+            return
         groups, member.groups = list(member.groups), deque()
         for group in reversed(groups):
-            started = min(self._board.started(member.slot, group.number, len(group.items)), group.kept)
-            self._again(group, started)
+            started = self.crew.started(group)
+            self._queue.put_back(group, started)
             if started:
-                text = f"{group.callee.name} was lost: {_reason(error)}"
-                lost: dict[int, BaseException] = {index: WorkerCrashedError(text) for index in range(started)}
-                group.source.deliver(group.tokens[:started], [None] * started, lost)
+                self._had_started(group, started, error)
         if self.state != TERMINATE:
             self._replace(member)
             self.pump()
 
+    def replace_the_dead(self) -> None:
+        """A worker that dies without a call is not missed before it gets the next one; now somebody looks."""
+        with self.lock:
+            for member in self.crew.found_dead():
+                self._replace(member)
+
+    def _had_started(self, group: Group, started: int, error: ActorDiedError) -> None:
+        """So many calls of a group: the last was under way, and is run again by itself. The others had ended, but
+        their results are lost with the worker."""
+        attempt = group.attempt + 1
+        if attempt <= self._retries:
+            self._queue.put_back(group, started - 1, started, limit=1, attempt=attempt)
+            self._queue.put_back(group, 0, started - 1, attempt=attempt)
+            return
+        times = f"attempt {attempt} of {attempt}" if self._retries else "retries=0"
+        text = f"{group.callee.name} was lost: {_reason(error)}; it had started, and is not run again ({times})"
+        lost: dict[int, BaseException] = {index: WorkerCrashedError(text) for index in range(started)}
+        group.source.deliver(group.tokens[:started], [None] * started, lost)
+
     def _replace(self, member: CrewMember) -> None:
-        if member in self.crew:
-            try:
-                self.crew[self.crew.index(member)] = self._hire(member.slot)
-            except MinirayError as error:
-                self._break(error)
+        try:
+            self.crew.replace(member)
+        except MinirayError as error:
+            self._break(error)
+
+    def fail(self, result: ApplyResult, error: BaseException) -> None:
+        """The calls of this cannot even be queued."""
+        with self.lock:
+            self._unfinished += 1
+            result.settle(False, error)
+        self.attendant.rouse()
 
     def _break(self, error: BaseException) -> None:
         """Nothing can be run any more: all calls, now and later, fail with this."""
@@ -377,14 +370,8 @@ class Dispatcher:
                 for group in groups:
                     errors = dict.fromkeys(range(group.kept), error)
                     group.source.deliver(group.tokens[: group.kept], [None] * group.kept, errors)
-                member.kill()
-            queue, self._queue = self._queue, deque()
-            for entry in queue:
-                if isinstance(entry, Remainder):
-                    errors = dict.fromkeys(range(len(entry.tokens)), error)
-                    entry.source.deliver(entry.tokens, [None] * len(entry.tokens), errors)
-                else:
-                    entry.abandon(error)
+                member.end()
+            self._queue.abandon(error)
             for iterator in list(self._iterators):
                 iterator.abandon(error)
             self._notify()
@@ -459,6 +446,15 @@ class Dispatcher:
             self._break(TaskCancelledError("the pool was terminated"))
         if self.attendant.is_running:
             self.attendant.rouse(now=True)
+        self.crew.await_ends(END_SECONDS, starting=False)
+
+    def join(self) -> None:
+        """Wait until all is done, after `close`, and the workers have ended."""
+        self.attendant.refuse_to_wait()
+        if self.state == CLOSE:
+            self.read_all()
+            self.wait_until(lambda: self.has_finished)
+        self.crew.await_ends(JOIN_SECONDS, starting=True)
 
 
 def _least(*seconds: float | None) -> float | None:
@@ -467,7 +463,7 @@ def _least(*seconds: float | None) -> float | None:
 
 def _reason(error: ActorDiedError) -> str:
     first = str(error).partition("\n")[0]
-    return first.rpartition("is gone: ")[2]
+    return first.rpartition("is gone: ")[2].partition(";")[0]
 
 
 def _start_error(error: ActorDiedError) -> WorkerInitializerError:

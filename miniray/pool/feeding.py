@@ -31,13 +31,13 @@ class Feed:
         self._read: deque[Any] = deque()
         self._wanted = 0
         self._ended = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._closed = False
         self._asked = threading.Lock()  # free: something is wanted
         self._asked.acquire()
         self._thread: threading.Thread | None = None
 
-    def take(self, limit: int, reader: IMapIterator) -> tuple[list[Any], bool, Exception | None]:
+    def take(self, limit: int, reader: IMapIterator) -> tuple[list[Any], bool, BaseException | None]:
         """What is there: items, whether it was the last, what the input raised. More is read meanwhile.
 
         Whole chunks only, until the input has ended: one that raises takes its unfinished chunk with it.
@@ -83,7 +83,7 @@ def _feed(feed: Feed, reader: weakref.ref[IMapIterator], chunk: int) -> None:
                     _tell(reader)
         except StopIteration:
             feed._ended = True
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: it is the input's, and whoever asks for results gets it
             feed._error, feed._ended = error, True
         _tell(reader)
         if feed._ended:

@@ -103,11 +103,19 @@ class Source(Protocol):
 class Remainder:
     """Calls that come back unrun, to be run before others."""
 
-    def __init__(self, source: Source, tokens: Sequence[Any], items: Sequence[Any], limit: int | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        tokens: Sequence[Any],
+        items: Sequence[Any],
+        limit: int | None = None,
+        attempt: int = 0,
+    ) -> None:
         self.source = source
         self.tokens = tokens
         self.items = items
         self.limit = limit  # at most so many in a group
+        self.attempt = attempt  # how many times they were started already, by workers that died
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
         if self.limit is not None:
@@ -124,16 +132,19 @@ class Group:
     """Calls on their way."""
 
     __slots__ = (
-        "callee", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number", "ref", "source",
-        "tokens",
+        "attempt", "callee", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number", "ref",
+        "source", "tokens",
     )  # fmt: skip
 
-    def __init__(self, source: Source, tokens: Sequence[Any], items: Sequence[Any], number: int) -> None:
+    def __init__(
+        self, source: Source, tokens: Sequence[Any], items: Sequence[Any], number: int, attempt: int = 0
+    ) -> None:
         self.source = source
         self.callee = source.callee
         self.tokens = tokens
         self.items = items
         self.number = number
+        self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
         self.expected = source.callee.expected(len(items))
         self.is_claimed = False  # a thread collects it
@@ -157,10 +168,11 @@ class Group:
 
     @property
     def runs_whole(self) -> bool:
+        """Not again after a worker has died of it: call by call, the board tells which one it was."""
+        if self.attempt or not self.source.fails_as_one or len(self.items) == 1:
+            return False
         seconds = self.callee.seconds
-        return (
-            self.source.fails_as_one and len(self.items) > 1 and seconds is not None and seconds < WHOLE_BELOW_SECONDS
-        )
+        return seconds is not None and seconds < WHOLE_BELOW_SECONDS
 
 
 def fitting(items: Sequence[Any], mode: int) -> int:

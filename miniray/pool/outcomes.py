@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Sequence
 from multiprocessing import pool as _standard
 from typing import Any
@@ -14,7 +15,6 @@ from miniray.errors import (
     ObjectStoreFullError,
     ResultSerializationError,
     SerializationError,
-    TaskCancelledError,
     TaskError,
     WorkerCrashedError,
 )
@@ -41,18 +41,16 @@ def read(group: Group, member: CrewMember) -> Read:
     """
     try:
         answer = miniray.get(group.ref, writable=True)
-    except (ResultSerializationError, ObjectStoreFullError) as error:
-        return _pick_all(group, member, error)
-    except (TaskCancelledError, ActorDiedError):
-        raise
-    except TaskError as error:
+    except TaskError as error:  # first: it may be an instance of any of the others, too
         if len(group.items) > 1:
             raise
         return 1, NOT_SENT, {0: _with_traceback(error.cause or error, error.message)}, NOT_MEASURED
+    except (ResultSerializationError, ObjectStoreFullError) as error:
+        return _pick_all(group, member, error)
     if len(answer) == 2:
         result, seconds = answer
         return 1, (result,), {}, seconds
-    done, results, raised, seconds = answer
+    done, results, raised, seconds, _ = answer
     if not raised:
         return done, results, {}, seconds
     errors = {index: _exception(group, member, index, one) for index, one in raised.items()}
@@ -76,18 +74,17 @@ def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> 
             return _with_traceback(pickle.loads(dumped), text)
         except Exception as problem:
             return _with_traceback(MaybeEncodingError(problem, name), text)
-    if dumped is not None:  # SystemExit and its like end no driver
-        crashed = WorkerCrashedError(f"{group.callee.name} ended its process: it raised {name}")
-        return _with_traceback(crashed, text)
+    if dumped is not None:  # SystemExit, KeyboardInterrupt: what a call raises ends no driver
+        return _with_traceback(TaskError(f"{group.callee.name} raised {name}"), text)
     try:
         miniray.get(member.actor.pick.remote(group.number, index))
-    except ActorDiedError:
-        return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
     except TaskError as error:
         cause = error.cause
         if cause is not None and type(cause).__name__ == name:
             return _with_traceback(cause, text)
         return _with_traceback(MaybeEncodingError(cause, name), text)
+    except ActorDiedError:
+        return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
     except MinirayError as error:
         return _with_traceback(MaybeEncodingError(error, name), text)
     raise AssertionError("a call that raised has a result")
@@ -101,7 +98,7 @@ def _with_traceback(error: BaseException, text: str) -> BaseException:
 def _pick_all(group: Group, member: CrewMember, problem: MinirayError) -> Read:
     """The results could not travel together: those that can, do so one by one."""
     if len(group.items) == 1:
-        return 1, NOT_SENT, {0: _encoding_error(problem, "the result")}, NOT_MEASURED
+        return 1, NOT_SENT, {0: _encoding_error(group, member, 0, problem)}, NOT_MEASURED
     results: list[Any] = []
     errors: dict[int, BaseException] = {}
     count = miniray.get(member.actor.count_kept.remote(group.number))
@@ -109,20 +106,22 @@ def _pick_all(group: Group, member: CrewMember, problem: MinirayError) -> Read:
         try:
             results.append(miniray.get(member.actor.pick.remote(group.number, index), writable=True))
             continue
-        except ActorDiedError:
-            raise
-        except (ResultSerializationError, ObjectStoreFullError) as error:
-            errors[index] = _encoding_error(error, miniray.get(member.actor.describe.remote(group.number, index)))
         except TaskError as error:
             errors[index] = _with_traceback(error.cause or error, error.message)
+        except (ResultSerializationError, ObjectStoreFullError) as error:
+            errors[index] = _encoding_error(group, member, index, error)
         results.append(None)
     return count, results, errors, NOT_MEASURED
 
 
-def _encoding_error(problem: MinirayError, shown: str) -> BaseException:
+def _encoding_error(group: Group, member: CrewMember, index: int, problem: MinirayError) -> BaseException:
+    """As the standard pool tells it; the path to the culprit comes as a note."""
     if isinstance(problem, ObjectStoreFullError):
         return problem
-    error: BaseException = MaybeEncodingError(str(problem), None)
-    vars(error)["value"] = shown
-    error.args = str(problem), shown
+    error: BaseException = MaybeEncodingError(problem.__cause__ or problem, None)
+    details: Any = error
+    details.value = miniray.get(member.actor.describe.remote(group.number, index))
+    error.args = details.exc, details.value
+    path = str(problem).partition("\n")[0].partition(": value")[2]
+    error.add_note("the result" + re.sub(r"^ -> \[1\] -> \[\d+\]", "", path))  # of the lists that it travelled in
     return error

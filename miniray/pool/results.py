@@ -6,7 +6,7 @@ Each is also a source of calls (`groups.py`). State changes under the dispatcher
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from multiprocessing import TimeoutError
 from types import GenericAlias
@@ -26,7 +26,10 @@ _LOOK_AHEAD_GROUPS = 4  # a worker, of calls that were taken from the input and 
 class ApplyResult:
     """The result of `apply_async`: there at once, with a value later."""
 
-    __slots__ = ("__weakref__", "_callback", "_dispatcher", "_done", "_error_callback", "_pool", "_success", "_value")
+    __slots__ = (
+        "__dict__", "__weakref__", "_callback", "_dispatcher", "_done", "_error_callback", "_pool", "_success",
+        "_value",
+    )  # fmt: skip
 
     def __init__(
         self, pool: Any, dispatcher: Dispatcher, callback: Callback | None, error_callback: Callback | None
@@ -77,7 +80,7 @@ class ApplyResult:
         """The outcome. With a callback for it, it is shown only when that has run."""
         self._success, self._value = success, value
         callback = self._callback if success else self._error_callback
-        self._dispatcher.has_settled(self, callback)
+        self._dispatcher.has_settled(self, callback or None)
 
     def show(self) -> None:
         self._pool = self._callback = self._error_callback = None
@@ -100,11 +103,11 @@ class Calls:
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
         self.results: deque[ApplyResult] = deque()
-        self.items: deque[tuple[Sequence[Any], dict[str, Any]]] = deque()
+        self.items: deque[tuple[Sequence[Any], Mapping[str, Any]]] = deque()
 
     def append(self, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
         self.results.append(result)
-        self.items.append((args, dict(kwds) if kwds else {}))
+        self.items.append((args, dict(kwds) if kwds and type(kwds) is dict else kwds))
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
         count = min(limit, len(self.items))
@@ -150,6 +153,15 @@ class MapResult(ApplyResult):
         self._success = True
         self._value = [None] * len(items)
 
+    @property
+    def _number_left(self) -> int:
+        """Chunks that have not ended: programs show it as progress."""
+        return -(-self._left // self.chunk)
+
+    @property
+    def _chunksize(self) -> int:
+        return self.chunk
+
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
         first, items = self._next, self._items[self._next : self._next + limit]
         if not items:
@@ -179,6 +191,19 @@ class MapResult(ApplyResult):
             self.settle(False, error)
 
 
+def _items_of(iterable: Iterable[Any]) -> Iterator[Any]:
+    """Of any input: what is none says so when the first result is asked for, as with the standard pool."""
+    try:
+        return iter(iterable)
+    except Exception as error:
+        return _raise(error)
+
+
+def _raise(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
+
+
 class IMapIterator:
     """The iterator of `imap`: results in the order of the input, which is read only so far ahead as is useful."""
 
@@ -191,7 +216,7 @@ class IMapIterator:
         self._dispatcher = dispatcher
         self.callee = callee
         self.chunk = chunk
-        self._input: Iterator[Any] = iter(iterable)
+        self._input: Iterator[Any] = _items_of(iterable)
         self._feed: Feed | None = Feed(self._input) if may_block(iterable) else None
         self._items: deque[tuple[bool, Any]] = deque()
         self._unsorted: dict[int, tuple[bool, Any]] = {}
@@ -209,6 +234,7 @@ class IMapIterator:
 
         Raises:
             StopIteration: there are no more.
+            RuntimeError: the call has raised StopIteration (which a loop would take for the end).
             multiprocessing.TimeoutError: it has not ended after `timeout` seconds.
         """
         try:
@@ -227,6 +253,8 @@ class IMapIterator:
             self._dispatcher.resume(self)
         if success:
             return value
+        if isinstance(value, StopIteration):
+            raise RuntimeError("the call raised StopIteration") from value
         raise value
 
     __next__ = next
@@ -251,6 +279,7 @@ class IMapIterator:
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
         room = self.room()
+        error: BaseException | None
         if self._length is not None:
             return None
         self.is_stalled = True
@@ -273,7 +302,7 @@ class IMapIterator:
         self._taken += len(items)
         return range(first, self._taken), items
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """The input has no more; what it raised comes in its place."""
         self.is_stalled = False
         self._length = self._taken

@@ -9,6 +9,7 @@ must not do is hide those behind it:
 
 Each call has its own result or error. Results travel in one pickle, which is fast; if it fails, or an exception is
 one that plain pickle cannot carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
+What a single call returned may be large: it is kept for that only until it has been pickled (`_Pickled`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import starmap
+from operator import length_hint
 from time import perf_counter
 from typing import Any
 
+import miniray
 from miniray.pool.board import INDEX_BITS, Marks
+from miniray.pool.standing import Standing, take
 
 APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
 GROUP_SECONDS = 0.002  # a group that lasts longer ends after the call at hand
@@ -32,11 +36,12 @@ MAX_RESULT_BYTES = 1 << 20  # a group whose results weigh more ends
 KEPT_GROUPS = 8  # more than the pool has under way at one worker
 PARK_SECONDS = 0.05
 LIGHT = frozenset({int, float, bool, complex, type(None)})
+_ALWAYS_PICKLED = LIGHT | {str, bytes, bytearray}
 
-# number of results, results, errors by index, seconds
-Outcome = tuple[int, list[Any], dict[int, "Raised"], float]
+# number of results, results, errors by index, seconds, what is told when all this has been pickled
+Outcome = tuple[int, list[Any], dict[int, "Raised"], float, Any]
 Single = tuple[Any, float]  # of one call: its result, seconds
-# text of the traceback, the pickled exception or None (it has to be picked), name of its class
+# text of the traceback, the pickled exception, None (it has to be picked) or b"" (it cannot be raised), its name
 Raised = tuple[str, bytes | None, str]
 
 
@@ -65,7 +70,8 @@ class _Run:
 class PoolWorker:
     """Runs in a process of its own; what `initializer` raises ends it."""
 
-    def __init__(self, path: str, slot: int, start: tuple[Callable[..., Any] | None, tuple[Any, ...]]) -> None:
+    def __init__(self, path: str, slot: int, standing: Standing, start: list[Any]) -> None:
+        take(standing)
         self._marks = Marks(path, slot)
         self._kept: OrderedDict[int, tuple[list[Any], dict[int, BaseException]]] = OrderedDict()
         self._run: _Run | None = None
@@ -73,14 +79,14 @@ class PoolWorker:
         self._parked = False
         self._sleep = threading.Lock()
         self._sleep.acquire()
-        initializer, initargs = start
+        initializer, initargs = miniray.get(start[0], writable=True)  # only now: proxies among them want the key
         if initializer is not None:
             initializer(*initargs)
 
     def pid(self) -> int:
         return os.getpid()
 
-    def run(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
+    def run(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Single | Outcome:
         """Call by call. Ends early when it takes too long, or the results weigh too much."""
         run = _Run(number, items)
         if run.calls > 1:
@@ -101,7 +107,7 @@ class PoolWorker:
                 if mode == MAP:
                     result = function(item)
                 elif mode == STARMAP:
-                    result = function(*item)
+                    result = function(*(item if type(item) is tuple else _arguments(item)))
                 else:
                     result = function(*item[0], **item[1])
             except BaseException as error:
@@ -116,21 +122,29 @@ class PoolWorker:
         self._run = None
         result = item = None
         errors = {index: _describe(error) for index, error in raised.items()}
-        if run.calls > 1 or any(dumped is None for _, dumped, _ in errors.values()):
-            self._keep(number, results if run.calls > 1 else [None], raised)
-        return len(results), results, errors, now - start
+        if run.calls == 1 and not errors:
+            return self._alone(number, results[0], now - start)
+        if run.calls > 1 or errors[0][1] is None:
+            self._keep(number, results, raised)
+        return len(results), results, errors, now - start, None
 
     def run_one(self, function: Callable[..., Any], number: int, /, *args: Any) -> Single | Outcome:
         """A group of one call. Nothing is around its arguments and its result, which therefore travel fast."""
         self._marks.words[0] = (number << INDEX_BITS) + 1
         start = perf_counter()
         try:
-            return function(*args), perf_counter() - start
+            return self._alone(number, function(*args), perf_counter() - start)
         except BaseException as error:
             described = _describe(error)
             if described[1] is None:
                 self._keep(number, [None], {0: error})
-            return 1, [None], {0: described}, perf_counter() - start
+            return 1, [None], {0: described}, perf_counter() - start, None
+
+    def _alone(self, number: int, result: Any, seconds: float) -> Single | Outcome:
+        if type(result) in _ALWAYS_PICKLED:
+            return result, seconds
+        self._keep(number, [result], {})
+        return 1, [result], {}, seconds, _Pickled(self._kept, number)
 
     def run_whole(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
         """All or nothing, for calls of a `map` that last less than this loop's overhead does."""
@@ -138,13 +152,20 @@ class PoolWorker:
         start = perf_counter()
         raised: dict[int, BaseException] = {}
         results: list[Any] = []
-        try:
-            results = list(map(function, items)) if mode == MAP else list(starmap(function, items))
-        except BaseException as error:
-            raised[0] = error
+        rest = iter(items)
+        while True:
+            try:
+                results += map(function, rest) if mode == MAP else starmap(function, rest)
+            except BaseException as error:
+                raised.setdefault(0, error)
+            if not length_hint(rest):
+                break
+        if len(results) < len(items):
+            raised.setdefault(0, StopIteration())  # which `map` took for the end of its input
+            results = []
         errors = {index: _describe(error) for index, error in raised.items()}
         self._keep(number, results, raised)
-        return len(items), results, errors, perf_counter() - start
+        return len(items), results, errors, perf_counter() - start, None
 
     def count_kept(self, number: int) -> int:
         """How many calls of a group that has ended were run."""
@@ -161,6 +182,8 @@ class PoolWorker:
         """How one result looks, if it can be shown at all."""
         try:
             return repr(self._kept[number][0][index])
+        except KeyError:
+            return "<let go before it failed>"
         except Exception as error:
             return f"<its repr raised {error!r}>"
 
@@ -214,7 +237,7 @@ def _describe(error: BaseException) -> Raised:
     error.__traceback__ = None
     name = type(error).__name__
     if not isinstance(error, Exception):
-        return text, b"", f"{name}: {error}"
+        return text, b"", f"{name}: {error}" if str(error) else name
     try:
         dumped = pickle.dumps(error)
         again = pickle.loads(dumped)
@@ -222,6 +245,26 @@ def _describe(error: BaseException) -> Raised:
     except Exception:
         return text, None, name
     return text, dumped if whole else None, name
+
+
+def _arguments(item: Any) -> Sequence[Any]:
+    """What `starmap` makes of an item that is no tuple: the standard pool's error, word for word."""
+    return next(starmap(_together, (item,)))
+
+
+def _together(*arguments: Any) -> tuple[Any, ...]:
+    return arguments
+
+
+class _Pickled:
+    """Comes last in what is pickled, and has then nothing to keep any more; arrives as 0."""
+
+    def __init__(self, kept: OrderedDict[int, Any], number: int) -> None:
+        self._kept, self._number = kept, number
+
+    def __reduce__(self) -> Any:
+        self._kept.pop(self._number, None)
+        return int, ()
 
 
 def weigh(value: Any, depth: int = 2) -> int:

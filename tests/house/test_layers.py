@@ -27,6 +27,7 @@ DOORS = (
     "miniray.transport",
     "miniray.testing",
     "miniray.pool",
+    "miniray.multiprocessing",
     "miniray.executor",
     "miniray.actor_pool",
     "miniray.queue",

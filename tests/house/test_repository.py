@@ -23,6 +23,7 @@ ENTRY_POINTS = (
     "miniray.errors",
     "miniray.transport",
     "miniray.pool",
+    "miniray.multiprocessing",
     "miniray.executor",
     "miniray.actor_pool",
     "miniray.queue",

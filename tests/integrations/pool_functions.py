@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import multiprocessing
 import os
 import signal
 import time
@@ -108,3 +110,69 @@ def exit_now(*_: Any) -> None:
 
 def raise_exit(_: Any) -> None:
     raise SystemExit(3)
+
+
+def stop_on_three(x: int) -> int:
+    if x == 3:
+        raise StopIteration
+    return x
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def raise_named(name: str) -> None:
+    kind: Any = getattr(builtins, name)
+    raise kind("several", [KeyboardInterrupt()]) if name == "BaseExceptionGroup" else kind("deliberately")
+
+
+def raise_with_notes() -> None:
+    error: Any = ValueError("noted")
+    error.add_note("first")
+    error.code = 7
+    raise error
+
+
+def raise_group() -> None:
+    raise ExceptionGroup("two", [ValueError(1), KeyError("b")])
+
+
+def nested_unpicklable() -> Any:
+    return {"a": [1, Unpicklable()]}
+
+
+def own_name() -> str:
+    return multiprocessing.current_process().name
+
+
+def who() -> Any:
+    me: Any = multiprocessing.current_process()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    child = multiprocessing.get_context("fork").Process(target=square, args=(3,))
+    child.start()
+    child.join()
+    return me.name, me._identity, parent.pid, parent.is_alive(), child.exitcode == 0
+
+
+def log(text: str) -> None:
+    multiprocessing.get_logger().info(text)
+
+
+def count_in(counts: Any, queue: Any, lock: Any, x: int) -> None:
+    with lock:
+        counts[x] = counts.get(x, 0) + 1
+    queue.put(x)
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def square_in_a_while(x: int) -> int:
+    end = time.perf_counter() + 1e-4
+    while time.perf_counter() < end:
+        pass
+    return x * x

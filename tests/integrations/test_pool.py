@@ -100,7 +100,7 @@ def test_exceptions_are_the_originals(pool: Any) -> None:
     with pytest.raises(functions.TwoArgumentsError) as two:
         pool.apply(functions.raise_two, (0,))
     assert (two.value.first, two.value.second) == ("two", 2)
-    with pytest.raises(miniray.errors.WorkerCrashedError, match="SystemExit"):
+    with pytest.raises(miniray.errors.TaskError, match="raise_exit raised SystemExit: 3"):
         pool.apply(functions.raise_exit, (0,))
 
 

@@ -1,0 +1,87 @@
+"""The calls of a pool that no worker has yet, in order: sources, and remainders of groups that came back unrun.
+
+It cuts groups from what is first, sized by how long such calls take. All its methods run under the pool's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting
+
+if TYPE_CHECKING:
+    from miniray.pool.crew import CrewMember
+
+
+class CallQueue:
+    """
+    Args:
+        processes: how many workers share what is here.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._entries: deque[Any] = deque()
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def last(self) -> Any:
+        return self._entries[-1] if self._entries else None
+
+    def append(self, source: Source) -> None:
+        self._entries.append(source)
+
+    def next_number(self) -> int:
+        """Groups are numbered as they are cut: the board tells the later one by that."""
+        self._numbers += 1
+        return self._numbers
+
+    def next_group(self, member: CrewMember) -> Group | None:
+        """The group that this worker runs next; None: there is nothing now."""
+        entries = self._entries
+        while entries:
+            entry = entries[0]
+            source: Source = entry.source if isinstance(entry, Remainder) else entry
+            taken = entry.take(self._limit(source, entry.remaining(), member))
+            if taken is None:
+                entries.popleft()
+                continue
+            tokens, items = taken
+            attempt = entry.attempt if isinstance(entry, Remainder) else 0
+            fit = fitting(items, source.mode)
+            if fit < len(items):
+                entries.appendleft(Remainder(source, tokens[fit:], items[fit:], attempt=attempt))
+                tokens, items = tokens[:fit], items[:fit]
+            return Group(source, tokens, items, self.next_number(), attempt)
+        return None
+
+    def _limit(self, source: Source, remaining: int | None, member: CrewMember) -> int:
+        size = source.callee.group_size()
+        if member.quota is not None:
+            size = min(size, int(member.quota * source.chunk))
+        if remaining is not None:  # towards the end, groups of which every worker gets some
+            size = min(size, max(-(-remaining // self._processes), size // LAST_GROUPS))
+        return max(1, size)
+
+    def put_back(
+        self, group: Group, first: int, end: int | None = None, *, limit: int | None = None, attempt: int | None = None
+    ) -> None:
+        """Calls of a group that are to be run before all others; `limit`: at most so many in a group."""
+        end = group.kept if end is None else end
+        if first < end:
+            attempt = group.attempt if attempt is None else attempt
+            back = Remainder(group.source, group.tokens[first:end], group.items[first:end], limit, attempt)
+            self._entries.appendleft(back)
+
+    def abandon(self, error: BaseException) -> None:
+        """All that is here fails with this."""
+        entries, self._entries = self._entries, deque()
+        for entry in entries:
+            if isinstance(entry, Remainder):
+                errors = dict.fromkeys(range(len(entry.tokens)), error)
+                entry.source.deliver(entry.tokens, [None] * len(entry.tokens), errors)
+            else:
+                entry.abandon(error)
