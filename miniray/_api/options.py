@@ -19,6 +19,7 @@ TASK_DEFAULTS: dict[str, Any] = {
     "max_retries": 3,
     "retry_exceptions": False,
     "writable_arguments": False,
+    "raw_output": False,
     "name": None,
 }
 ACTOR_DEFAULTS: dict[str, Any] = {
@@ -29,6 +30,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "max_restarts": 0,
     "max_task_retries": 0,
     "writable_arguments": False,
+    "raw_output": False,
     "name": None,
 }
 METHOD_DEFAULTS: dict[str, Any] = {
@@ -78,8 +80,9 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     if what == "method" and retry_on and not task_retries:
         raise ValueError(f"{name}: retry_exceptions needs max_task_retries=N: how often the call may be made again")
     writable = full["writable_arguments"]
-    check_bools(name, writable_arguments=writable)
-    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable)
+    raw = full.get("raw_output", False)
+    check_bools(name, writable_arguments=writable, raw_output=raw)
+    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable, raw)
     return CallOptions(task, num_returns, dict(given), task_retries)
 
 

@@ -58,10 +58,11 @@ def remote(*args: Any, **given: Any) -> Any:
 
     Options of functions: num_cpus (1), num_gpus, memory (bytes), resources, num_returns (1), max_retries (3, after
     crashes of the worker; -1 for no limit), retry_exceptions (False, True or a list of classes), writable_arguments
-    (False; True: large arguments arrive as private copy-on-write views, not as read-only ones), name. Of classes:
+    (False; True: large arguments arrive as private copy-on-write views, not as read-only ones), raw_output (False;
+    True: what it prints comes without the prefix `(f pid=123)`), name. Of classes:
     num_cpus (0), num_gpus, memory, resources, max_restarts (0; how often the actor is made again when its process has
     died; -1 for no limit), max_task_retries (0; how often a call that it had not answered may be made again by then),
-    writable_arguments (of the constructor), name.
+    writable_arguments (of the constructor), raw_output, name.
 
     Raises:
         TypeError: not a function or a class, or an unknown option.

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from miniray._runtime.config import INLINE_BYTES
+from miniray._runtime.output import Speaker
 from miniray._runtime.process import Process
 from miniray._runtime.waiters import Waiter
 from miniray._serialization.exceptions import CHAIN_LIMIT, serialize_exception
@@ -51,6 +52,7 @@ class Executor:
         self._retired = False  # the instance has been, or is about to be, let go
         self._exiting = False
         self._main = threading.get_ident()
+        self.speaker = Speaker()
         self._definitions: dict[tuple[bytes, FunctionId], Value] = {}
         self._far: dict[tuple[bytes, FunctionId], ObjectId] = {}  # names of those on other nodes
 
@@ -132,6 +134,8 @@ class Executor:
             failure, retry = self._failure(task, error)
             values = (Failed(failure),) * task.num_returns
             result = _without_frames(error) if failure.contains else None
+        if self.speaker.unfinished:
+            self.speaker.finish()
         microseconds = int((self._clock() - start) * 1e6)
         return TaskFinished(task.task_id, task.attempt, values, microseconds, retry), result
 
@@ -196,6 +200,7 @@ class Executor:
                 args = (self._function(task), *args)
         else:
             target = self._function(task)
+            self.speaker.begins(target, task.raw_output)
         self._process.running = task.task_id
         try:
             result = target(*args, **kwargs)

@@ -16,6 +16,7 @@ from miniray._runtime.config import SWITCH_SECONDS, from_bytes
 from miniray._runtime.driving import Driving
 from miniray._runtime.execute import Executor
 from miniray._runtime.loop import Loop
+from miniray._runtime.output import Speaker, speak_through
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Process
 from miniray._runtime.spawn import Endowment
@@ -66,6 +67,7 @@ def main(endowment: Endowment) -> None:
     context.set_current(process)
     for name in from_bytes(endowment.config).imports:
         import_module(name)
+    speak_through(executor.speaker)
     executor.install_handler()
     driving.signals.install()
     transport.watch(endowment.node_pidfd, _NODE_ENDED)
@@ -74,7 +76,7 @@ def main(endowment: Endowment) -> None:
     process.post(ProcessStarted(os.getpid(), False))
     executor.serve()
     driving.stop()
-    _end(transport)
+    _end(transport, executor.speaker)
 
 
 def _on_broken(error: Exception) -> None:
@@ -84,14 +86,10 @@ def _on_broken(error: Exception) -> None:
     os._exit(1)
 
 
-def _end(transport: Any) -> None:
+def _end(transport: Any, speaker: Speaker) -> None:
     """Other threads of the user's code do not keep a worker alive."""
     transport.close()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            pass
+    speaker.finish()
     if threading.active_count() > 1:
         os._exit(0)
 

@@ -61,6 +61,7 @@ class TaskOptions(Record, frozen=True):
     max_retries: int = 3  # how often it may run again after a crash (or a retried exception); -1: no limit
     retry_on: bytes = b""  # which exceptions are retried: b"" none, b"*" all, else a pickled tuple of types
     writable_arguments: bool = False  # large arguments arrive as private copy-on-write views
+    raw_output: bool = False  # what it prints gets no prefix
 
 
 class TaskSpec(Record, frozen=True):
@@ -99,6 +100,7 @@ class PushedTask(Record, frozen=True):
     retry_on: bytes = b""
     at_most_once: bool = False  # its result leaves before the next task starts
     writable_arguments: bool = False
+    raw_output: bool = False
 
 
 class TaskResult(Record, frozen=True):

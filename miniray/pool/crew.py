@@ -142,7 +142,7 @@ class CrewMember:
         self._pid: int | None = None
         self._exit_code: int | None = None
         self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
-        actor: Any = miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True)
+        actor: Any = miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True, raw_output=True)
         self.actor = actor.remote(board.path, slot, standing, [start])
         self.hello = self.actor.pid.remote()
         calls = self.actor.run, self.actor.run_whole, self.actor.run_one

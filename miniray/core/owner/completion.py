@@ -136,7 +136,7 @@ class Completion:
             return PushedTask(
                 spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
                 spec.creates_actor, retry_on=options.retry_on, at_most_once=options.max_retries == 0,
-                writable_arguments=options.writable_arguments,
+                writable_arguments=options.writable_arguments, raw_output=options.raw_output,
             )  # fmt: skip
         values = [self._values[slot] for slot in spec.slots]
         arriving = dict.fromkeys(spec.refs)
@@ -149,7 +149,7 @@ class Completion:
         return PushedTask(
             spec.task_id, task.attempt, spec.function, spec.payload, task.sequence, spec.num_returns, spec.method,
             spec.creates_actor, tuple(values), spec.slots, tuple(arriving), spec.stored_payload, options.retry_on,
-            options.max_retries == 0, options.writable_arguments,
+            options.max_retries == 0, options.writable_arguments, options.raw_output,
         )  # fmt: skip
 
     def _define(self, function: Function, worker: ProcessId) -> None:
