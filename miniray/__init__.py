@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from miniray._api.objects import cancel, get, kill, put, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, shutdown
+    from miniray.executor import Executor
     from miniray.pool import Pool
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorClass",
     "ActorHandle",
+    "Executor",
     "ObjectRef",
     "Pool",
     "RemoteFunction",
@@ -53,6 +55,7 @@ _HOME = {
     "miniray._api.objects": ("cancel", "get", "kill", "put", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "shutdown"),
+    "miniray.executor": ("Executor",),
     "miniray.pool": ("Pool",),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}

@@ -34,7 +34,7 @@ import miniray
 from miniray.errors import ForkedDriverError
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import CLOSE, RUN, TERMINATE, Dispatcher
-from miniray.pool.groups import Callee, Callees
+from miniray.pool.groups import Callees
 from miniray.pool.outcomes import MaybeEncodingError, RemoteTraceback
 from miniray.pool.results import (
     ApplyResult,
@@ -223,7 +223,7 @@ class Pool:
             result._success = True
             result.show()
             return result
-        result.argument = _argument(callee)
+        result.argument = callee.stored()
         self._dispatcher.add(result, result)
         return result
 
@@ -242,7 +242,7 @@ class Pool:
         _check_chunksize(chunksize)
         callee = self._callees.find(func)
         iterator = kind(self, self._dispatcher, callee, iterable, chunksize)
-        iterator.argument = _argument(callee)
+        iterator.argument = callee.stored()
         self._dispatcher.add(iterator)
         return iterator
 
@@ -326,13 +326,3 @@ def _arguments(item: Iterable[Any]) -> Any:
         return tuple(item)
     except Exception:
         return item
-
-
-def _argument(callee: Callee) -> Any:
-    """A callable that cannot be sent once, such as a bound method or a partial, is stored once for all its groups."""
-    if callee.is_sent_once or type(callee.function) is type(len):
-        return None
-    try:
-        return miniray.put(callee.function)
-    except miniray.errors.SerializationError:
-        return None  # each call then says why

@@ -1,7 +1,8 @@
 """The attendant: the one thread of a pool. It runs callbacks, and drives the pool while no thread of the user's does.
 
-It looks every two milliseconds while there is work, so that nobody has to wake it, and sleeps when all is idle. It
-holds the dispatcher, and not the pool: that one can be collected.
+It looks every two milliseconds while there is work, so that nobody has to wake it, and sleeps when all is idle. Where
+somebody waits who cannot drive (`Dispatcher.attend`), it goes from one answer to the next without a pause. It holds the
+dispatcher, and not the pool: that one can be collected.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Attendant:
         self._sleep.acquire()
         self._parked = False
         self._stopping = False
+        self._closing = False
 
     def rouse(self, *, now: bool = False) -> None:
         """There is work; `now`: it does not wait for the next look."""
@@ -47,13 +49,24 @@ class Attendant:
         self._stopping = True
         self.rouse(now=True)
 
+    def close(self) -> None:
+        """From a finaliser, perhaps: nobody can bring calls any more, and those that are there are done to the end."""
+        self._closing = True
+        if self._thread is not None:
+            self.rouse(now=True)
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether a callback asks."""
+        return threading.current_thread() is self._thread
+
     def refuse_to_wait(self) -> None:
         """A callback that waits for all results would wait for its own.
 
         Raises:
             RuntimeError: this is called by a callback.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_this_thread:
             raise RuntimeError("cannot join current thread")
 
     @property
@@ -66,6 +79,8 @@ class Attendant:
         while not self._stopping:
             self._sleep.acquire(timeout=LOOK_SECONDS)
             self._run_callbacks()
+            if self._closing and dispatcher.state == "RUN":
+                dispatcher.close()
             if not dispatcher.is_idle:
                 busy = monotonic()
                 if dispatcher.needs_driving and not dispatcher.waiting:
@@ -74,7 +89,7 @@ class Attendant:
                 return
             elif monotonic() - busy > PARK_SECONDS:
                 self._parked = True
-                if dispatcher.is_idle and not self._stopping:
+                if dispatcher.rests() and not (self._stopping or self._closing):
                     self._sleep.acquire()
                 self._parked = False
                 busy = monotonic()
@@ -88,12 +103,13 @@ class Attendant:
     def _run_callbacks(self) -> None:
         dispatcher = self._dispatcher
         while dispatcher.callbacks:
-            result, callback = dispatcher.callbacks.popleft()
+            callback = dispatcher.callbacks.popleft()
             try:
-                callback(result._value)
+                callback()
             except BaseException:
                 kind, error, trace = sys.exc_info()
                 assert kind is not None
                 threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
-            dispatcher.show(result)
+                del error, trace
+            del callback  # it holds a result; the next may be long in coming
             dispatcher.show_waiters()

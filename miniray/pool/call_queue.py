@@ -6,6 +6,7 @@ It cuts groups from what is first, sized by how long such calls take. All its me
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting
@@ -55,6 +56,9 @@ class CallQueue:
             if fit < len(items):
                 entries.appendleft(Remainder(source, tokens[fit:], items[fit:], attempt=attempt))
                 tokens, items = tokens[:fit], items[:fit]
+            tokens, items = source.starts(tokens, items)
+            if not tokens:
+                continue
             return Group(source, tokens, items, self.next_number(), attempt)
         return None
 
@@ -75,6 +79,11 @@ class CallQueue:
             attempt = group.attempt if attempt is None else attempt
             back = Remainder(group.source, group.tokens[first:end], group.items[first:end], limit, attempt)
             self._entries.appendleft(back)
+            group.source.come_back(back.tokens)
+
+    def contents(self) -> list[tuple[Source, Sequence[Any] | None]]:
+        """What is here: sources, and which of their calls; None: those that were not taken from it yet."""
+        return [(one.source, one.tokens) if isinstance(one, Remainder) else (one, None) for one in self._entries]
 
     def abandon(self, error: BaseException) -> None:
         """All that is here fails with this."""

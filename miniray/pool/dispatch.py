@@ -28,14 +28,13 @@ from miniray.errors import (
     SessionError,
     TaskCancelledError,
     WorkerCrashedError,
-    WorkerInitializerError,
 )
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
 from miniray.pool.groups import Group, Source
-from miniray.pool.outcomes import NOT_SENT, read, unsent
-from miniray.pool.results import ApplyResult, Callback, Calls, IMapIterator
+from miniray.pool.outcomes import NOT_SENT, read, reason, start_error, unsent
+from miniray.pool.results import ApplyResult, Calls, IMapIterator
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles
@@ -51,6 +50,7 @@ class Dispatcher:
         tasks_per_child: after so many tasks a worker is replaced.
         retries: how many more times a call is started whose worker died.
         context: after which the workers are named.
+        is_strict: when a worker is lost all calls fail, now and later.
     """
 
     def __init__(
@@ -61,21 +61,24 @@ class Dispatcher:
         *,
         retries: int = 0,
         context: BaseContext | None = None,
+        is_strict: bool = False,
     ) -> None:
         self.processes = processes
         self.state = RUN
         self.reads_all = False  # `join` has been called: nobody will make room by asking for results
         self.lock = threading.RLock()
         self.waiting = 0  # threads of the user's that drive
-        self.callbacks: deque[tuple[ApplyResult, Callback]] = deque()
+        self.callbacks: deque[Callable[[], None]] = deque()
         self.attendant = Attendant(self)
+        self._is_attended = False
+        self._is_strict = is_strict
         self._retries = retries
         self._queue = CallQueue(processes)
         self._unfinished = 0
         self._iterators: WeakSet[IMapIterator] = WeakSet()
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
-        self._broken: BaseException | None = None
+        self.broken: BaseException | None = None  # why nothing can be run any more
         self.crew = Crew(processes, start, tasks_per_child, context)
 
     # ---- calls come in ----
@@ -88,8 +91,8 @@ class Dispatcher:
                 self._unfinished += 1
             elif isinstance(source, IMapIterator):
                 self._iterators.add(source)
-            if self._broken is not None:
-                source.abandon(self._broken)
+            if self.broken is not None:
+                source.abandon(self.broken)
                 return
             self._queue.append(source)
             self.pump()
@@ -98,7 +101,7 @@ class Dispatcher:
     def run_alone(self, calls: Calls, result: ApplyResult) -> None:
         """One call, and the caller waits for it: when the pool has nothing else to do, without the detours."""
         with self.lock:
-            alone = self.is_idle and self._broken is None and self.crew[0].quota is None
+            alone = self.is_idle and self.broken is None and self.crew[0].quota is None
             if not alone:
                 self.add(calls, result)
                 return
@@ -118,9 +121,16 @@ class Dispatcher:
     def last_in_queue(self) -> Any:
         return self._queue.last()
 
-    def joined(self) -> None:
-        """A call has joined a source that is in the queue."""
-        self._unfinished += 1
+    def joined(self, calls: int = 1) -> None:
+        """Calls have joined a source that is in the queue."""
+        self._unfinished += calls
+
+    def ended(self, calls: int = 1) -> None:
+        """They are done, and their callbacks have run."""
+        with self.lock:
+            self._unfinished -= calls
+            if not self._unfinished:
+                self._maybe_release()
 
     def check_running(self) -> None:
         if self.state != RUN:
@@ -129,7 +139,7 @@ class Dispatcher:
     def resume(self, source: IMapIterator) -> None:
         """A source that had to pause may have calls again."""
         with self.lock:
-            if source.is_stalled and self._broken is None and self.state != TERMINATE:
+            if source.is_stalled and self.broken is None and self.state != TERMINATE:
                 source.is_stalled = False
                 self._queue.append(source)
             self.pump()
@@ -140,7 +150,7 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Give workers what they can take. Under the lock."""
-        while self._queue and self._broken is None and self.state != TERMINATE:
+        while self._queue and self.broken is None and self.state != TERMINATE:
             member = self.crew.idlest()
             if member is None:
                 return
@@ -179,15 +189,29 @@ class Dispatcher:
 
     # ---- waiting and driving ----
 
-    def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Drive the pool until `done()`; False after `timeout` seconds."""
+    def wait_until(self, done: Callable[[], bool], timeout: float | None = None, look: float | None = None) -> bool:
+        """Drive the pool until `done()`, which is looked at each `look` seconds; False after `timeout` seconds."""
         with self.lock:
             self.waiting += 1
         try:
-            return self.drive(done, None if timeout is None else monotonic() + timeout)
+            return self.drive(done, None if timeout is None else monotonic() + timeout, look)
         finally:
             with self.lock:
                 self.waiting -= 1
+                left = self._is_attended and not self.waiting
+            if left and self.needs_driving:
+                self.attendant.rouse(now=True)
+
+    def attend(self) -> None:
+        """Somebody waits for results who cannot drive: the attendant does, from now on until all is done."""
+        self._is_attended = True
+        self.attendant.rouse(now=True)
+
+    def rests(self) -> bool:
+        """Whether nothing is left to do; then nobody waits any more."""
+        with self.lock:
+            self._is_attended = self._is_attended and not self.is_idle
+            return self.is_idle
 
     def drive(self, done: Callable[[], bool], deadline: float | None, longest: float | None = None) -> bool:
         pause = FIRST_PAUSE_SECONDS
@@ -316,7 +340,10 @@ class Dispatcher:
             return
         member.was_lost(error)
         if self.crew.cannot_start(member, error):
-            self._break(_start_error(error))
+            self._break(start_error(error))
+            return
+        if self._is_strict:
+            self._break(WorkerCrashedError(f"a worker was lost: {reason(error)}"))
             return
         groups, member.groups = list(member.groups), deque()
         for group in reversed(groups):
@@ -343,7 +370,7 @@ class Dispatcher:
             self._queue.put_back(group, 0, started - 1, attempt=attempt)
             return
         times = f"attempt {attempt} of {attempt}" if self._retries else "retries=0"
-        text = f"{group.callee.name} was lost: {_reason(error)}; it had started, and is not run again ({times})"
+        text = f"{group.callee.name} was lost: {reason(error)}; it had started, and is not run again ({times})"
         lost: dict[int, BaseException] = {index: WorkerCrashedError(text) for index in range(started)}
         group.source.deliver(group.tokens[:started], [None] * started, lost)
 
@@ -363,8 +390,8 @@ class Dispatcher:
     def _break(self, error: BaseException) -> None:
         """Nothing can be run any more: all calls, now and later, fail with this."""
         with self.lock:
-            if self._broken is None:
-                self._broken = error
+            if self.broken is None:
+                self.broken = error
             for member in self.crew:
                 groups, member.groups = member.groups, deque()
                 for group in groups:
@@ -378,19 +405,15 @@ class Dispatcher:
 
     # ---- results are shown ----
 
-    def has_settled(self, result: ApplyResult, callback: Callback | None) -> None:
-        if callback is None or self.state == TERMINATE:
-            self.show(result)
-        else:
-            self.callbacks.append((result, callback))
-            self.attendant.rouse(now=True)
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Have the attendant run it."""
+        self.callbacks.append(callback)
+        self.attendant.rouse(now=True)
 
     def show(self, result: ApplyResult) -> None:
         with self.lock:
             result.show()
-            self._unfinished -= 1
-            if not self._unfinished:
-                self._maybe_release()
+            self.ended()
 
     def iterator_changed(self, iterator: IMapIterator) -> None:
         if iterator.has_all:
@@ -420,11 +443,18 @@ class Dispatcher:
     def has_finished(self) -> bool:
         return not self._unfinished and not self._iterators
 
+    def waiting_calls(self) -> list[tuple[Source, Sequence[Any] | None]]:
+        """What no worker has: sources, and which of their calls; None: those that were not taken from it yet."""
+        with self.lock:
+            return self._queue.contents()
+
     def close(self) -> None:
         with self.lock:
             if self.state == RUN:
                 self.state = CLOSE
             self._maybe_release()
+        if self.attendant.is_running:
+            self.attendant.rouse(now=True)
 
     def read_all(self) -> None:
         """Take all of the input, whether anybody asks for the results or not."""
@@ -439,11 +469,11 @@ class Dispatcher:
                 member.release()
             self._notify()
 
-    def terminate(self) -> None:
-        """End all workers at once; calls that were not answered fail."""
+    def terminate(self, error: BaseException | None = None) -> None:
+        """End all workers at once; calls that were not answered fail with `error`."""
         with self.lock:
             self.state = TERMINATE
-            self._break(TaskCancelledError("the pool was terminated"))
+            self._break(error or TaskCancelledError("the pool was terminated"))
         if self.attendant.is_running:
             self.attendant.rouse(now=True)
         self.crew.await_ends(END_SECONDS, starting=False)
@@ -459,17 +489,3 @@ class Dispatcher:
 
 def _least(*seconds: float | None) -> float | None:
     return min((one for one in seconds if one is not None), default=None)
-
-
-def _reason(error: ActorDiedError) -> str:
-    first = str(error).partition("\n")[0]
-    return first.rpartition("is gone: ")[2].partition(";")[0]
-
-
-def _start_error(error: ActorDiedError) -> WorkerInitializerError:
-    cause = error.__cause__
-    if cause is None:
-        return WorkerInitializerError(f"workers die before the initializer has ended ({_reason(error)})")
-    made = WorkerInitializerError(f"the pool's initializer raised {type(cause).__name__}: {cause}")
-    made.__cause__ = cause
-    return made

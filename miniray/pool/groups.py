@@ -11,9 +11,12 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType
-from typing import Any, Protocol
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+from weakref import WeakValueDictionary
 
+import miniray
+from miniray.errors import SerializationError
 from miniray.pool.worker import APPLY, LIGHT, MAP, weigh
 
 GROUP_TARGET_SECONDS = 0.001
@@ -52,52 +55,84 @@ class Callee:
     def expected(self, calls: int) -> float:
         return float("inf") if self.seconds is None else self.seconds * calls
 
+    def stored(self) -> Any:
+        """What is sent in place of a callable that cannot be sent once, such as a bound method or a partial: it is
+        stored once for all groups of a `map`. None: itself."""
+        if self.is_sent_once or type(self.function) is type(len):
+            return None
+        try:
+            return miniray.put(self.function)
+        except SerializationError:
+            return None  # each call then says why
+
     @property
     def name(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
 
 class Callees:
-    """The callees seen last, by identity. Bound methods are made anew at each access, so these go by their parts."""
+    """The callees seen last, by identity. Bound methods are made anew at each access, so these go by their parts.
+
+    Those that may hold users' objects (a method, a partial) are known only while calls of them are under way.
+    """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Any, Callee] = OrderedDict()
+        self._known: OrderedDict[int, Callee] = OrderedDict()
+        self._under_way: WeakValueDictionary[Any, Callee] = WeakValueDictionary()
 
     def find(self, function: Callable[..., Any]) -> Callee:
         key: Any = id(function)
+        callee = self._known.get(key)
+        if callee is not None:
+            return callee
         if type(function) is MethodType:
             key = id(function.__self__), id(function.__func__)
-        callee = self._known.get(key)
+        callee = self._under_way.get(key)
         if callee is None:
-            callee = self._known[key] = Callee(function)
-            if len(self._known) > KNOWN_CALLEES:
-                self._known.popitem(last=False)
+            callee = Callee(function)
+            if callee.is_sent_once or isinstance(getattr(function, "__self__", None), ModuleType):
+                self._known[key] = callee
+                if len(self._known) > KNOWN_CALLEES:
+                    self._known.popitem(last=False)
+            else:
+                self._under_way[key] = callee
         return callee
 
-    def clear(self) -> None:
-        self._known.clear()
 
-
-class Source(Protocol):
+class Source:
     """Where calls come from, and where their outcomes go. All its methods run under the pool's lock."""
+
+    __slots__ = ()
 
     callee: Callee
     mode: int
     argument: Any  # what is sent in place of the function; None: itself
     chunk: int  # so many calls are one task for `maxtasksperchild`
     fails_as_one: bool
+    raises_exits = False  # whether SystemExit and KeyboardInterrupt of a call are raised as they are
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """Up to `limit` calls: tokens and items; None: there is nothing now."""
+        raise NotImplementedError
 
     def remaining(self) -> int | None:
         """How many calls it still has to give, where that is known."""
+        raise NotImplementedError
 
     def deliver(self, tokens: Sequence[Any], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """The outcomes of these calls; `errors` by position."""
+        raise NotImplementedError
 
     def abandon(self, error: BaseException) -> None:
         """Calls that were not taken yet fail with this."""
+        raise NotImplementedError
+
+    def starts(self, tokens: Sequence[Any], items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """These calls go to a worker now, but for those that nobody wants any more."""
+        return tokens, items
+
+    def come_back(self, tokens: Sequence[Any]) -> None:
+        """These calls have not run, and wait again."""
 
 
 class Remainder:

@@ -17,6 +17,7 @@ from miniray.errors import (
     SerializationError,
     TaskError,
     WorkerCrashedError,
+    WorkerInitializerError,
 )
 from miniray.pool.crew import CrewMember
 from miniray.pool.groups import Group
@@ -44,8 +45,9 @@ def read(group: Group, member: CrewMember) -> Read:
     except TaskError as error:  # first: it may be an instance of any of the others, too
         if len(group.items) > 1:
             raise
-        return 1, NOT_SENT, {0: _with_traceback(error.cause or error, error.message)}, NOT_MEASURED
-    except (ResultSerializationError, ObjectStoreFullError) as error:
+        unread = _harmless(group, error.cause or error, has_run=False)
+        return 1, NOT_SENT, {0: _with_traceback(unread, error.message)}, NOT_MEASURED
+    except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:  # the last: by users' __setstate__
         return _pick_all(group, member, error)
     if len(answer) == 2:
         result, seconds = answer
@@ -69,19 +71,17 @@ def unsent(error: SerializationError) -> BaseException:
 
 def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> BaseException:
     text, dumped, name = raised
-    if dumped:
+    if dumped is not None:
         try:
-            return _with_traceback(pickle.loads(dumped), text)
+            return _with_traceback(_harmless(group, pickle.loads(dumped)), text)
         except Exception as problem:
             return _with_traceback(MaybeEncodingError(problem, name), text)
-    if dumped is not None:  # SystemExit, KeyboardInterrupt: what a call raises ends no driver
-        return _with_traceback(TaskError(f"{group.callee.name} raised {name}"), text)
     try:
         miniray.get(member.actor.pick.remote(group.number, index))
     except TaskError as error:
         cause = error.cause
         if cause is not None and type(cause).__name__ == name:
-            return _with_traceback(cause, text)
+            return _with_traceback(_harmless(group, cause), text)
         return _with_traceback(MaybeEncodingError(cause, name), text)
     except ActorDiedError:
         return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
@@ -90,12 +90,21 @@ def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> 
     raise AssertionError("a call that raised has a result")
 
 
+def _harmless(group: Group, error: BaseException, *, has_run: bool = True) -> BaseException:
+    """SystemExit, KeyboardInterrupt: what a call raises ends no driver, unless the source says so; nor does what comes
+    of unpickling."""
+    if isinstance(error, Exception) or (has_run and group.source.raises_exits):
+        return error
+    text = f": {error}" if str(error) else ""
+    return TaskError(f"{group.callee.name} raised {type(error).__name__}{text}")
+
+
 def _with_traceback(error: BaseException, text: str) -> BaseException:
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
     return error
 
 
-def _pick_all(group: Group, member: CrewMember, problem: MinirayError) -> Read:
+def _pick_all(group: Group, member: CrewMember, problem: MinirayError | SystemExit) -> Read:
     """The results could not travel together: those that can, do so one by one."""
     if len(group.items) == 1:
         return 1, NOT_SENT, {0: _encoding_error(group, member, 0, problem)}, NOT_MEASURED
@@ -107,21 +116,40 @@ def _pick_all(group: Group, member: CrewMember, problem: MinirayError) -> Read:
             results.append(miniray.get(member.actor.pick.remote(group.number, index), writable=True))
             continue
         except TaskError as error:
-            errors[index] = _with_traceback(error.cause or error, error.message)
-        except (ResultSerializationError, ObjectStoreFullError) as error:
+            errors[index] = _with_traceback(_harmless(group, error.cause or error), error.message)
+        except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:
             errors[index] = _encoding_error(group, member, index, error)
         results.append(None)
     return count, results, errors, NOT_MEASURED
 
 
-def _encoding_error(group: Group, member: CrewMember, index: int, problem: MinirayError) -> BaseException:
+def _encoding_error(
+    group: Group, member: CrewMember, index: int, problem: MinirayError | SystemExit
+) -> BaseException:
     """As the standard pool tells it; the path to the culprit comes as a note."""
     if isinstance(problem, ObjectStoreFullError):
         return problem
     error: BaseException = MaybeEncodingError(problem.__cause__ or problem, None)
+    error.__cause__ = problem
     details: Any = error
     details.value = miniray.get(member.actor.describe.remote(group.number, index))
     error.args = details.exc, details.value
     path = str(problem).partition("\n")[0].partition(": value")[2]
     error.add_note("the result" + re.sub(r"^ -> \[1\] -> \[\d+\]", "", path))  # of the lists that it travelled in
     return error
+
+
+def reason(error: ActorDiedError) -> str:
+    """How the worker's process ended."""
+    first = str(error).partition("\n")[0]
+    return first.rpartition("is gone: ")[2].partition(";")[0]
+
+
+def start_error(error: ActorDiedError) -> WorkerInitializerError:
+    """A worker that never got through its initializer."""
+    cause = error.__cause__
+    if cause is None:
+        return WorkerInitializerError(f"workers die before the initializer has ended ({reason(error)})")
+    made = WorkerInitializerError(f"the pool's initializer raised {type(cause).__name__}: {cause}")
+    made.__cause__ = cause
+    return made

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from multiprocessing import TimeoutError
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from miniray.pool.feeding import Feed, may_block
-from miniray.pool.groups import Callee
+from miniray.pool.groups import Callee, Source
 from miniray.pool.worker import APPLY, MAP
 
 if TYPE_CHECKING:
@@ -80,7 +81,17 @@ class ApplyResult:
         """The outcome. With a callback for it, it is shown only when that has run."""
         self._success, self._value = success, value
         callback = self._callback if success else self._error_callback
-        self._dispatcher.has_settled(self, callback or None)
+        dispatcher = self._dispatcher
+        if not callback or dispatcher.state == "TERMINATE":
+            dispatcher.show(self)
+        else:
+            dispatcher.call_back(partial(self._call_back, callback))
+
+    def _call_back(self, callback: Callback) -> None:
+        try:
+            callback(self._value)
+        finally:
+            self._dispatcher.show(self)
 
     def show(self) -> None:
         self._pool = self._callback = self._error_callback = None
@@ -92,7 +103,7 @@ class ApplyResult:
 AsyncResult = ApplyResult
 
 
-class Calls:
+class Calls(Source):
     """A source: calls of one function by `apply_async`, in a row."""
 
     mode = APPLY
@@ -135,7 +146,7 @@ class Calls:
             self.results.popleft().settle(False, error)
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult, Source):
     """The result of `map_async`: a list of values, or the first exception once all calls have ended."""
 
     __slots__ = ("_items", "_left", "_next", "argument", "callee", "chunk", "fails_as_one", "mode")
@@ -204,7 +215,7 @@ def _raise(error: Exception) -> Iterator[Any]:
     yield
 
 
-class IMapIterator:
+class IMapIterator(Source):
     """The iterator of `imap`: results in the order of the input, which is read only so far ahead as is useful."""
 
     mode = MAP

@@ -236,8 +236,6 @@ def _describe(error: BaseException) -> Raised:
     text = "".join(traceback.format_exception(error))
     error.__traceback__ = None
     name = type(error).__name__
-    if not isinstance(error, Exception):
-        return text, b"", f"{name}: {error}" if str(error) else name
     try:
         dumped = pickle.dumps(error)
         again = pickle.loads(dumped)

@@ -176,3 +176,21 @@ def square_in_a_while(x: int) -> int:
     while time.perf_counter() < end:
         pass
     return x * x
+
+
+class Undriven:
+    """In place of a dispatcher: its futures are set by the test."""
+
+    def attend(self) -> None:
+        pass
+
+    def show_waiters(self) -> None:
+        pass
+
+    def wait_until(self, done: Any, timeout: float | None = None, look: float | None = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True

@@ -1,0 +1,459 @@
+"""`miniray.Executor` is `ProcessPoolExecutor` to the letter where that works, and better where that stops."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import miniray
+from miniray.errors import WorkerCrashedError, WorkerInitializerError
+from tests.integrations import pool_functions as functions
+from tests.quiescence import await_end, eventually, is_alive
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    miniray.init(num_cpus=2)
+    yield
+    miniray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[miniray.Executor]:
+    with miniray.Executor(2) as made:
+        yield made
+
+
+def attendants() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "miniray-pool"]
+
+
+# ---- calls and futures ----
+
+
+def test_lambdas_closures_and_keywords(executor: miniray.Executor) -> None:
+    plus = 3
+    futures = [executor.submit(lambda x: x + plus, x) for x in range(100)]
+    assert [future.result() for future in futures] == list(range(3, 103))
+    assert executor.submit(functions.keyword, 1, plus=4).result() == 5
+    assert executor.submit(lambda self, fn: (self, fn), self=1, fn=2).result() == (1, 2)
+
+
+def test_futures_are_the_standard_ones(executor: miniray.Executor) -> None:
+    futures = [executor.submit(functions.square, x) for x in range(500)]
+    assert isinstance(futures[0], concurrent.futures.Future)
+    done = [future.result() for future in concurrent.futures.as_completed(futures, timeout=60)]
+    assert sorted(done) == [x * x for x in range(500)]
+    finished, left = concurrent.futures.wait(futures + [executor.submit(functions.square, 1)], timeout=60)
+    assert len(finished) == 501 and not left
+
+
+def test_in_asyncio(executor: miniray.Executor) -> None:
+    async def squares() -> list[int]:
+        loop = asyncio.get_running_loop()
+        first = await asyncio.gather(*[loop.run_in_executor(executor, functions.square, x) for x in range(200)])
+        second = await asyncio.wrap_future(executor.submit(functions.square, 200))
+        with pytest.raises(ValueError, match="bad 3"):
+            await loop.run_in_executor(executor, functions.fail_on_three, 3)
+        return [*first, second]
+
+    assert asyncio.run(squares()) == [x * x for x in range(201)]
+
+
+def test_callbacks(executor: miniray.Executor) -> None:
+    seen: list[Any] = []
+    both = threading.Semaphore(0)
+
+    def note(future: Any) -> None:
+        again = executor.submit(functions.square, 7).result()  # the standard executor would wait for itself
+        seen.append((future.result(), again, threading.current_thread() is threading.main_thread()))
+        both.release()
+
+    futures = [executor.submit(functions.square, x) for x in (2, 3)]
+    for future in futures:
+        future.add_done_callback(note)
+    assert both.acquire(timeout=30) and both.acquire(timeout=30)
+    assert sorted(seen) == [(4, 49, False), (9, 49, False)]
+    futures[0].add_done_callback(note)
+    assert seen[-1] == (4, 49, True), "a future that has ended calls back at once"
+
+
+def test_errors_are_as_they_were_raised(executor: miniray.Executor) -> None:
+    future = executor.submit(functions.fail_on_three, 3)
+    with pytest.raises(ValueError) as caught:
+        future.result()
+    assert type(caught.value) is ValueError and caught.value.args == ("bad 3", 3)
+    assert 'raise ValueError(f"bad {x}", x)' in str(caught.value.__cause__)
+    assert future.exception() is caught.value and future.done() and not future.cancelled()
+    two = executor.submit(functions.raise_two, 0).exception()
+    assert isinstance(two, functions.TwoArgumentsError) and two.second == 2
+    assert isinstance(executor.submit(functions.raise_exit, 0).exception(), SystemExit)
+
+
+def test_what_cannot_be_pickled_spoils_nothing_else(executor: miniray.Executor) -> None:
+    def lock(x: int) -> Any:
+        return threading.Lock() if x == 3 else x
+
+    outcomes = [executor.submit(lock, x) for x in range(6)]
+    assert [future.result() for future in outcomes if future.exception() is None] == [0, 1, 2, 4, 5]
+    assert isinstance(outcomes[3].exception(), TypeError)
+    arguments = [executor.submit(functions.square, x) for x in (1, threading.Lock(), 3)]
+    assert isinstance(arguments[1].exception(), TypeError)
+    assert arguments[0].result() == 1 and arguments[2].result() == 9
+
+
+def test_large_arrays_go_both_ways(executor: miniray.Executor) -> None:
+    import numpy
+
+    array = numpy.arange(1e6)
+    was_writable, changed = executor.submit(functions.write_zero, array).result()
+    assert was_writable and changed[0] == -1 and array[0] == 0
+    changed[1] = 5.0
+
+
+def test_time_out_and_what_a_waiting_call_says(executor: miniray.Executor) -> None:
+    blockers = [executor.submit(functions.sleep, 0.3) for _ in range(2)]
+    waiting = executor.submit(functions.square, 3)
+    with pytest.raises(TimeoutError):
+        waiting.result(timeout=0.01)
+    assert blockers[0].running() and not waiting.running() and not waiting.done()
+    assert waiting.result() == 9
+    assert [blocker.result() for blocker in blockers] == [0.3, 0.3]
+
+
+# ---- cancel ----
+
+
+def test_cancel_of_what_waits(executor: miniray.Executor) -> None:
+    blockers = [executor.submit(functions.sleep, 0.3) for _ in range(2)]
+    waiting = [executor.submit(functions.square, x) for x in range(10)]
+    told: list[Any] = []
+    waiting[3].add_done_callback(told.append)
+    assert waiting[3].cancel() and waiting[3].cancel() and told == [waiting[3]]
+    assert not blockers[0].cancel() and blockers[0].running()
+    done, _ = concurrent.futures.wait([waiting[3], waiting[9]], return_when="FIRST_COMPLETED")
+    assert waiting[3] in done, "known at once: no worker has to take notice"
+    with pytest.raises(CancelledError):
+        waiting[3].result()
+    assert [future.result() for future in waiting if not future.cancelled()] == [0, 1, 4, 16, 25, 36, 49, 64, 81]
+    assert not waiting[0].cancel() and waiting[0].result() == 0
+
+
+def test_cancel_wakes_another_thread_that_waits(executor: miniray.Executor) -> None:
+    blockers = [executor.submit(functions.sleep, 1) for _ in range(2)]
+    waiting = executor.submit(functions.square, 3)
+    found: list[Any] = []
+
+    def wait() -> None:
+        with pytest.raises(CancelledError):
+            waiting.result()
+        found.append(blockers[0].done())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    waiting.cancel()
+    thread.join()
+    assert found == [False], "it does not wait until the calls before it have ended"
+    concurrent.futures.wait(blockers)
+
+
+def test_what_comes_back_from_behind_a_slow_call_can_be_cancelled(tmp_path: Path) -> None:
+    with miniray.Executor(1) as one:
+        for _ in range(3):  # it is known as quick now, so many travel together
+            concurrent.futures.wait([one.submit(functions.square, x) for x in range(1000)])
+        slow = one.submit(functions.square, _Slow(tmp_path))
+        behind = [one.submit(functions.square, x) for x in range(1000)]
+        eventually((tmp_path / "started").exists, "the slow one has begun", 30)
+        eventually(behind[-1].cancel, "a call that waits behind a slow one does not count as running", 30)
+        (tmp_path / "end").touch()
+        assert slow.result() == "slow"
+        assert [future.result() for future in behind[:-1]] == [x * x for x in range(999)]
+
+
+class _Slow:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __mul__(self, other: Any) -> str:
+        (self.folder / "started").touch()
+        deadline = time.monotonic() + 60
+        while not (self.folder / "end").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return "slow"
+
+
+# ---- map ----
+
+
+def test_map_runs_whether_anybody_asks_or_not(executor: miniray.Executor, tmp_path: Path) -> None:
+    results = executor.map(lambda x: (tmp_path / str(x)).touch(), range(100))
+    eventually(lambda: len(os.listdir(tmp_path)) == 100, "all calls have run", 30)
+    assert list(results) == [None] * 100
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_map_reads_a_buffer_ahead_and_no_more(executor: miniray.Executor, chunksize: int) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for x in itertools.count():
+            read.append(x)
+            yield x
+
+    results = executor.map(functions.square, numbers(), chunksize=chunksize, buffersize=4)
+    assert len(read) == 4 * chunksize
+    assert [next(results) for _ in range(50)] == [x * x for x in range(50)]
+    assert len(read) <= 50 + 5 * chunksize
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_map_of_several_inputs_errors_and_time_out(executor: miniray.Executor) -> None:
+    assert list(executor.map(pow, range(10), itertools.repeat(2))) == [x * x for x in range(10)]
+    assert list(executor.map(functions.square, [])) == list(executor.map(functions.square)) == []
+    results = executor.map(functions.fail_on_three, range(6))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="bad 3"):
+        next(results)
+    assert list(results) == [], "as the standard one: the first error ends it"
+    slow = executor.map(functions.sleep, [0, 1.5], timeout=0.4)
+    assert next(slow) == 0
+    with pytest.raises(TimeoutError):
+        next(slow)
+
+
+def test_map_that_is_closed_runs_no_further(executor: miniray.Executor, tmp_path: Path) -> None:
+    results = executor.map(lambda x: (time.sleep(0.02), (tmp_path / str(x)).touch()), range(400))
+    next(results)
+    del results
+    gc.collect()
+    assert executor.submit(functions.square, 2).result() == 4, "what comes after it does not wait for it"
+    assert len(os.listdir(tmp_path)) < 100
+
+
+# ---- workers that die ----
+
+
+def test_a_killed_worker_costs_its_call(tmp_path: Path) -> None:
+    with miniray.Executor(1, initializer=functions.set_shared, initargs=("again",)) as one:
+        lost = one.submit(_sleep_long, str(tmp_path / "started"))
+        waiting = [one.submit(functions.square, x) for x in range(20)]
+        (pid,) = one._processes
+        eventually((tmp_path / "started").exists, "the call has begun", 30)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerCrashedError, match=rf"_sleep_long was lost: worker {pid} was ended by .*9"):
+            lost.result(timeout=10)
+        assert isinstance(lost.exception(), BrokenProcessPool), "what programs catch"
+        assert [future.result(timeout=10) for future in waiting] == [x * x for x in range(20)]
+        assert one.submit(functions.read_shared, 1).result() == ("again", 1)
+        assert list(one._processes) != [pid]
+
+
+def test_strict() -> None:
+    with miniray.Executor(2, strict=True) as two:
+        futures = [two.submit(functions.sleep, 30) for _ in range(3)]
+        next(iter(two._processes.values())).terminate()
+        for future in futures:
+            assert isinstance(future.exception(timeout=10), BrokenProcessPool)
+        with pytest.raises(BrokenProcessPool, match="not usable anymore"):
+            two.submit(functions.square, 1)
+        assert two._broken
+
+
+def test_retries(tmp_path: Path) -> None:
+    with miniray.Executor(2, retries=1) as two:
+        once = two.submit(_die_once, str(tmp_path / "mark"))
+        always = two.submit(functions.exit_now)
+        assert once.result(timeout=30) == "second"
+        with pytest.raises(WorkerCrashedError, match="attempt 2 of 2"):
+            always.result(timeout=30)
+    with pytest.raises(ValueError, match="retries"):
+        miniray.Executor(2, retries=1, strict=True)
+
+
+def _sleep_long(mark: str) -> None:
+    Path(mark).touch()
+    time.sleep(30)
+
+
+def _die_once(mark: str) -> str:
+    if Path(mark).exists():
+        return "second"
+    Path(mark).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_initializer_that_raises(strict: bool) -> None:
+    with miniray.Executor(2, initializer=functions.fail_on_three, initargs=(3,), strict=strict) as two:
+        with pytest.raises(WorkerInitializerError, match="ValueError: ") as caught:
+            two.submit(functions.square, 1).result(timeout=30)
+        assert isinstance(caught.value, BrokenExecutor) and type(caught.value.__cause__) is ValueError
+        with pytest.raises(BrokenProcessPool):
+            two.submit(functions.square, 1)
+
+
+def test_max_tasks_per_child() -> None:
+    with miniray.Executor(1, max_tasks_per_child=3) as one:
+        pids = [one.submit(os.getpid).result() for _ in range(9)]
+        assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+# ---- the end ----
+
+
+def test_nothing_starts_before_the_first_call() -> None:
+    unused = miniray.Executor(2)
+    assert unused._processes == {}
+    unused.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        unused.submit(functions.square, 1)
+
+
+def test_shutdown_waits_and_ends_the_processes() -> None:
+    with miniray.Executor(2) as two:
+        futures = [two.submit(functions.sleep, 0.05) for _ in range(6)]
+        results = two.map(functions.square, range(1000))
+        pids = list(two._processes)
+    assert all(future.done() for future in futures)
+    assert not any(map(is_alive, pids))
+    assert list(results) == [x * x for x in range(1000)]
+    two.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        two.map(functions.square, [1])
+
+
+def test_shutdown_cancels() -> None:
+    two = miniray.Executor(2)
+    futures = [two.submit(functions.sleep, 0.2) for _ in range(50)]
+    results = two.map(functions.square, range(50))
+    two.shutdown(wait=True, cancel_futures=True)
+    assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 48
+    with pytest.raises(CancelledError):
+        next(results)
+
+
+def test_shutdown_from_a_callback() -> None:
+    two = miniray.Executor(2)
+    ended = threading.Event()
+
+    def end(_: Any) -> None:
+        two.shutdown(wait=True)
+        ended.set()
+
+    two.submit(functions.square, 2).add_done_callback(end)
+    assert ended.wait(30)
+
+
+@pytest.mark.parametrize("word", ["terminate_workers", "kill_workers"])
+def test_workers_ended_at_once(word: str) -> None:
+    two = miniray.Executor(2)
+    futures = [two.submit(functions.sleep, 60) for _ in range(4)]
+    pids = list(two._processes)
+    getattr(two, word)()
+    assert [isinstance(future.exception(timeout=10), BrokenProcessPool) for future in futures[:2]] == [True, True]
+    assert futures[2].cancelled() and futures[3].cancelled()
+    for pid in pids:
+        await_end(pid)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        two.submit(functions.square, 2)
+
+
+def test_one_that_is_dropped_finishes_and_ends() -> None:
+    two = miniray.Executor(2)
+    future = two.submit(functions.sleep, 0.2)
+    pids, gone = list(two._processes), weakref.ref(two)
+    del two
+    gc.collect()
+    assert gone() is None, "neither a future nor a thread holds it"
+    assert future.result(timeout=10) == 0.2
+    for pid in pids:
+        await_end(pid)
+
+
+def test_no_thread_is_left() -> None:
+    before = attendants()
+    for _ in range(3):
+        with miniray.Executor(1) as one:
+            one.submit(functions.square, 2).result()
+    for thread in {*attendants()} - {*before}:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+PROGRAM = """
+import atexit, sys, time
+from miniray import Executor
+def nap(seconds, word):
+    time.sleep(seconds)
+    print(word, flush=True)
+def late():
+    try:
+        executor.submit(nap, 0, "never")
+    except RuntimeError as error:
+        print(error)
+atexit.register(late)
+executor = Executor(2)
+futures = [executor.submit(nap, 0.2, word) for word in ("one", "two", "three")]
+futures[2].add_done_callback(lambda future: print("called back", flush=True))
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "executor.shutdown(wait=False)", "sys.exit(3)", "raise KeyError(1)"])
+def test_exit_of_the_interpreter(ending: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM + ending], capture_output=True, text=True, timeout=60)
+    assert done.returncode == {"": 0, "sys.exit(3)": 3, "raise KeyError(1)": 1}.get(ending, 0), done.stderr
+    said = done.stdout.splitlines()
+    assert sorted(said[:4]) == ["called back", "one", "three", "two"], done.stdout + done.stderr
+    assert len(said) == 5 and said[4].startswith("cannot schedule new futures after")
+    assert "Traceback" not in done.stderr or ending == "raise KeyError(1)"
+
+
+# ---- arguments ----
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_workers": 0},
+        {"max_workers": -1},
+        {"initializer": 5},
+        {"max_tasks_per_child": 0},
+        {"max_tasks_per_child": 1.5},
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)) as standard:
+        ProcessPoolExecutor(**arguments)
+    with pytest.raises(standard.type) as ours:
+        miniray.Executor(**arguments)
+    assert str(ours.value) == str(standard.value)
+
+
+def test_other_wrong_uses(executor: miniray.Executor) -> None:
+    wrong: Any = "fork"
+    with pytest.raises(TypeError, match="get_context"):
+        miniray.Executor(mp_context=wrong)
+    with pytest.raises(ValueError, match="chunksize must be >= 1"):
+        executor.map(functions.square, [1], chunksize=0)
+    with pytest.raises(ValueError, match="buffersize must be None or > 0"):
+        executor.map(functions.square, [1], buffersize=0)
+    with pytest.raises(NotImplementedError, match="cannot be passed between processes"):
+        pickle.dumps(executor)
