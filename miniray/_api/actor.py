@@ -13,11 +13,14 @@ from typing import Any
 
 from miniray._api import options as _options
 from miniray._api.object_ref import ObjectRef
-from miniray._api.submit import FunctionHandle, submit
+from miniray._api.submit import FunctionHandle, submit, submit_inherited
 from miniray._runtime.context import current
+from miniray._runtime.forks import Forks
+from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
+from miniray.errors import SessionError
 
 
 class ActorClass:
@@ -37,12 +40,36 @@ class ActorClass:
             SerializationError: the class or an argument cannot be pickled.
         """
         process = current()
-        function = self._handle.export(process, self._class)
-        creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
+        if self._options.task.fork and not process.may_fork:
+            raise SessionError(
+                f"{self._class.__qualname__}: start='fork' is for actors of the driver: they inherit what it has, and "
+                "a task has a process of its own; without it the actor is sent what it needs"
+            )
+        if self._options.task.fork and process.forks is not None:
+            creation = self._fork(process, process.forks, args, kwargs)
+        else:  # in a simulation forks are sent what they would inherit
+            function = self._handle.export(process, self._class)
+            creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
         return ActorHandle(creation, self._class.__qualname__, self._methods, self._options.task_retries)
 
+    def _fork(
+        self, process: Process, forks: Forks, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ObjectRef[Any]:
+        task = process.next_task_id()
+        with forks.creating(task, (self._class, args, kwargs)) as await_process:
+            ref: ObjectRef[Any] = submit_inherited(process, task, self._options.task)
+            await_process()
+        return ref
+
     def options(self, **given: Any) -> ActorClass:
-        """The same class with other options, for actors made through what this returns."""
+        """The same class with other options, for actors made through what this returns.
+
+        Args:
+            start: "zygote", or "fork": the actor's process is forked from the driver's own, at this line, as
+                `multiprocessing` does it on Linux. It inherits everything that the driver has, also what cannot be
+                pickled; the class and the arguments are inherited, too (a ref stays a ref). For the driver's own
+                actors only; when it is restarted it inherits anew.
+        """
         changed = ActorClass(self._class, {**self._options.given, **given}, self._methods)
         changed._handle = self._handle
         return changed
@@ -127,6 +154,8 @@ class ActorMethod:
         """
         options = self._options
         process = current()
+        if self._actor._process is not process:
+            self._actor.check_session(process)
         function = _NO_FUNCTION
         if self._handle is not None and self._function is not None:
             function = self._handle.export(process, self._function)

@@ -59,9 +59,20 @@ class ObjectRef(Generic[T]):
         return f"ObjectRef({show(self._id)}, {state})"
 
     def check_session(self, process: Process) -> None:
-        """Raises ObjectLostError: the ref is of a session that has ended; nobody could ever make it ready."""
+        """Raises ObjectLostError: the ref is of a session that has ended; nobody could ever make it ready.
+
+        One that was inherited through a fork is held from here on."""
         if self._process is not process:
+            inheritance = process.inheritance
+            if inheritance is not None and self._process is inheritance.parent:
+                self._hold_in(process)
+                return
             raise ObjectLostError(f"{self!r} belongs to a miniray session that has ended, and its value with it")
+
+    @unbroken
+    def _hold_in(self, process: Process) -> None:
+        process.post(RefsHeld([self._id]))
+        self._process = process
 
     def hex(self) -> str:
         return self._id.hex()

@@ -32,6 +32,7 @@ ACTOR_DEFAULTS: dict[str, Any] = {
     "writable_arguments": False,
     "raw_output": False,
     "name": None,
+    "start": "zygote",
 }
 METHOD_DEFAULTS: dict[str, Any] = {
     "num_returns": 1,
@@ -82,7 +83,11 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     writable = full["writable_arguments"]
     raw = full.get("raw_output", False)
     check_bools(name, writable_arguments=writable, raw_output=raw)
-    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable, raw)
+    start = full.get("start", "zygote")
+    if start not in ("zygote", "fork"):
+        raise ValueError(f"{name}: start must be 'zygote' or 'fork', not {start!r:.80}")
+    fork = start == "fork"
+    task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable, raw, fork)
     return CallOptions(task, num_returns, dict(given), task_retries)
 
 

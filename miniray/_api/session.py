@@ -48,7 +48,7 @@ def init(
         if is_initialized():
             if ignore_reinit_error:
                 return
-            if _driver is None:
+            if _driver is None or _driver.process.pid != os.getpid():
                 raise SessionError("miniray.init() was called inside of a task: a task is in its driver's session")
             raise SessionError("miniray.init() was called twice: call miniray.shutdown() first, or init once only")
         _begin(num_cpus, num_gpus, object_store_memory, max_lineage_bytes, resources)

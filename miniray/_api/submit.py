@@ -12,7 +12,7 @@ from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.process import Finalised, Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
-from miniray.core.ids import FunctionId, ObjectId, return_id
+from miniray.core.ids import FunctionId, ObjectId, TaskId, return_id
 from miniray.core.owner.events import RefsDropped, Submitted, ValuePut
 from miniray.core.record import replace
 from miniray.core.task_spec import TaskOptions, TaskSpec
@@ -115,6 +115,14 @@ def submit(
         site, process.running,
     )  # fmt: skip
     return _submit_serialized(process, spec, payload)
+
+
+def submit_inherited(process: Process, task: TaskId, options: TaskOptions) -> Any:
+    """The creation of an actor of which nothing is sent: its process has its class and arguments."""
+    site = call_site(4)
+    return _submit(
+        process, TaskSpec(task, FunctionId(b""), b"", options, creates_actor=True, site=site, parent=process.running)
+    )
 
 
 @unbroken

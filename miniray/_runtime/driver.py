@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import traceback
 from collections.abc import Mapping
 from threading import get_ident
@@ -17,13 +18,14 @@ from typing import Any
 
 from miniray._runtime import config
 from miniray._runtime.driving import Driving
+from miniray._runtime.forks import Forks
 from miniray._runtime.loop import Loop
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Ended, Process
-from miniray._runtime.spawn import Plan, Session, StartError, start_session
+from miniray._runtime.spawn import Endowment, Inheritance, Plan, Session, StartError, start_session
 from miniray._store.arena import Arena, default_capacity_bytes
 from miniray._store.client import StoreClient
-from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, process_id
+from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, SESSION_BYTES, ProcessId, process_id
 from miniray.core.owner.events import ProcessStarted, SessionEnding
 from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
@@ -32,7 +34,7 @@ from miniray.core.resources import demand
 from miniray.errors import ForkedDriverError, InternalError, NodeDiedError, SessionError
 from miniray.transport import load
 
-_SESSION_PREFIX_BYTES = 4
+_NODE = "node"
 _FIRST_IMPORTS = ("cloudpickle", "msgspec", "miniray._runtime.node_main", "miniray._runtime.worker_main")
 
 
@@ -46,7 +48,7 @@ class Driver:
         imports: tuple[str, ...],
         max_lineage_bytes: int | None = None,
     ) -> None:
-        prefix = os.urandom(_SESSION_PREFIX_BYTES)
+        prefix = os.urandom(SESSION_BYTES)
         me, node = process_id(prefix, DRIVER_NUMBER), process_id(prefix, NODE_NUMBER)
         capacity = default_capacity_bytes() if arena_bytes is None else arena_bytes
         arena = Arena.create(capacity)
@@ -54,7 +56,7 @@ class Driver:
         if max_lineage_bytes is not None:
             settings = replace(settings, max_lineage_bytes=max_lineage_bytes)
         first = (*_FIRST_IMPORTS, *imports)
-        plan = Plan(prefix, arena.fd, arena.capacity_bytes, config.to_bytes(settings), imports=first)
+        self._plan = plan = Plan(prefix, arena.fd, arena.capacity_bytes, config.to_bytes(settings), imports=first)
         self._session: Session = start_session(plan)
         self._transport: Any = load("local")(me, node, self._session.link)
         owner = Owner(me, node, settings.max_lineage_bytes)
@@ -80,6 +82,8 @@ class Driver:
             self._on_broken,
         )
         self.process.run_by(self._driving, loop)
+        self.process.may_fork = True
+        self.process.forks = self._forks = Forks(process, self._session.forks, self._transport.watch, self._endow)
 
     def begin(self) -> None:
         """Wait for its processes; whoever made it stops it if this raises.
@@ -92,14 +96,24 @@ class Driver:
             self._session.wait_until_started()
         except StartError as error:
             raise SessionError(f"miniray could not start its processes: {error}") from error
-        self._transport.watch(self._session.node_pidfd, "node")
+        self._transport.watch(self._session.node_pidfd, _NODE)
         self._driving.signals.install()
         self._driving.start()
         gc.callbacks.append(self.process.while_collecting)
         _running[:] = [self]
 
+    def _endow(self, number: int, link: socket.socket, inheritance: Inheritance) -> Endowment:
+        plan, session = self._plan, self._session
+        return Endowment(
+            process_id(plan.session, number), plan.session, "worker", link, plan.arena_descriptor, plan.arena_bytes,
+            -1, session.node_pidfd, None, None, plan.config, inheritance,
+        )  # fmt: skip
+
     def _on_readable(self, token: Any) -> Event | None:
-        self._end_process()
+        if token == _NODE:
+            self._end_process()
+        else:
+            self._forks.on_readable(token)
         return None
 
     def _on_lost(self, peer: ProcessId, reason: str) -> None:
@@ -114,6 +128,7 @@ class Driver:
         )
 
     def _end_process(self) -> None:
+        self._forks.kill_all()
         self.process.end(
             NodeDiedError,
             "the node process of the miniray session has died, and with it all tasks and objects of the session; "
@@ -124,6 +139,8 @@ class Driver:
     def after_fork(self) -> None:
         """In a forked child: the links and the arena are the parent's."""
         self._transport.forget()
+        self._session.forget()
+        self._forks.forget()
         self.process.ended = Ended(ForkedDriverError, "this process was forked from the driver")
 
     def stop(self) -> None:
@@ -145,6 +162,7 @@ class Driver:
         self.process.post(SessionEnding())
         self._session.stop(config.SHUTDOWN_GRACE_SECONDS)
         self._transport.close()
+        self._forks.end()
         if self.process.while_collecting in gc.callbacks:
             gc.callbacks.remove(self.process.while_collecting)
         if self in _running:

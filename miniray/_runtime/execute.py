@@ -192,8 +192,10 @@ class Executor:
     def _call(self, task: PushedTask) -> Any:
         if task.values or task.refs:
             args, kwargs = self._arguments(task)
-        else:
+        elif task.payload:
             args, kwargs = deserialize(task.payload, writable=task.writable_arguments)
+        else:
+            args, kwargs = self._inherited(task)
         if task.method:
             target = getattr(self._instance, task.method)
             if task.function:
@@ -210,6 +212,15 @@ class Executor:
             return result
         finally:
             self._process.running = None
+
+    def _inherited(self, task: PushedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of an actor that nothing was sent of: this process was forked from the one that had them."""
+        inheritance = self._process.inheritance
+        assert task.creates_actor and inheritance is not None
+        cls, args, kwargs = inheritance.creations[task.task_id]
+        inheritance.creations.clear()  # it is the only one that will live here
+        self._functions[task.task_id[:PROCESS_ID_BYTES], task.function] = cls
+        return args, kwargs
 
     def _arguments(self, task: PushedTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         process = self._process

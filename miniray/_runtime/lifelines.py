@@ -61,6 +61,14 @@ def environment_value(pid: int, name: bytes) -> bytes | None:
     return None
 
 
+def kill_executed_with(name: bytes, beginning: bytes) -> None:
+    """SIGKILL every process of this user that was executed with a variable whose value begins so."""
+    for pid in [int(one) for one in os.listdir("/proc") if one.isdigit()]:
+        value = environment_value(pid, name)
+        if value is not None and value.startswith(beginning):
+            kill(pid)
+
+
 def kill(pid: int) -> None:
     """SIGKILL a child that has not been reaped (its pid cannot be another's), if it still runs."""
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from miniray._store import layout
 from miniray.core.control.events import Log
-from miniray.core.ids import FunctionId, ProcessId, local_number, task_of
+from miniray.core.ids import FunctionId, ProcessId, TaskId, local_number, task_of
 from miniray.core.node.events import (
     EndNode,
     ExtentReserved,
@@ -68,7 +68,7 @@ class Hosts(Protocol):
 
     arena: Arena
 
-    def start(self, process: ProcessId) -> None: ...
+    def start(self, process: ProcessId, fork: TaskId | None) -> None: ...
     def kill(self, process: ProcessId) -> None: ...
     def fetch(self, effect: FetchBytes) -> None: ...
     def end(self) -> None: ...
@@ -160,7 +160,7 @@ def exit_process(runs: Runs, effect: ExitProcess) -> None:
 
 def start_worker(hosts: Hosts, effect: StartWorker) -> None:
     hosts.arena.clear_status(local_number(effect.process))
-    hosts.start(effect.process)
+    hosts.start(effect.process, effect.fork)
 
 
 def kill_process(hosts: Hosts, effect: KillProcess) -> None:

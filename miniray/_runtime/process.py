@@ -16,7 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.driving import ReentrantWaitError
@@ -42,6 +42,10 @@ from miniray.core.owner.owner import Owner
 from miniray.core.record import Event
 from miniray.core.task_spec import Inline, Place, Stored, Value
 from miniray.errors import ForkedDriverError, ObjectStoreFullError, SessionError
+
+if TYPE_CHECKING:
+    from miniray._runtime.forks import Forks
+    from miniray._runtime.spawn import Inheritance
 
 
 class Drives(Protocol):
@@ -127,6 +131,9 @@ class Process:
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
+        self.may_fork = False  # its actors may live in forks of it
+        self.forks: Forks | None = None  # who makes these; nobody in a simulation
+        self.inheritance: Inheritance | None = None  # of a process that was forked from the driver
         self._counter = itertools.count(1)
         self._given = itertools.count(1)
         self.being_given: dict[ObjectId, None] = {}  # ids of values that their owners have not been offered yet
@@ -219,7 +226,7 @@ class Process:
             done = one.is_ready or self._wait(one, object_ids, timeout)
         else:
             waiter = Waiter(object_ids, needed)
-            with _Registered(self, waiter, object_ids):
+            with Registered(self, waiter, object_ids):
                 done = waiter.is_ready or self._wait(waiter, object_ids, timeout)
         if self.ended is not None:
             self.raise_ended()
@@ -237,7 +244,7 @@ class Process:
         while missing:
             self.post(CopyWanted(missing))
             waiter = HereWaiter(self.elsewhere, missing)
-            with _Registered(self, waiter, missing):
+            with Registered(self, waiter, missing):
                 left = None if deadline is None else max(deadline - clock(), 0.0)
                 done = waiter.is_ready or self._wait(waiter, missing, left)
             if self.ended is not None:
@@ -418,7 +425,7 @@ class Process:
             self.post(FunctionExported(function_id, self.store_value(definition, object_id), object_id))
 
 
-class _Registered:
+class Registered:
     """A waiter is in the table. Not `try`: a signal may strike between `finally` and what is called there."""
 
     def __init__(self, process: Process, waiter: Waiter, object_ids: Sequence[ObjectId]) -> None:

@@ -2,12 +2,14 @@
 
     driver --Popen--> zygote --fork--> node process
                              --fork--> worker, one for each `Fork` that the node asks for
+           --fork--> worker, where it must inherit something of the driver
 
 - The zygote (`zygote.py`) is single-threaded: a fork of a threaded process may deadlock the child, and a fork of this
   one takes about a millisecond and shares its pages.
 - What a new process may use is named in its `Endowment`; every other descriptor of the runtime is closed in it.
-- Node and zygote talk over a SOCK_SEQPACKET pair, so that a message and its descriptor arrive whole or not at all.
-  Neither ever blocks on the other: what the kernel does not take waits in the `Channel`.
+- Workers that must inherit something of the driver are forked from it (`forks.py`), for the node, in the same words.
+- Node and zygote, node and driver talk over a SOCK_SEQPACKET pair, so that a message and its descriptor arrive whole or
+  not at all. Neither ever blocks on the other: what the kernel does not take waits in the `Channel`.
 - Everything below the zygote ends with it, and it ends with the node or the driver, whichever goes first. All have
   another session than the driver: a terminal's Ctrl-C reaches the driver alone.
 - This file is imported by the zygote, too: `subprocess` (13 ms with what it imports) is imported where it is used.
@@ -24,9 +26,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from select import POLLIN, poll
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, process_id
+from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, TaskId, process_id
 from miniray.core.record import Record, make_decoder, make_encoder
 
 from .lifelines import kill_by_pidfd, wait_for_end
@@ -36,12 +38,19 @@ if TYPE_CHECKING:
 
 NODE_MAIN = "miniray._runtime.node_main:main"
 WORKER_MAIN = "miniray._runtime.worker_main:main"
+WORKER_VARIABLE = "MINIRAY_WORKER"  # with which everything is executed that a worker starts; its value: `mark_of`
 START_TIMEOUT_SECONDS = 60.0
 KILL_TIMEOUT_SECONDS = 3.0
 _MESSAGE_BYTES = 64 << 10
 _BOOT = (
     "import sys; f = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; from miniray._runtime.zygote import main; main(f)"
 )
+
+
+def mark_of(worker: ProcessId) -> str:
+    """By which what it has started is known, also when that has left its group and session. It begins as those of
+    all other workers of its session do."""
+    return worker.hex()
 
 
 class StartError(Exception):
@@ -60,8 +69,10 @@ class Endowment:
     arena_bytes: int
     driver_pidfd: int
     node_pidfd: int  # worker only
-    zygote: Zygote | None  # node only
+    zygote: Forker | None  # node only
+    driver_forks: Forker | None  # node only
     config: bytes
+    inheritance: Inheritance | None = None  # of a worker that was forked from the driver
 
     @property
     def node(self) -> ProcessId:
@@ -86,6 +97,19 @@ class Plan:
     environment: dict[str, str] = field(default_factory=dict)  # added to the driver's own
 
 
+@dataclass
+class Inheritance:
+    """What a worker that was forked from the driver finds in its own memory.
+
+    Attributes:
+        parent: the driver's process, of which this is no part any more; refs that were inherited are of it.
+        creations: of each actor that is to live in such a worker, the class and its arguments, by its task.
+    """
+
+    parent: Any
+    creations: dict[TaskId, tuple[type[Any], tuple[Any, ...], dict[str, Any]]]
+
+
 class ZygotePlan(Record, frozen=True, array_like=True, gc=False):
     """The plan as the zygote reads it from a memfd; descriptors are numbers in the zygote."""
 
@@ -100,18 +124,25 @@ class ZygotePlan(Record, frozen=True, array_like=True, gc=False):
     link_descriptor: int
     driver_pidfd: int
     birth_descriptor: int
+    forks_descriptor: int
 
 
 class Fork(Record, frozen=True, array_like=True, gc=False, tag=True):
-    """Node -> zygote, with the worker's end of its link to the node."""
+    """Node -> zygote or driver, with the worker's end of its link to the node. The driver is told for which creation
+    of an actor."""
 
     number: int
+    task: bytes = b""
 
 
 class Import(Record, frozen=True, array_like=True, gc=False, tag=True):
     """Node -> zygote: import a module, so that later workers have it."""
 
     module: str
+
+
+class ForksElsewhere(Record, frozen=True, array_like=True, gc=False, tag=True):
+    """Node -> zygote: the driver forks workers, too. What these leave behind the zygote ends with the session."""
 
 
 class Started(Record, frozen=True, array_like=True, gc=False, tag=True):
@@ -141,7 +172,7 @@ class Imported(Record, frozen=True, array_like=True, gc=False, tag=True):
     error: str
 
 
-Request = Fork | Import
+Request = Fork | Import | ForksElsewhere
 Report = Started | StartFailed | Exited | Imported
 
 encode = make_encoder()
@@ -215,22 +246,25 @@ class Channel:
         self._waiting.clear()
 
 
-class Zygote:
-    """The node's end of the line to the zygote.
+class Forker:
+    """The node's end of the line to a process that forks workers for it and reaps them: the zygote, or the driver.
 
-    `fileno` is readable when `read_reports` has something to say, or when the zygote has ended (`ended`).
+    `fileno` is readable when `read_reports` has something to say, or when the other has ended (`ended`).
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._channel = Channel(connection)
 
-    def fork(self, number: int, link: socket.socket) -> None:
+    def fork(self, number: int, link: socket.socket, task: bytes = b"") -> None:
         """Ask for a worker with this process number; `link`, its end of the link to the node, is closed here."""
-        self._channel.send(Fork(number), link)
+        self._channel.send(Fork(number, task), link)
 
     def preload(self, module: str) -> None:
         """Ask for a module to be imported before later forks."""
         self._channel.send(Import(module))
+
+    def tell_forks_elsewhere(self) -> None:
+        self._channel.send(ForksElsewhere())
 
     def read_reports(self) -> list[Report]:
         return [decode_report(data) for data, _ in self._channel.receive()]
@@ -249,10 +283,13 @@ class Zygote:
 class Session:
     """The driver's hold on what it has started."""
 
-    def __init__(self, process: subprocess.Popen[bytes], link: socket.socket, birth: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], link: socket.socket, birth: socket.socket, forks: socket.socket
+    ) -> None:
         self._process = process
         self._birth: socket.socket | None = birth
         self.link = link  # to the node process, for LocalTransport
+        self.forks = Channel(forks)  # on which the node asks this process for forks of it
         self.zygote_pid = process.pid
         self.zygote_pidfd = os.pidfd_open(process.pid)
         self.node_pid = 0  # known after wait_until_started
@@ -285,6 +322,14 @@ class Session:
         self.node_pid, self.node_pidfd = int(data), descriptors[0]
         os.set_inheritable(self.node_pidfd, False)
 
+    def forget(self) -> None:
+        """In a forked child: nothing of this is its own. It still hears the end of the node."""
+        self.forks.close()
+        self._process.returncode = 0  # else it would be looked for as a child of this one
+        os.close(self.zygote_pidfd)
+        if self._birth is not None:
+            self._birth.close()
+
     def stop(self, grace_seconds: float) -> bool:
         """End every process of the session; True if they ended by themselves within the grace. Idempotent."""
         if self._stopped:
@@ -300,6 +345,7 @@ class Session:
             if not wait_for_end(self.zygote_pidfd, KILL_TIMEOUT_SECONDS):
                 kill_by_pidfd(self.zygote_pidfd)
         self._process.wait()
+        self.forks.close()
         if self.node_pidfd >= 0:
             kill_by_pidfd(self.node_pidfd)  # where the zygote was killed, the node may live
             os.close(self.node_pidfd)
@@ -320,6 +366,7 @@ def start_session(plan: Plan) -> Session:
 
     link, node_link = socket.socketpair()
     birth, zygote_birth = socket.socketpair()
+    forks, node_forks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     driver_pidfd = os.pidfd_open(os.getpid())
     plan_descriptor = os.memfd_create("miniray-plan")
     try:
@@ -335,10 +382,11 @@ def start_session(plan: Plan) -> Session:
             link_descriptor=node_link.fileno(),
             driver_pidfd=driver_pidfd,
             birth_descriptor=zygote_birth.fileno(),
+            forks_descriptor=node_forks.fileno(),
         )
         with open(plan_descriptor, "wb", closefd=False) as file:
             file.write(encode(zygote_plan))
-        passed = [plan_descriptor, node_link.fileno(), zygote_birth.fileno(), driver_pidfd]
+        passed = [plan_descriptor, node_link.fileno(), zygote_birth.fileno(), driver_pidfd, node_forks.fileno()]
         if plan.arena_descriptor >= 0:
             passed.append(plan.arena_descriptor)
         # As multiprocessing does it: this is the interpreter's only account of its own flags.
@@ -352,15 +400,15 @@ def start_session(plan: Plan) -> Session:
             env={**_environment(), **plan.environment},
         )
     except BaseException:
-        link.close()
-        birth.close()
+        for ours in (link, birth, forks):
+            ours.close()
         raise
     finally:
-        node_link.close()
-        zygote_birth.close()
+        for theirs in (node_link, zygote_birth, node_forks):
+            theirs.close()
         os.close(driver_pidfd)
         os.close(plan_descriptor)
-    return Session(process, link, birth)
+    return Session(process, link, birth, forks)
 
 
 def _environment() -> dict[str, str]:

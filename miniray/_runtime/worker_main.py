@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import traceback
 from importlib import import_module
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from miniray._runtime import context
 from miniray._runtime.config import SWITCH_SECONDS, from_bytes
@@ -39,17 +40,18 @@ def main(endowment: Endowment) -> None:
     owner = Owner(endowment.me, endowment.node, from_bytes(endowment.config).max_lineage_bytes)
     process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
     process.tells_waits = True
+    process.inheritance = endowment.inheritance
     status = arena.status_word(local_number(endowment.me))
     executor = Executor(process, status.write)
     transport = load("local")(endowment.me, endowment.node, endowment.link)
     worker = Worker(endowment.me, endowment.node)
 
     def on_readable(token: Any) -> Event | None:
-        os._exit(1)  # the node process is gone, and with it the session
+        _end_group()  # the node process is gone, and with it the session
 
     def on_lost(peer: ProcessId, reason: str) -> None:
         if peer == endowment.node:
-            os._exit(1)
+            _end_group()
 
     loop = Loop(
         endowment.me,
@@ -83,6 +85,12 @@ def _on_broken(error: Exception) -> None:
     """A crash like any other: what it ran is run again elsewhere, if it may be."""
     traceback.print_exception(error)
     sys.stderr.flush()
+    os._exit(1)
+
+
+def _end_group() -> NoReturn:
+    """With all that this worker's tasks have started."""
+    os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

@@ -26,23 +26,26 @@ from typing import NoReturn
 from miniray.core.ids import NODE_NUMBER, ProcessId, process_id
 
 from . import lifelines
+from .newborn import flush, live
 from .spawn import (
+    WORKER_VARIABLE,
     Channel,
     Endowment,
     Exited,
     Fork,
+    Forker,
+    ForksElsewhere,
     Import,
     Imported,
     Report,
     Started,
     StartFailed,
-    Zygote,
     ZygotePlan,
     decode_plan,
     decode_request,
+    mark_of,
 )
 
-WORKER_VARIABLE = "MINIRAY_WORKER"
 CLEANUP_SECONDS = 5.0  # what has not died of SIGKILL by then hangs in the kernel
 CLEANUP_PAUSE_SECONDS = 0.005
 RESCAN_SECONDS = 0.1  # /proc/.../children may miss one while others end: look again
@@ -71,14 +74,15 @@ def main(plan_descriptor: int) -> NoReturn:
         if os.getpid() == me:
             if server is not None:
                 server.end_all()
-            _flush()
+            flush()
             os._exit(status)
     raise AssertionError("unreachable")
 
 
 class _Server:
     def __init__(self, plan: ZygotePlan) -> None:
-        for descriptor in (plan.arena_descriptor, plan.link_descriptor, plan.driver_pidfd, plan.birth_descriptor):
+        given = (plan.arena_descriptor, plan.link_descriptor, plan.driver_pidfd, plan.birth_descriptor)
+        for descriptor in (*given, plan.forks_descriptor):
             if descriptor >= 0:
                 os.set_inheritable(descriptor, False)
         for module in plan.imports:
@@ -90,6 +94,7 @@ class _Server:
         self._node_pidfd = -1
         self._workers: dict[int, int] = {}  # pid -> process number
         self._ending = False
+        self._forks_elsewhere = False
         self._rescans = 0
         self._birth = socket.socket(fileno=plan.birth_descriptor)
         here, self._node_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -112,12 +117,13 @@ class _Server:
             self._channel.close()
 
             def node() -> object:
-                zygote = Zygote(self._node_end)
-                return self._node_main(self._endowment(NODE_NUMBER, "node", link, -1, zygote))
+                lines = Forker(self._node_end), Forker(socket.socket(fileno=plan.forks_descriptor))
+                return self._node_main(self._endowment(NODE_NUMBER, "node", link, -1, *lines))
 
             self._live(node)
         os.setpgid(pid, pid)
         link.close()
+        os.close(plan.forks_descriptor)
         self._node_end.close()
         self._node_pid, self._node_pidfd = pid, os.pidfd_open(pid)
         with self._birth:
@@ -139,8 +145,8 @@ class _Server:
         if pid == 0:
 
             def worker() -> object:
-                os.environ[WORKER_VARIABLE] = str(request.number)
-                return self._worker_main(self._endowment(request.number, "worker", link, self._node_pidfd, None))
+                os.environ[WORKER_VARIABLE] = mark_of(process_id(self._plan.session, request.number))
+                return self._worker_main(self._endowment(request.number, "worker", link, self._node_pidfd))
 
             self._channel.close()
             lifelines.die_with_parent(parent)
@@ -158,45 +164,35 @@ class _Server:
         threads = lifelines.thread_count()
         if threads != 1:
             raise RuntimeError(f"the zygote has {threads} threads: a module that it imported has started them")
-        _flush()
+        flush()
         gc.freeze()  # the child's collector would touch, and so copy, every page
         return os.fork()
 
     def _live(self, body: Callable[[], object]) -> NoReturn:
-        """In the child: leave the zygote's things behind, run, and end without unwinding into its code."""
-        status = 1
-        try:
-            os.setpgid(0, 0)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # only from a cancel: the group is its own
+        """In the child: leave the zygote's things behind, and run."""
+
+        def alone() -> None:
             os.close(self._signal_reader)
             os.close(self._signal_writer)
             self._birth.close()
-            numpy_random = sys.modules.get("numpy.random")  # `random` reseeds itself after a fork
-            if numpy_random is not None:
-                numpy_random.seed()
             body()
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-            if isinstance(leaving.code, str):
-                print(leaving.code, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            _flush()
-            os._exit(status & 0xFF)
+
+        live(alone)
 
     def _endowment(
-        self, number: int, role: str, link: socket.socket, node_pidfd: int, zygote: Zygote | None
+        self,
+        number: int,
+        role: str,
+        link: socket.socket,
+        node_pidfd: int,
+        zygote: Forker | None = None,
+        driver: Forker | None = None,
     ) -> Endowment:
         plan = self._plan
         me: ProcessId = process_id(plan.session, number)
         return Endowment(
             me, plan.session, role, link, plan.arena_descriptor, plan.arena_bytes, plan.driver_pidfd, node_pidfd,
-            zygote, plan.config,
+            zygote, driver, plan.config,
         )  # fmt: skip
 
     # ---- serving
@@ -223,6 +219,8 @@ class _Server:
             request = decode_request(data)
             if isinstance(request, Fork):
                 self._channel.send(self._on_fork(request, descriptor))
+            elif isinstance(request, ForksElsewhere):
+                self._forks_elsewhere = True
             elif isinstance(request, Import):
                 self._channel.send(_import(request.module))
         if self._channel.ended:
@@ -246,7 +244,8 @@ class _Server:
 
     def _kill_orphans(self) -> None:
         """What they leave behind becomes ours in turn, and their end brings us here again."""
-        living = {str(number).encode() for number in self._workers.values()}
+        session = self._plan.session
+        living = {mark_of(process_id(session, number)).encode() for number in self._workers.values()}
         for pid in lifelines.children():
             if pid != self._node_pid and pid not in self._workers:
                 if lifelines.environment_value(pid, WORKER_VARIABLE.encode()) not in living:
@@ -254,6 +253,8 @@ class _Server:
 
     def end_all(self) -> None:
         """Kill and reap until nothing is left below this process."""
+        if self._forks_elsewhere:
+            lifelines.kill_executed_with(WORKER_VARIABLE.encode(), self._plan.session.hex().encode())
         deadline = monotonic() + CLEANUP_SECONDS
         signal.set_wakeup_fd(-1)
         while monotonic() < deadline:
@@ -303,11 +304,3 @@ def _reset_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # closed, or there is none

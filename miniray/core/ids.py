@@ -25,6 +25,7 @@ ObjectId = NewType("ObjectId", bytes)
 FunctionId = NewType("FunctionId", bytes)
 LeaseId = NewType("LeaseId", int)
 
+SESSION_BYTES = 4
 PROCESS_ID_BYTES = 8
 TASK_ID_BYTES = 14
 OBJECT_ID_BYTES = 18

@@ -101,6 +101,7 @@ class RequestLease(Message, frozen=True):
     demand: Demand
     for_actor: bool = False
     spilled: int = 0  # how many nodes have sent it on; the last one grants, queues or refuses
+    fork: TaskId | None = None  # the driver: a process that is forked from its own, for this creation of an actor
 
 
 class CancelRequest(Message, frozen=True):

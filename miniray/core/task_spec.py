@@ -62,6 +62,7 @@ class TaskOptions(Record, frozen=True):
     retry_on: bytes = b""  # which exceptions are retried: b"" none, b"*" all, else a pickled tuple of types
     writable_arguments: bool = False  # large arguments arrive as private copy-on-write views
     raw_output: bool = False  # what it prints gets no prefix
+    fork: bool = False  # an actor: its process is forked from the owner's, and inherits its arguments
 
 
 class TaskSpec(Record, frozen=True):

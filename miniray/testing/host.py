@@ -19,6 +19,7 @@ from miniray.core.ids import (
     DRIVER_NUMBER,
     LeaseId,
     ProcessId,
+    TaskId,
     local_number,
     node_of,
     process_number,
@@ -68,8 +69,8 @@ class SimulatedHost:
 
     # ---- effects of the node ----
 
-    def start(self, process: ProcessId) -> None:
-        """It begins a little later."""
+    def start(self, process: ProcessId, fork: TaskId | None) -> None:
+        """It begins a little later. A fork of the driver is as any other here: what it would inherit it is sent."""
         cluster = self._cluster
         # A node gives up after five in a row.
         one_in = 0 if self._starts_failed else cluster.present_faults.one_failed_start_in
@@ -140,6 +141,7 @@ class SimulatedHost:
         assert home.process is not None
         home.join((home.process.owner,), rows_for(process=home.process), lambda peer, reason: None)
         home.process.run_by(SimulatedDrives(home), home.loop)
+        home.process.may_fork = True
         self._cluster.posted(home, ProcessStarted(_pid(home.me), True))
         return home
 

@@ -239,7 +239,7 @@ class Script:
         actor = self._ids[plain.pop(1)] if verb == "call" else None
         cpus = float(options.get("cpus", 0 if verb == "create" else 1))
         retries = int(options.get("retries", 3 if verb == "submit" else 0))  # as for users
-        named = TaskOptions(plain[0], demand({"CPU": cpus}) if verb != "call" else (), retries)
+        named = TaskOptions(plain[0], demand({"CPU": cpus}) if verb != "call" else (), retries, fork="fork" in options)
         inside = self._inside(plain[1:])
         slots = tuple(self._ids[word] for word in takewhile(lambda word: word != "[", plain[1:]))
         defined = function(options["function"]) if "function" in options else FunctionId(b"")
@@ -339,12 +339,11 @@ def function(name: str) -> FunctionId:
 
 
 def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Words without `name=value`, and those; `retry` alone is an option, too."""
+    """Words without `name=value`, and those; `retry` and `fork` alone are options, too."""
     named = [word for word in words if re.fullmatch(r"[a-z]+=\S+", word)]
     options = dict(word.split("=", 1) for word in named)
-    if "retry" in words:
-        options["retry"] = ""
-    return [word for word in words if word not in named and word != "retry"], options
+    options.update((word, "") for word in ("retry", "fork") if word in words)
+    return [word for word in words if word not in named and word not in options], options
 
 
 def _split(words: list[str]) -> list[list[str]]:

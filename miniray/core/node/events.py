@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from miniray.core.failures import DeathCause
-from miniray.core.ids import LeaseId, ObjectId, ProcessId
+from miniray.core.ids import LeaseId, ObjectId, ProcessId, TaskId
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Place
 
@@ -56,9 +56,11 @@ class NodeStarted(Event, frozen=True):
 
 
 class StartWorker(Effect, frozen=True):
-    """Fork a worker; it registers, or `WorkerFailed` or `ProcessEnded` comes back."""
+    """Fork a worker; it registers, or `WorkerFailed` or `ProcessEnded` comes back. `fork`: from the driver, for this
+    creation of an actor; else from the zygote."""
 
     process: ProcessId
+    fork: TaskId | None = None
 
 
 class KillProcess(Effect, frozen=True):

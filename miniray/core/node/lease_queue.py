@@ -8,7 +8,7 @@ are taken with the grant; a blocked worker's CPU is lent to others meanwhile, an
 
 from __future__ import annotations
 
-from miniray.core.ids import LeaseId, ProcessId, node_of
+from miniray.core.ids import LeaseId, ProcessId, TaskId, node_of
 from miniray.core.record import Row
 from miniray.core.resources import Demand, ResourcePool, cpu_part
 
@@ -19,6 +19,7 @@ class Request(Row):
     demand: Demand
     for_actor: bool
     spilled: int = 0
+    fork: TaskId | None = None  # it is served by a process that its owner forks for it, and by no other
 
 
 class Granted(Row):
@@ -41,9 +42,9 @@ class LeaseQueue:
     def add(self, request: Request) -> None:
         self.requests[request.owner, request.number] = request
 
-    def cancel(self, owner: ProcessId, number: int) -> None:
+    def cancel(self, owner: ProcessId, number: int) -> Request | None:
         """It may have been granted already; then the owner returns the lease."""
-        self.requests.pop((owner, number), None)
+        return self.requests.pop((owner, number), None)
 
     def grant(self, request: Request, worker: ProcessId) -> Granted:
         del self.requests[request.owner, request.number]

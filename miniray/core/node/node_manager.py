@@ -304,7 +304,7 @@ class NodeManager:
 
     def _spill(self, now: float, request: Request, *, even_busy: bool) -> bool:
         """Have its owner ask another node, if this makes sense; it is not queued here then."""
-        node = self._others.choose(request.demand, even_busy=even_busy)
+        node = self._others.choose(request.demand, even_busy=even_busy) if request.fork is None else None
         if node is None:
             return False
         self._others.sent_to(now, node, request.demand)
@@ -317,7 +317,10 @@ class NodeManager:
     def _on_request_lease(self, now: float, message: RequestLease, peer: ProcessId) -> None:
         if not self._may_live(peer):
             return  # a late request of a dead owner leases nothing (43975)
-        request = Request(peer, message.request, message.demand, message.for_actor, message.spilled)
+        request = Request(peer, message.request, message.demand, message.for_actor, message.spilled, message.fork)
+        if message.fork is not None and peer != self._driver:
+            self._refuse(peer, message.request, "only the driver of this node can be forked")
+            return
         if not self._leases.resources.could_ever_fit(message.demand):
             if message.spilled >= MAX_SPILLS or not self._spill(now, request, even_busy=True):
                 self._refuse_for_ever(request)
@@ -337,17 +340,17 @@ class NodeManager:
         self._refuse(request.owner, request.number, message)
 
     def _on_cancel_request(self, now: float, message: CancelRequest, peer: ProcessId) -> None:
-        self._leases.cancel(peer, message.request)
+        cancelled = self._leases.cancel(peer, message.request)
+        if cancelled is not None and cancelled.fork is not None:
+            self._schedule(now)  # what was forked for it
 
     def _schedule(self, now: float) -> None:
         """Grant what fits on idle workers, start as many as are still wanted, ask back what others starve for."""
-        wanted = grantable(self._leases)
-        idle = self._pool.idle()
+        served = grantable(self._leases)
+        self._schedule_forks(served)
+        idle, wanted = self._pool.idle(), [request for request in served if request.fork is None]
         for request, worker in zip(wanted, idle, strict=False):
-            row = self._leases.grant(request, worker.process)
-            worker.state, worker.lease = WorkerState.LEASED, row
-            self._emit(Send(worker.process, LeaseStarted(row.lease, row.owner)))
-            self._emit(Send(row.owner, LeaseGranted(request.number, row.lease, worker.process)))
+            self._grant(request, worker)
         missing = len(wanted) - len(idle) - self._pool.starting_count()
         for _ in range(min(missing, self._max_workers - len(self._pool.rows))):
             self._emit(StartWorker(self._pool.new().process))
@@ -355,6 +358,26 @@ class NodeManager:
         if revoke is not None:
             revoke.revoked = True
             self._emit(Send(revoke.owner, RevokeLease(revoke.lease)))
+
+    def _schedule_forks(self, served: list[Request]) -> None:
+        """A request for a fork of the driver has one at once, which is granted to it alone."""
+        kept, requests = self._pool.kept(), self._leases.requests
+        for key, worker in kept.items():
+            if worker.state is WorkerState.IDLE and key not in requests:
+                self._dismiss(worker)
+        for request in served:
+            found = kept.get((request.owner, request.number))
+            if found is not None and found.state is WorkerState.IDLE:
+                self._grant(request, found)
+        for key, request in requests.items():
+            if request.fork is not None and key not in kept and len(self._pool.rows) < self._max_workers:
+                self._emit(StartWorker(self._pool.new(key).process, request.fork))
+
+    def _grant(self, request: Request, worker: Worker) -> None:
+        row = self._leases.grant(request, worker.process)
+        worker.state, worker.lease = WorkerState.LEASED, row
+        self._emit(Send(worker.process, LeaseStarted(row.lease, row.owner)))
+        self._emit(Send(row.owner, LeaseGranted(request.number, row.lease, worker.process)))
 
     def _on_return_lease(self, now: float, message: ReturnLease, peer: ProcessId) -> None:
         row = self._leases.granted.get(message.lease)

@@ -43,7 +43,7 @@ def to_revoke(queue: LeaseQueue) -> Granted | None:
     for row in queue.granted.values():
         if not row.for_actor:
             having.setdefault(row.owner, []).append(row)
-    starving = [one for one in queue.requests.values() if _starves(one, having)]
+    starving = [one for one in queue.requests.values() if (one.demand or not one.fork) and _starves(one, having)]
     if not starving or any(row.revoked for row in queue.granted.values()):
         return None
     candidates = [row for rows in having.values() for row in rows if not row.blocked and not row.revoked]

@@ -59,7 +59,7 @@ class Dispatch:
 
     def enqueue(self, now: float, task: Task) -> None:
         if task.spec.creates_actor:
-            self._requests[self._ask(task.spec.options.demand, for_actor=True)] = task
+            self._ask(task)
             return
         found = self._classes.get(task.spec.options.demand)
         if found is None:
@@ -101,9 +101,7 @@ class Dispatch:
         if queue and not eager and self.flush_at is None:
             self.flush_at = now + FLUSH_SECONDS
         for _ in range(found.more_requests()):
-            number = self._ask(found.demand, for_actor=False)
-            self._requests[number] = found
-            found.requests[number] = None
+            found.requests[self._ask(found)] = None
 
     def _push(self, now: float, lease: Lease, tasks: list[Task]) -> None:
         lease.pushed_at = now
@@ -120,9 +118,10 @@ class Dispatch:
 
     # ---- leases ----
 
-    def _ask(self, demand: Demand, *, for_actor: bool) -> int:
+    def _ask(self, wanted: SchedulingClass | Task) -> int:
         self._next_request += 1
-        self._emit(Send(self._node, RequestLease(self._next_request, demand, for_actor)))
+        self._requests[self._next_request] = wanted
+        self._emit(Send(self._node, _request(self._next_request, wanted, 0)))
         return self._next_request
 
     def spilled(self, message: Spillback, *, node_died: bool) -> None:
@@ -427,7 +426,8 @@ def _may_have_started(task: Task, lease: Lease, death: ProcessDied | None) -> bo
 
 def _request(number: int, wanted: SchedulingClass | Task, spilled: int) -> RequestLease:
     if isinstance(wanted, Task):
-        return RequestLease(number, wanted.spec.options.demand, True, spilled)
+        fork = wanted.spec.task_id if wanted.spec.options.fork else None
+        return RequestLease(number, wanted.spec.options.demand, True, spilled, fork)
     return RequestLease(number, wanted.demand, False, spilled)
 
 

@@ -1,0 +1,254 @@
+"""Actors that are made with `start="fork"`: forked from the driver, with all that it has, and ended in every way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from quiescence import assert_quiet, await_end, eventually
+
+import miniray
+from miniray.errors import ActorDiedError, SessionError
+
+GRACE_SECONDS = 2.0
+HEAD = """
+import atexit, gc, multiprocessing, os, signal, subprocess, sys, threading, time
+import miniray
+
+lock, count = multiprocessing.Lock(), multiprocessing.Value("i", 0)
+opened = (n for n in range(3))   # what no pickle carries
+
+class Held:
+    def __init__(self, *given):
+        self.given = given
+    def evaluate(self, text):
+        return eval(text, {**globals(), "given": self.given})
+    def add(self, times):
+        for _ in range(times):
+            with lock:
+                count.value += 1
+    def popen(self):
+        self.children = [subprocess.Popen(["sleep", "999"], start_new_session=new) for new in (False, True)]
+        return [child.pid for child in self.children]
+
+Forked = miniray.remote(Held).options(start="fork")
+"""
+
+
+class Plain:
+    def __init__(self, *given: object) -> None:
+        self.given = given
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def given_is(self, number: int) -> bool:
+        return [id(one) for one in self.given] == [number]
+
+    def end(self, how: str) -> None:
+        if how == "exit":
+            os._exit(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_it_has_what_the_driver_has_and_its_arguments_are_not_pickled(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+def made_here():
+    secret = threading.Lock()    # cannot be pickled either
+    return Forked.remote(lock, opened, lambda: secret.locked())
+
+actors = [made_here() for _ in range(3)]
+miniray.get([actor.add.remote(1000) for actor in actors])
+assert count.value == 3000
+for text in ("given[0] is lock", "given[1] is opened", "given[2]() is False", "'Forked' in globals()"):
+    assert miniray.get(actors[0].evaluate.remote(text)), text
+print("ended", flush=True)
+"""
+    )
+    assert driver.line() == "ended"
+    driver.end()
+
+
+def test_nothing_of_the_driver_goes_on_in_it(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+def handler(*_):
+    print("handled in", "driver" if os.getpid() == driver else "worker", flush=True)
+
+driver = os.getpid()
+for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, handler)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+atexit.register(lambda: print("exit of", "driver" if os.getpid() == driver else "worker"))
+threading.Thread(target=time.sleep, args=(999,), daemon=True).start()
+sys.stdout.write("once,")        # still in the buffer at the fork
+actor = Forked.remote()
+for text, is_so in {
+    "[signal.getsignal(n).name for n in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)]": ["SIG_DFL"] * 3,
+    "len(signal.pthread_sigmask(signal.SIG_BLOCK, []))": 0,
+    "signal.pthread_sigmask(signal.SIG_BLOCK, []) == signal.pthread_sigmask(signal.SIG_SETMASK, [])": True,
+    "sys.stdin.read()": "",
+    "os.getpgid(0) == os.getpid() and os.getppid() == driver": True,
+    "(threading.current_thread() is threading.main_thread(), threading.main_thread().name)": (True, "MainThread"),
+    "[one.name for one in threading.enumerate() if one.daemon]": ["miniray-loop"],
+    "len(gc.callbacks)": len(gc.callbacks),
+    "multiprocessing.active_children()": [],
+    "miniray.is_initialized()": True,
+    "miniray.shutdown()": None,
+    "miniray.get(miniray.remote(os.getppid).remote()) != driver": True,
+}.items():
+    found = miniray.get(actor.evaluate.remote(text))
+    assert found == is_so, (text, found)
+pid = miniray.get(actor.evaluate.remote("os.getpid()"))
+del actor
+while os.path.exists(f"/proc/{pid}"):
+    time.sleep(0.01)
+os.kill(driver, signal.SIGUSR1)
+print("ended", flush=True)
+"""
+    )
+    assert driver.end().split("\n") == ["once,handled in driver", "ended", "exit of driver", ""]
+
+
+@pytest.mark.parametrize(("how", "told"), [("exit", "exited with code 7"), ("kill", "ended by signal 9")])
+def test_its_end_is_told_with_its_status_and_no_zombie_stays(session: None, how: str, told: str) -> None:
+    actor = miniray.remote(Plain).options(start="fork").remote()
+    pid = miniray.get(actor.pid.remote())
+    assert psutil.Process(pid).ppid() == os.getpid()
+    with pytest.raises(ActorDiedError, match=told):
+        miniray.get(actor.end.remote(how), timeout=10)
+    await_end(pid, GRACE_SECONDS)
+    del actor
+    assert_quiet()
+
+
+def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(session: None) -> None:
+    def descriptors(pid: int) -> list[str]:
+        return [_target(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+
+    Forked = miniray.remote(Plain).options(start="fork")
+    miniray.get(Forked.remote().pid.remote())
+    eventually(lambda: not psutil.Process().children()[1:], "only the zygote is left")
+    before = len(descriptors(os.getpid()))
+    actors = [Forked.remote() for _ in range(4)]
+    pids = miniray.get([actor.pid.remote() for actor in actors])
+    found = descriptors(pids[3])
+    for kind in ("eventpoll", "eventfd", "pidfd"):
+        assert found.count(f"anon_inode:[{kind}]") == 1, (kind, found)
+    del actors
+    eventually(lambda: len(descriptors(os.getpid())) == before, "as many as before")
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:
+        return ""  # that of this very look
+
+
+def test_twenty_forks_while_other_threads_hold_locks_and_allocate(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+import logging, random, tempfile
+stop = threading.Event()
+
+def busy():
+    table = {}
+    while not stop.is_set():
+        table[random.random()] = bytearray(random.randrange(20_000))
+        logging.getLogger(str(len(table))).debug("x")
+        if len(table) > 500:
+            table.clear()
+            miniray.get(square.remote(3))
+        print("", end="", file=sys.stderr)
+
+@miniray.remote
+def square(x):
+    return x * x
+
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for n in range(20):
+    actor = Forked.remote(n)
+    assert miniray.get(actor.evaluate.remote("(given, len([bytearray(5000) for _ in range(100)]), "
+        "logging.getLogger('there').level, print('', end=''))")) == ((n,), 100, 0, None)
+stop.set()
+for thread in threads:
+    thread.join()
+print("ended", flush=True)
+"""
+    )
+    assert driver.end(60) == "ended\n"
+
+
+@pytest.mark.parametrize("whom", ["driver", "node", "both"])
+def test_after_a_kill_nothing_is_left(script: Callable, whom: str) -> None:
+    driver = script(
+        HEAD
+        + """
+actors = [Forked.remote() for _ in range(2)]
+busy = actors[0].evaluate.remote("time.sleep(999)")
+pids = [*miniray.get(actors[1].popen.remote()), miniray.get(actors[1].evaluate.remote("os.getpid()"))]
+print(*pids, flush=True)
+try:
+    miniray.get(busy)
+except miniray.errors.NodeDiedError:
+    print("ended", flush=True)
+"""
+    )
+    pids = [int(word) for word in driver.line().split()]
+    children = psutil.Process(driver.pid).children()
+    (zygote,) = [one for one in children if one.children()  and "zygote" in " ".join(one.cmdline())]
+    node = min(zygote.children(), key=lambda one: one.pid).pid
+    everyone = [one.pid for one in psutil.Process(driver.pid).children(recursive=True)]
+    assert {*pids} < {*everyone}
+    if whom != "driver":
+        os.kill(node, signal.SIGKILL)
+    if whom != "node":
+        os.kill(driver.pid, signal.SIGKILL)
+    for pid in everyone:
+        await_end(pid, GRACE_SECONDS)
+    if whom == "node":
+        assert driver.line() == "ended"
+        driver.end()
+
+
+def test_only_the_driver_can_be_forked(session: None) -> None:
+    @miniray.remote
+    def within() -> None:
+        miniray.remote(Plain).options(start="fork").remote()
+
+    with pytest.raises(SessionError, match="start='fork' is for actors of the driver"):
+        miniray.get(within.remote())
+    with pytest.raises(ValueError, match="start must be 'zygote' or 'fork', not 'spawn'"):
+        miniray.remote(Plain).options(start="spawn")
+
+
+def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it waits for the node: what was forked meanwhile ends."""
+    from miniray._runtime.context import current
+    from miniray._runtime.forks import Forks
+
+    def interrupted(self: Forks, token: object) -> None:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)  # noted: this thread is in the runtime
+        self.on_readable(token)
+
+    miniray.get(miniray.remote(os.getpid).remote())
+    current()
+    monkeypatch.setattr(Forks, "on_readable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        miniray.remote(Plain).options(start="fork").remote()
+    eventually(lambda: not psutil.Process().children()[1:], "only the zygote is left")
+    assert_quiet()
+    actor = miniray.remote(Plain).options(start="fork").remote()
+    assert miniray.get(actor.pid.remote()) != os.getpid()
