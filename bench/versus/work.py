@@ -63,5 +63,9 @@ def spin(seconds: float) -> float:
     return now - began
 
 
+def doze(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def die(_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)

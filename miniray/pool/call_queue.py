@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting
+from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting, target_of
 
 if TYPE_CHECKING:
     from miniray.pool.crew import CrewMember
@@ -63,7 +63,7 @@ class CallQueue:
         return None
 
     def _limit(self, source: Source, remaining: int | None, member: CrewMember) -> int:
-        size = source.callee.group_size()
+        size = source.callee.group_size(target_of(source))
         if member.quota is not None:
             size = min(size, int(member.quota * source.chunk))
         if remaining is not None:  # towards the end, groups of which every worker gets some

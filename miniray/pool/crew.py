@@ -1,7 +1,7 @@
 """The crew: the workers of a pool, as the pool sees them; and as its users do, to whom each is like a process.
 
-A worker has a few groups under way: one, if its calls are long, or as many as fit into `PIPELINE_SECONDS`, so that
-it never waits for the pool. Groups of one worker run in order.
+A worker has a few groups under way: one, if its calls are long, or several, if they are short, so that it never
+waits for the pool. Groups of one worker run in order.
 
 `maxtasksperchild` counts tasks as the user sees them: a call, or a chunk of calls. Groups are cut otherwise, so a
 worker's quota is kept in fractions of tasks, and what it gives back unrun is paid back.
@@ -29,7 +29,8 @@ from miniray.pool.groups import Callee, Group
 from miniray.pool.standing import Standing, next_standing
 from miniray.pool.worker import PoolWorker
 
-PIPELINE_SECONDS = 0.0025
+PIPELINE_GROUPS = 1.7  # a worker that has work for less gets another group
+LONGEST = 2.0  # a group that lasts so many times longer than it should ends after the call at hand
 MAX_GROUPS = 4  # under way at one worker
 RECALL_SECONDS = 0.002  # a group that waits longer behind another is asked back when a worker idles
 FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
@@ -74,7 +75,7 @@ class Crew:
 
     @property
     def has_idle(self) -> bool:
-        return any(member.can_take() and not member.groups for member in self._members)
+        return any(member.can_take() and not member.groups for member in self._members if member.is_up)
 
     def to_collect(self) -> tuple[list[Group], bool]:
         """Groups whose answers come next; whether a worker has none."""
@@ -156,7 +157,7 @@ class CrewMember:
             return True
         if len(groups) >= MAX_GROUPS:
             return False
-        return sum([group.expected for group in groups]) < PIPELINE_SECONDS
+        return sum([group.expected for group in groups]) < PIPELINE_GROUPS * groups[-1].target
 
     @property
     def has_used_up(self) -> bool:
@@ -181,7 +182,7 @@ class CrewMember:
             group.ref = run_one.remote(*function, group.number, *args)
         else:
             method = run_whole if group.runs_whole else run
-            group.ref = method.remote(*function, group.number, source.mode, group.items)
+            group.ref = method.remote(*function, group.number, source.mode, group.items, LONGEST * group.target)
         if not self.groups:
             self.sent_at = monotonic()
         group.member = self
@@ -204,6 +205,10 @@ class CrewMember:
 
     def is_stuck(self) -> bool:
         return bool(self.groups) and monotonic() - self.sent_at > RECALL_SECONDS
+
+    @property
+    def is_up(self) -> bool:
+        return self._pid is not None or self.has_started()
 
     def has_started(self) -> bool:
         """Whether its initializer has ended well."""
@@ -287,7 +292,8 @@ class CrewMember:
 
 
 def _groups_of(member: CrewMember) -> int:
-    return len(member.groups)
+    """One that has not started yet comes last: what it gets waits for that."""
+    return len(member.groups) if member.is_up else len(member.groups) + MAX_GROUPS
 
 
 def await_end(pid: int, seconds: float | None) -> bool:

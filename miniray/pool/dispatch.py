@@ -110,7 +110,7 @@ class Dispatcher:
             group = Group(calls, [result], [calls.items.popleft()], self._queue.next_number())
             group.is_claimed = True
             calls.results.clear()
-            self._send(self.crew[0], group)
+            self._send(self.crew.idlest() or self.crew[0], group)
         try:
             if group.ref is not None:
                 self._collect(group)
@@ -326,8 +326,8 @@ class Dispatcher:
                 if kept < first.kept and not first.is_claimed:
                     self._again(first, kept)
                     first.kept = kept  # which it has answered for when it answers
-                for group in list(member.groups)[1:]:
-                    if not group.is_recalled:
+                for group in list(member.groups)[1 if member.is_up else 0 :]:
+                    if not (group.is_recalled or group.is_claimed):
                         group.is_recalled = True
                         miniray.cancel(group.ref, running=False)
             self.pump()

@@ -19,7 +19,8 @@ import miniray
 from miniray.errors import SerializationError
 from miniray.pool.worker import APPLY, LIGHT, MAP, weigh
 
-GROUP_TARGET_SECONDS = 0.001
+GROUP_SECONDS = 0.001  # what a group should last
+TOGETHER_SECONDS = 0.005  # the same where results are only seen together: each group costs a tenth of a millisecond
 GROWTH = 32  # a group is at most this many times as large as the largest that was measured
 MAX_GROUP_ITEMS = 25_000
 LAST_GROUPS = 4  # towards the end of a `map` groups become smaller, down to this part of their size
@@ -47,10 +48,11 @@ class Callee:
         self.seconds = one if self.seconds is None else self.seconds + _SMOOTHING * (one - self.seconds)
         self.size = max(self.size, calls)
 
-    def group_size(self) -> int:
+    def group_size(self, target: float = GROUP_SECONDS) -> int:
+        """How many calls last about so many seconds."""
         if self.seconds is None:
             return 1
-        return max(1, min(int(GROUP_TARGET_SECONDS / (self.seconds + 1e-8)), self.size * GROWTH, MAX_GROUP_ITEMS))
+        return max(1, min(int(target / (self.seconds + 1e-8)), self.size * GROWTH, MAX_GROUP_ITEMS))
 
     def expected(self, calls: int) -> float:
         return float("inf") if self.seconds is None else self.seconds * calls
@@ -135,6 +137,10 @@ class Source:
         """These calls have not run, and wait again."""
 
 
+def target_of(source: Source) -> float:
+    return TOGETHER_SECONDS if source.fails_as_one else GROUP_SECONDS
+
+
 class Remainder:
     """Calls that come back unrun, to be run before others."""
 
@@ -168,7 +174,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number", "ref",
-        "source", "tokens",
+        "source", "target", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -182,6 +188,7 @@ class Group:
         self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
         self.expected = source.callee.expected(len(items))
+        self.target = target_of(source)  # seconds that it should last
         self.is_claimed = False  # a thread collects it
         self.is_recalled = False
         self.ref: Any = None

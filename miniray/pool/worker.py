@@ -3,7 +3,7 @@
 A group is several calls of one function that travel together; it should last about a millisecond. What a slow call
 must not do is hide those behind it:
 
-- A group that has lasted longer than `GROUP_SECONDS` ends after the call at hand, and the rest is not run.
+- A group that has lasted longer than it may ends after the call at hand, and the rest is not run.
 - While one call runs long, the watching thread gives the rest of its group back, and says so on the board. A deque
   decides: each call is popped once, by the main thread or by the watching one.
 
@@ -30,7 +30,6 @@ from miniray.pool.board import INDEX_BITS, Marks
 from miniray.pool.standing import Standing, take
 
 APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
-GROUP_SECONDS = 0.002  # a group that lasts longer ends after the call at hand
 SLOW_SECONDS = 0.002  # a call that lasts longer gives back what is behind it
 MAX_RESULT_BYTES = 1 << 20  # a group whose results weigh more ends
 KEPT_GROUPS = 8  # more than the pool has under way at one worker
@@ -86,8 +85,10 @@ class PoolWorker:
     def pid(self) -> int:
         return os.getpid()
 
-    def run(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Single | Outcome:
-        """Call by call. Ends early when it takes too long, or the results weigh too much."""
+    def run(
+        self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any], longest: float
+    ) -> Single | Outcome:
+        """Call by call. Ends early when it takes longer than so many seconds, or the results weigh too much."""
         run = _Run(number, items)
         if run.calls > 1:
             self._watch(run)
@@ -117,7 +118,7 @@ class PoolWorker:
             now = perf_counter()
             if type(result) not in LIGHT:
                 weight += weigh(result)
-            if now - start > GROUP_SECONDS or weight > MAX_RESULT_BYTES:
+            if now - start > longest or weight > MAX_RESULT_BYTES:
                 run.take_rest()
         self._run = None
         result = item = None

@@ -118,6 +118,13 @@ def stop_on_three(x: int) -> int:
     return x
 
 
+def wait_while_there(path: str) -> None:
+    deadline = time.monotonic() + 60
+    while os.path.exists(path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def touch(path: str) -> None:
     Path(path).touch()
 

@@ -75,6 +75,18 @@ def test_killed_while_idle() -> None:
         assert pool.map(functions.square, range(10)) == [x * x for x in range(10)]
 
 
+def test_a_worker_that_is_still_starting_holds_up_no_call(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with miniray.Pool(2, functions.wait_while_there, (str(gate),)) as pool:
+        first = pids(pool)[0]
+        gate.touch()
+        os.kill(first, signal.SIGKILL)
+        wait_gone([first])
+        for _ in range(5):
+            assert pool.map_async(functions.square, range(200)).get(60) == [x * x for x in range(200)]
+        gate.unlink()
+
+
 def test_what_had_not_started_runs_once(tmp_path: Path) -> None:
     with miniray.Pool(2) as pool:
         pool.map(partial(functions.kill_on, victim=-1), range(100))
