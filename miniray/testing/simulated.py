@@ -319,3 +319,11 @@ class SimulatedExecutor(Executor):
     def raise_interrupt(self) -> None:
         if self._interrupted is not None:
             self._on_interrupt(0, None)
+
+    def serve(self) -> None:
+        try:
+            super().serve()
+        finally:
+            # An actor may hold views of stored values, which hold their process, and the collector cannot see through
+            # an array: all of the run would stay for ever.
+            self._instance = None

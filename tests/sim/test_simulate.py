@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,7 @@ from miniray.testing import (
     schedules,
     simulate,
 )
+from miniray.testing.simulated import SimulatedProcess
 
 LONG_SECONDS = 1000.0
 REAL_SECONDS = 20.0
@@ -90,6 +93,27 @@ def test_everything_is_as_before_when_it_has_ended() -> None:
         simulate(lambda: 1 / random.choice([0]))
     assert names == (time.sleep, time.time, random.random, random._urandom, sleep)  # type: ignore[attr-defined]
     assert random.getstate() == state
+
+
+def _simulated_processes() -> int:
+    gc.collect()
+    return sum(type(one) is SimulatedProcess for one in gc.get_objects())
+
+
+def test_nothing_stays_of_a_run_whose_actor_keeps_an_array() -> None:
+    class Keeper:
+        def keep(self, array: Any) -> int:
+            self.array = array
+            return len(array)
+
+    def program() -> Any:
+        keeper: Any = miniray.remote(Keeper).remote()
+        return miniray.get(keeper.keep.remote(numpy.ones(50_000)))
+
+    assert simulate(program, seed=3).value == 50_000
+    before = _simulated_processes()
+    assert simulate(program, seed=3).value == 50_000
+    assert _simulated_processes() <= before
 
 
 def test_other_threads_have_the_real_clock() -> None:
