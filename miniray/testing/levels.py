@@ -29,14 +29,17 @@ def _crashes(choices: Choices, nodes: int) -> Faults:
 def _more(drawn: Faults, more: Choices, nodes: int) -> Faults:
     """What only a cluster of several nodes knows."""
     drawn = replace(drawn, broken_links=_faults.draw_links(more, between_nodes=True))
-    return replace(drawn, unhealed=_faults.draw_unhealed(more, nodes)) if drawn.heal_after else drawn
+    if drawn.heal_after:
+        drawn = replace(drawn, unhealed=_faults.draw_unhealed(more, nodes))
+    return _faults.draw_control(more, drawn)
 
 
 LEVELS: dict[Level, Callable[[Choices, int], Faults]] = {
     "none": lambda choices, nodes: NO_FAULTS,
     "delays": _delays,  # long delays, slow links, processes that stand still: nobody dies
     "crashes": _crashes,  # of workers, none to four in a run; of several nodes, each but the driver's
-    "all": _faults.draw,  # and, of several nodes: links between them break, and some nodes never heal
+    # and, of several nodes: links between them break, some nodes never heal, and the control store crashes
+    "all": _faults.draw,
 }
 
 
