@@ -78,15 +78,27 @@ class Crew:
         return any(member.can_take() and not member.groups for member in self._members if member.is_up)
 
     def to_collect(self) -> tuple[list[Group], bool]:
-        """Groups whose answers come next; whether a worker has none."""
+        """Groups whose answers come next; whether something else may happen meanwhile: a worker idles, or may hold
+        back what others wait for."""
         groups: list[Group] = []
-        idles = False
+        restless = False
         for member in self._members:
             if member.groups:
                 groups += member.to_collect()
+                restless = restless or member.groups[0].may_post
             else:
-                idles = True
-        return groups, idles
+                restless = True
+        return groups, restless
+
+    def posted(self) -> list[tuple[Group, bytes]]:
+        """Outcomes that came before their groups have ended."""
+        found = []
+        for member in self._members:
+            if member.groups and member.groups[0].may_post:
+                content = self._board.posted(member.slot, member.groups[0].number)
+                if content is not None:
+                    found.append((member.groups[0], content))
+        return found
 
     def started(self, group: Group) -> int:
         """How many calls of a group were started by its worker, dead or alive."""
@@ -205,6 +217,13 @@ class CrewMember:
 
     def is_stuck(self) -> bool:
         return bool(self.groups) and monotonic() - self.sent_at > RECALL_SECONDS
+
+    def recall(self) -> None:
+        """What waits behind the group that it runs is asked back; all, if it has not started yet."""
+        for group in list(self.groups)[1 if self.is_up else 0 :]:
+            if not (group.is_recalled or group.is_claimed):
+                group.is_recalled = True
+                miniray.cancel(group.ref, running=False)
 
     @property
     def is_up(self) -> bool:

@@ -33,7 +33,7 @@ from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
 from miniray.pool.groups import Group, Source
-from miniray.pool.outcomes import NOT_SENT, read, reason, start_error, unsent
+from miniray.pool.outcomes import NOT_SENT, read, read_posted, reason, start_error, unsent
 from miniray.pool.results import ApplyResult, Calls, IMapIterator
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
@@ -65,7 +65,7 @@ class Dispatcher:
     ) -> None:
         self.processes = processes
         self.state = RUN
-        self.reads_all = False  # `join` has been called: nobody will make room by asking for results
+        self.reads_all = False  # the input of `imap`s: `join` has been called, and nobody may ask for results
         self.lock = threading.RLock()
         self.waiting = 0  # threads of the user's that drive
         self.callbacks: deque[Callable[[], None]] = deque()
@@ -220,7 +220,7 @@ class Dispatcher:
             if left is not None and left <= 0:
                 return False
             with self.lock:
-                groups, idles = self.crew.to_collect()
+                groups, restless = self.crew.to_collect()
                 if not groups:
                     if done():
                         break
@@ -230,14 +230,15 @@ class Dispatcher:
                     finally:
                         self._sleepers -= 1
                     continue
-            patience = _least(left, pause if idles else None, longest)
+            patience = _least(left, pause if restless else None, longest)
             ready = self._await_one(groups, patience)
             for group in ready:
                 self._collect(group)
             if ready:
                 pause = FIRST_PAUSE_SECONDS
-            elif idles:
+            elif restless:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                self._take_posted()
                 self._rebalance()
         return True
 
@@ -287,7 +288,7 @@ class Dispatcher:
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
         with self.lock:
             if group in member.groups:
-                self._again(group, 0, limit=limit)
+                self._again(group, group.delivered, limit=limit)
                 self._close_group(member, group)
                 self.pump()
 
@@ -301,7 +302,18 @@ class Dispatcher:
         self._again(group, done)
         self._close_group(member, group)
         if done:  # a worker that was held up before it began has given back all of it
-            group.source.deliver(group.tokens[:done], results, errors)
+            group.deliver(done, results, errors)
+
+    def _take_posted(self) -> None:
+        """What slow calls would have kept behind them."""
+        with self.lock:
+            found = self.crew.posted()
+        for group, content in found:
+            results, errors = read_posted(group, content)
+            with self.lock:
+                if group in group.member.groups and not group.delivered:
+                    group.deliver(len(results), results, errors)
+                    self._notify()
 
     def _close_group(self, member: CrewMember, group: Group) -> None:
         member.groups.remove(group)
@@ -326,10 +338,7 @@ class Dispatcher:
                 if kept < first.kept and not first.is_claimed:
                     self._again(first, kept)
                     first.kept = kept  # which it has answered for when it answers
-                for group in list(member.groups)[1 if member.is_up else 0 :]:
-                    if not (group.is_recalled or group.is_claimed):
-                        group.is_recalled = True
-                        miniray.cancel(group.ref, running=False)
+                member.recall()
             self.pump()
 
     # ---- workers end ----
@@ -366,13 +375,13 @@ class Dispatcher:
         their results are lost with the worker."""
         attempt = group.attempt + 1
         if attempt <= self._retries:
-            self._queue.put_back(group, started - 1, started, limit=1, attempt=attempt)
-            self._queue.put_back(group, 0, started - 1, attempt=attempt)
+            last = max(started - 1, group.delivered)
+            self._queue.put_back(group, last, started, limit=1, attempt=attempt)
+            self._queue.put_back(group, group.delivered, last, attempt=attempt)
             return
         times = f"attempt {attempt} of {attempt}" if self._retries else "retries=0"
         text = f"{group.callee.name} was lost: {reason(error)}; it had started, and is not run again ({times})"
-        lost: dict[int, BaseException] = {index: WorkerCrashedError(text) for index in range(started)}
-        group.source.deliver(group.tokens[:started], [None] * started, lost)
+        group.fail(started, WorkerCrashedError(text))
 
     def _replace(self, member: CrewMember) -> None:
         try:
@@ -395,8 +404,7 @@ class Dispatcher:
             for member in self.crew:
                 groups, member.groups = member.groups, deque()
                 for group in groups:
-                    errors = dict.fromkeys(range(group.kept), error)
-                    group.source.deliver(group.tokens[: group.kept], [None] * group.kept, errors)
+                    group.fail(group.kept, error)
                 member.end()
             self._queue.abandon(error)
             for iterator in list(self._iterators):
@@ -456,12 +464,6 @@ class Dispatcher:
         if self.attendant.is_running:
             self.attendant.rouse(now=True)
 
-    def read_all(self) -> None:
-        """Take all of the input, whether anybody asks for the results or not."""
-        self.reads_all = True
-        for iterator in list(self._iterators):
-            self.resume(iterator)
-
     def _maybe_release(self) -> None:
         """Closed, and all is done: the workers end, each with its last handle."""
         if self.state == CLOSE and self.has_finished:
@@ -482,7 +484,9 @@ class Dispatcher:
         """Wait until all is done, after `close`, and the workers have ended."""
         self.attendant.refuse_to_wait()
         if self.state == CLOSE:
-            self.read_all()
+            self.reads_all = True  # whether anybody asks for the results or not
+            for iterator in list(self._iterators):
+                self.resume(iterator)
             self.wait_until(lambda: self.has_finished)
         self.crew.await_ends(JOIN_SECONDS, starting=True)
 

@@ -173,8 +173,8 @@ class Group:
     """Calls on their way."""
 
     __slots__ = (
-        "attempt", "callee", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number", "ref",
-        "source", "target", "tokens",
+        "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
+        "ref", "source", "target", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -187,6 +187,7 @@ class Group:
         self.number = number
         self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
+        self.delivered = 0  # outcomes that came before the group had ended
         self.expected = source.callee.expected(len(items))
         self.target = target_of(source)  # seconds that it should last
         self.is_claimed = False  # a thread collects it
@@ -207,6 +208,24 @@ class Group:
             if named:
                 return None
         return args if type(args) is tuple and PLAIN.issuperset(map(type, args)) else None
+
+    @property
+    def may_post(self) -> bool:
+        """Whether some of its outcomes may come before the others, and somebody would see them."""
+        return len(self.items) > 1 and not self.delivered and not self.source.fails_as_one
+
+    def deliver(self, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """Outcomes of its calls up to `end`, of which some were delivered already."""
+        first, self.delivered = self.delivered, max(self.delivered, end)
+        if first == 0:
+            self.source.deliver(self.tokens[:end], results, errors)
+        elif first < end:
+            errors = {index - first: error for index, error in errors.items() if index >= first}
+            self.source.deliver(self.tokens[first:end], results[first:], errors)
+
+    def fail(self, end: int, error: BaseException) -> None:
+        """All calls up to `end` that have no outcome yet."""
+        self.deliver(end, [None] * end, dict.fromkeys(range(end), error))
 
     @property
     def runs_whole(self) -> bool:

@@ -59,6 +59,16 @@ def read(group: Group, member: CrewMember) -> Read:
     return done, results, errors, seconds
 
 
+def read_posted(group: Group, content: bytes) -> tuple[list[Any], dict[int, BaseException]]:
+    """Results and exceptions of the first calls of a group, which came before it has ended; none, if they cannot be
+    read like this: they come again."""
+    try:
+        results, raised = pickle.loads(content)
+    except (Exception, SystemExit):
+        return [], {}
+    return results, {index: _exception(group, group.member, index, one) for index, one in raised.items()}
+
+
 def unsent(error: SerializationError) -> BaseException:
     """Arguments that could not be pickled: what pickle raised, with the path to the culprit as a note."""
     cause = error.__cause__

@@ -6,6 +6,8 @@ must not do is hide those behind it:
 - A group that has lasted longer than it may ends after the call at hand, and the rest is not run.
 - While one call runs long, the watching thread gives the rest of its group back, and says so on the board. A deque
   decides: each call is popped once, by the main thread or by the watching one.
+- And the outcomes of the calls before it leave at once, by the board's letterbox. They come again with the group's
+  answer, for what did not go into the box.
 
 Each call has its own result or error. Results travel in one pickle, which is fast; if it fails, or an exception is
 one that plain pickle cannot carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
@@ -47,12 +49,15 @@ Raised = tuple[str, bytes | None, str]
 class _Run:
     """The group at hand, as both threads see it."""
 
-    __slots__ = ("calls", "number", "rest", "since")
+    __slots__ = ("calls", "has_posted", "number", "raised", "rest", "results", "since")
 
     def __init__(self, number: int, items: Sequence[Any]) -> None:
         self.number = number
         self.calls = len(items)
         self.rest = deque(items)
+        self.results: list[Any] = []
+        self.raised: dict[int, BaseException] = {}
+        self.has_posted = False
         self.since = perf_counter()
 
     def take_rest(self) -> int:
@@ -92,8 +97,7 @@ class PoolWorker:
         run = _Run(number, items)
         if run.calls > 1:
             self._watch(run)
-        results: list[Any] = []
-        raised: dict[int, BaseException] = {}
+        results, raised = run.results, run.raised
         weight = 0
         mark, words, take = (number << INDEX_BITS) + 1, self._marks.words, run.rest.popleft
         now = start = run.since
@@ -189,6 +193,8 @@ class PoolWorker:
             return f"<its repr raised {error!r}>"
 
     def _keep(self, number: int, results: list[Any], raised: dict[int, BaseException]) -> None:
+        for error in raised.values():
+            error.__traceback__ = None  # whose frames hold all that they worked with
         self._kept[number] = results, raised
         if len(self._kept) > KEPT_GROUPS:
             self._kept.popitem(last=False)
@@ -219,23 +225,35 @@ class PoolWorker:
             run, now = self._run, perf_counter()
             if run is not None:
                 busy = now
-                if run.rest and now - run.since > SLOW_SECONDS:
-                    kept = run.take_rest()
-                    if kept < run.calls:
-                        self._marks.words[1] = (run.number << INDEX_BITS) + kept
+                if now - run.since > SLOW_SECONDS:
+                    self._let_go(run)
             elif now - busy > PARK_SECONDS:
                 self._parked = True
                 if self._run is None:
                     self._sleep.acquire()
                 busy = perf_counter()
 
+    def _let_go(self, run: _Run) -> None:
+        """The call at hand is slow: it shall hide neither those behind it nor the outcomes of those before it."""
+        if run.rest:
+            kept = run.take_rest()
+            if kept < run.calls:
+                self._marks.give_back(run.number, kept)
+        if not run.has_posted:
+            run.has_posted = True
+            results = run.results[:]
+            try:
+                errors = {index: _describe(run.raised[index]) for index in list(run.raised) if index < len(results)}
+                if results and all(dumped is not None for _, dumped, _ in errors.values()):
+                    self._marks.post(run.number, pickle.dumps((results, errors)))
+            except BaseException:
+                pass  # what cannot be pickled is told with the group's answer
+
 
 def _describe(error: BaseException) -> Raised:
     """Its traceback as text, without our own frame, and itself where plain pickle carries it whole."""
     trace = error.__traceback__
-    error.__traceback__ = None if trace is None else trace.tb_next
-    text = "".join(traceback.format_exception(error))
-    error.__traceback__ = None
+    text = "".join(traceback.format_exception(type(error), error, None if trace is None else trace.tb_next))
     name = type(error).__name__
     try:
         dumped = pickle.dumps(error)

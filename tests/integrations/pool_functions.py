@@ -201,3 +201,19 @@ class Undriven:
                 return False
             time.sleep(0.01)
         return True
+
+
+def wait_for(path: str) -> str:
+    """Until somebody has made that file, or a minute; "" is there already."""
+    deadline = time.monotonic() + 60
+    while path and not os.path.exists(path):
+        if time.monotonic() > deadline:
+            return "nobody came"
+        time.sleep(0.005)
+    return path
+
+
+def wait_or_fail(path: str) -> str:
+    if path == "fail":
+        raise LookupError(path)
+    return wait_for(path)

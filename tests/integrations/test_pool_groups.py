@@ -1,0 +1,73 @@
+"""Calls travel in groups, and nobody may notice: not by a result that waits for another, nor by a chunk.
+
+Where one call has to be slow it waits until the test has seen what it must not hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import miniray
+from tests.integrations import pool_functions as functions
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    miniray.init(num_cpus=2)
+    yield
+    miniray.shutdown()
+
+
+def learn(pool: Any, function: Any) -> None:
+    """Its calls are known to be short from here on: the next ones travel many at once."""
+    for _ in range(5):
+        list(pool.imap(function, [""] * 500))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("use", ["imap", "imap_unordered"])
+def test_a_slow_call_keeps_back_no_result_of_those_before_it(use: str, processes: int, tmp_path: Path) -> None:
+    file = str(tmp_path / "go on")
+    with miniray.Pool(processes) as pool:
+        learn(pool, functions.wait_or_fail)
+        results = getattr(pool, use)(functions.wait_or_fail, ["", "", "fail", "", file, *[""] * 20])
+        first: list[Any] = []
+        for _ in range(4 if processes == 1 or use == "imap" else 24):  # another worker has run those behind it, too
+            try:
+                first.append(results.next(timeout=20))
+            except LookupError as error:
+                first.append(str(error))
+        assert sorted(first) == [*[""] * (len(first) - 1), "fail"]
+        Path(file).touch()
+        assert sorted(results) == [*[""] * (24 - len(first)), file]
+
+
+def test_a_slow_call_keeps_back_no_apply_async(tmp_path: Path) -> None:
+    file = str(tmp_path / "go on")
+    with miniray.Pool(1) as pool:
+        learn(pool, functions.wait_for)
+        pool.map(functions.sleep, [0.01])
+        results = [pool.apply_async(functions.wait_for, (path,)) for path in ["", "", "", file, ""]]
+        assert [result.get(20) for result in results[:3]] == ["", "", ""]
+        assert not results[3].ready()
+        Path(file).touch()
+        assert [result.get(20) for result in results[3:]] == [file, ""]
+
+
+def test_what_came_early_comes_once_when_the_worker_dies(tmp_path: Path) -> None:
+    for retries in (0, 2):
+        file = str(tmp_path / f"go on {retries}")
+        with miniray.Pool(1, retries=retries) as pool:
+            learn(pool, functions.wait_for)
+            results = pool.imap_unordered(functions.wait_for, ["", "", "", file, "", ""])
+            assert [results.next(timeout=20) for _ in range(3)] == [""] * 3
+            pool._pool[0].kill()
+            Path(file).touch()
+            if not retries:
+                with pytest.raises(miniray.errors.WorkerCrashedError):
+                    results.next(timeout=20)
+            assert sorted(results) == ["", "", file][: 3 if retries else 2]
