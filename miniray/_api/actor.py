@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miniray._api import options as _options
 from miniray._api.object_ref import ObjectRef
@@ -21,6 +21,10 @@ from miniray._runtime.signals import unbroken
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
 from miniray.errors import SessionError
+
+
+if TYPE_CHECKING:
+    from miniray._serialization.namespaces import Inherited
 
 
 class ActorClass:
@@ -45,21 +49,23 @@ class ActorClass:
                 f"{self._class.__qualname__}: start='fork' is for actors of the driver: they inherit what it has, and "
                 "a task has a process of its own; without it the actor is sent what it needs"
             )
+        inherited: Inherited | None = None
         if self._options.task.fork and process.forks is not None:
-            creation = self._fork(process, process.forks, args, kwargs)
+            creation, inherited = self._fork(process, process.forks, args, kwargs)
         else:  # in a simulation forks are sent what they would inherit
             function = self._handle.export(process, self._class)
             creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
-        return ActorHandle(creation, self._class.__qualname__, self._methods, self._options.task_retries)
+        handle = ActorHandle(creation, self._class.__qualname__, self._methods, self._options.task_retries)
+        handle._inherited = inherited
+        return handle
 
     def _fork(
         self, process: Process, forks: Forks, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> ObjectRef[Any]:
+    ) -> tuple[ObjectRef[Any], Inherited | None]:
         task = process.next_task_id()
         with forks.creating(task, (self._class, args, kwargs)) as await_process:
             ref: ObjectRef[Any] = submit_inherited(process, task, self._options.task)
-            await_process()
-        return ref
+            return ref, await_process()
 
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options, for actors made through what this returns.
@@ -97,6 +103,7 @@ class ActorHandle:
     def __init__(self, creation: ObjectRef[Any], class_name: str, methods: tuple[str, ...], task_retries: int) -> None:
         self._creation = creation
         self._task_retries = task_retries
+        self._inherited: Inherited | None = None  # what a process that was forked from this one need not be sent
         self._class_name = class_name
         self._methods = methods
 
@@ -136,7 +143,7 @@ class ActorHandle:
 class ActorMethod:
     """A method of one actor."""
 
-    __slots__ = ("_actor", "_function", "_handle", "_name", "_options")
+    __slots__ = ("_actor", "_function", "_handle", "_inherited", "_name", "_options")
 
     def __init__(self, handle: ActorHandle, name: str, given: dict[str, Any]) -> None:
         full_name = f"{handle._class_name}.{name}"
@@ -144,6 +151,7 @@ class ActorMethod:
         self._name = name
         self._function: Callable[..., Any] | None = None
         self._handle: FunctionHandle | None = None
+        self._inherited = handle._inherited
         self._actor = handle._creation  # not the handle: it keeps its methods, and a cycle would outlive the last use
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -156,12 +164,20 @@ class ActorMethod:
         process = current()
         if self._actor._process is not process:
             self._actor.check_session(process)
+        inherited = self._inherited
         function = _NO_FUNCTION
         if self._handle is not None and self._function is not None:
-            function = self._handle.export(process, self._function)
-        return submit(
-            process, function, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
-        )
+            function = self._handle.export(process, self._function, inherited)
+        if inherited is None:
+            return submit(
+                process, function, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
+            )
+        from miniray._serialization.namespaces import pickling_for
+
+        with pickling_for(inherited):
+            return submit(
+                process, function, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
+            )
 
     def options(self, **given: Any) -> ActorMethod:
         """The same method with other options.
@@ -174,7 +190,7 @@ class ActorMethod:
                 process, as remote functions are, and again only when it or something that it names has changed.
         """
         changed: ActorMethod = ActorMethod.__new__(ActorMethod)
-        changed._name, changed._actor = self._name, self._actor
+        changed._name, changed._actor, changed._inherited = self._name, self._actor, self._inherited
         merged = {**self._options.given, **given}
         changed._options = _options.check("method", self._options.task.name, _options.METHOD_DEFAULTS, merged)
         changed._function = function = merged.get("function")

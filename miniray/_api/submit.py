@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime.config import INLINE_BYTES
@@ -17,6 +17,9 @@ from miniray.core.owner.events import RefsDropped, Submitted, ValuePut
 from miniray.core.record import replace
 from miniray.core.task_spec import TaskOptions, TaskSpec
 from miniray.errors import SerializationError as PublicSerializationError
+
+if TYPE_CHECKING:
+    from miniray._serialization.namespaces import Inherited
 
 _sites: dict[tuple[CodeType, int], str] = {}
 _MAX_SITES = 10_000
@@ -45,10 +48,14 @@ class FunctionHandle:
         self._process: Process | None = None
         self._function_id: FunctionId | None = None
 
-    def export(self, process: Process, function: Callable[..., Any]) -> FunctionId:
-        """The id of `function` as it is now; announced when it is another one than at the last call."""
+    def export(
+        self, process: Process, function: Callable[..., Any], inherited: Inherited | None = None
+    ) -> FunctionId:
+        """The id of `function` as it is now; announced when it is another one than at the last call. `inherited`: what
+        its receiver was forked with."""
         try:
-            function_id, definition = process.exporter.export(function)
+            exporter = process.exporter if inherited is None else process.exporter_for(inherited)
+            function_id, definition = exporter.export(function)
         except SerializationError as error:
             raise PublicSerializationError(str(error)) from error.cause
         if function_id != self._function_id or process is not self._process:

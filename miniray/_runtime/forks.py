@@ -28,7 +28,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from miniray._runtime import lifelines
 from miniray._runtime.newborn import flush, live
@@ -51,6 +52,9 @@ from miniray.core.failures import UNKNOWN_STATUS
 from miniray.core.ids import SESSION_BYTES, ObjectId, TaskId, process_id, return_id
 from miniray.errors import SessionError
 
+if TYPE_CHECKING:
+    from miniray._serialization.namespaces import Inherited
+
 FORK_SECONDS = 60.0  # how long whoever makes such an actor waits for the node to ask for its process
 REAP_SECONDS = 3.0  # what has not died of SIGKILL by then hangs in the kernel
 LINE = "forks"
@@ -62,6 +66,7 @@ class _Expected:
     def __init__(self, creation: ObjectId) -> None:
         self.waiter = Waiter([creation])
         self.request: tuple[Fork, int] | None = None
+        self.inherited: Inherited | None = None
 
 
 class Forks:
@@ -86,6 +91,7 @@ class Forks:
         self._endow = endow
         self._expected: dict[TaskId, _Expected] = {}
         self._inheritance = Inheritance(process, {})
+        self._inherited: Inherited | None = None  # what the last one that was forked has
         self._children: dict[int, tuple[int, int]] = {}  # pid -> process number, pidfd
         watch(line.fileno(), LINE)
 
@@ -94,18 +100,20 @@ class Forks:
     @contextmanager
     def creating(
         self, task: TaskId, creation: tuple[type[Any], tuple[Any, ...], dict[str, Any]]
-    ) -> Iterator[Callable[[], None]]:
-        """Inside, the actor is submitted; then what this gives is called, which returns when its process exists.
+    ) -> Iterator[Callable[[], Inherited | None]]:
+        """Inside, the actor is submitted; then what this gives is called, which returns when its process exists, with
+        what that has inherited and need not be sent.
 
         Raises:
             SessionError: the node has asked for no process in time.
         """
-        import miniray._runtime.worker_main  # noqa: F401  here, since imports of a child may meet locks of no thread
+        for needed in ("miniray._runtime.worker_main", "miniray._serialization.by_value"):
+            import_module(needed)  # here: in the child another thread's lock may be on it for ever
 
         process, object_id = self._process, return_id(task)
         expected = _Expected(object_id)
 
-        def await_process() -> None:
+        def await_process() -> Inherited | None:
             flush()  # now, since it may take long, and once more where nothing can come between
             with Registered(process, expected.waiter, [object_id]):
                 done = process.drives.wait(expected.waiter, FORK_SECONDS)
@@ -114,6 +122,7 @@ class Forks:
             if not done:
                 raise SessionError(f"the node has asked for no process in {FORK_SECONDS:g} s: it may have too many")
             process.drives.locked(lambda: self._settle(task))
+            return expected.inherited
 
         self._forget_gone()
         self._inheritance.creations[task] = creation
@@ -129,6 +138,7 @@ class Forks:
         expected = self._expected.pop(task, None)
         if expected is not None and expected.request is not None:
             self._fork(*expected.request)
+            expected.inherited = self._inherited
 
     def _forget_gone(self) -> None:
         """Actors that nobody can call any more are restarted no more."""
@@ -160,6 +170,9 @@ class Forks:
             reason = "it has no descriptor left for the link" if descriptor < 0 else "who made the actor has gone"
             self._line.send(StartFailed(request.number, f"the driver could not be forked: {reason}"))
             return
+        from miniray._serialization.by_value import prepare_fork
+
+        self._inherited = prepare_fork(self._inherited)
         link, parent = socket.socket(fileno=descriptor), os.getpid()
         by_main_thread = threading.current_thread() is threading.main_thread()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -224,6 +237,7 @@ class Forks:
     def _be_worker(self, number: int, link: socket.socket, parent: int) -> None:
         """What `register_at_fork` has closed and forgotten (`driver.py`) is gone already."""
         from miniray._runtime.worker_main import main as be_worker
+        from miniray._serialization.namespaces import inherit_main
 
         if parent:
             lifelines.die_with_parent(parent)
@@ -235,6 +249,7 @@ class Forks:
         main = threading.main_thread()
         main.name = "MainThread"
         main._daemonic = False  # type: ignore[attr-defined]  # threads that it starts are as it is
+        inherit_main("")
         _read_nothing()
         _begin_multiprocessing_anew()
         be_worker(self._endow(number, link, self._inheritance))

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -46,6 +46,9 @@ from miniray.errors import ForkedDriverError, ObjectStoreFullError, SessionError
 if TYPE_CHECKING:
     from miniray._runtime.forks import Forks
     from miniray._runtime.spawn import Inheritance
+    from miniray._serialization.namespaces import Inherited
+
+MAX_EXPORTERS = 16  # for workers that were forked when `__main__` had other bindings
 
 
 class Drives(Protocol):
@@ -120,6 +123,7 @@ class Process:
         self.elsewhere = owner.elsewhere  # own values that lie on another node
         self.store = store
         self.exporter = FunctionExporter()
+        self._exporters_for_forks: OrderedDict[int, FunctionExporter] = OrderedDict()  # by what these have inherited
         self.importer = FunctionImporter()
         self.waiters = Waiters(owner.values)
         self.dropped: deque[ObjectId] = deque()
@@ -167,6 +171,8 @@ class Process:
         while functions:
             function_id, key = functions.popleft()
             self.exporter.forget(key)  # else what the function has captured lives on, refs too
+            for exporter in self._exporters_for_forks.values():
+                exporter.forget(key)
             events.append(FunctionDropped(function_id))
         return events
 
@@ -415,6 +421,17 @@ class Process:
             found.append((ref, object_id))
 
     # ---- functions ----
+
+    def exporter_for(self, inherited: Inherited | None) -> FunctionExporter:
+        """Who makes definitions for workers that have this already."""
+        if inherited is None:
+            return self.exporter
+        found = self._exporters_for_forks.get(inherited.number)
+        if found is None:
+            found = self._exporters_for_forks[inherited.number] = FunctionExporter(inherited=inherited)
+            if len(self._exporters_for_forks) > MAX_EXPORTERS:
+                self._exporters_for_forks.popitem(last=False)
+        return found
 
     def announce(self, function_id: FunctionId, definition: Serialized) -> None:
         """Let the owner role have a definition that tasks are going to name; once for each handle."""

@@ -23,7 +23,16 @@ from typing import IO, Any
 import cloudpickle.cloudpickle as cp
 
 from miniray._serialization import namespaces, pickles
-from miniray._serialization.namespaces import MISSING, Binding, GlobalsKey, class_versions, same_objects, versions
+from miniray._serialization.namespaces import (
+    MISSING,
+    Binding,
+    GlobalsKey,
+    Inherited,
+    class_versions,
+    is_only_inherited,
+    same_objects,
+    versions,
+)
 from miniray._serialization.pickles import PROTOCOL, find_wrapper, unwrap
 
 CACHED_CLASSES = 1000
@@ -134,7 +143,7 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
     ) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
         self._namespace = namespace
-        self._inherited = namespaces.inherited.get(namespace, {})
+        self._target = namespaces.current.target
         self._dependencies = dependencies
 
     def reducer_override(self, obj: Any) -> Any:
@@ -175,7 +184,8 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         if applied is None:
             bindings = tuple(self._bindings(key[1], bound, names))
         else:
-            bindings = tuple([(name, *applied[name]) for name in names if name in applied])
+            sent = [name for name in names if name in applied and not is_only_inherited(applied[name][1])]
+            bindings = tuple([(name, *applied[name]) for name in sent])
         state = attributes, slots, bindings
         return FunctionType, (code, named, None, None, closure), state, None, None, _set_function_state
 
@@ -190,15 +200,13 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         return None, None
 
     def _bindings(self, module: str, bound: dict[str, Any], names: list[str]) -> Iterator[Binding]:
-        share = namespaces.sharing.get(self._namespace)
+        inherited = self._target.versions if self._target is not None and module == "__main__" else {}
         for name in names:
             value = bound.get(name, MISSING)
-            if value is MISSING:
-                continue
-            if module == "__main__" and self._inherited.get(name, MISSING) is value:
-                continue
-            version = versions.of_global(module, name, value)
-            yield name, version, value if share is None else share(value)
+            if value is not MISSING:
+                version = versions.of_global(module, name, value)
+                if inherited.get(name) != version:
+                    yield name, version, value
 
 
 class _Definition:
@@ -213,13 +221,14 @@ class _Definition:
         self.refs = refs
 
 
-_definitions: OrderedDict[tuple[str, int], _Definition] = OrderedDict()
+_definitions: OrderedDict[tuple[str, int, int], _Definition] = OrderedDict()
 _numbers = itertools.count(1)
 
 
 def _define_class(cls: type[Any], namespace: str) -> Any:
     """The reduction of a class inside a value."""
-    key = (namespace, id(cls))
+    target = namespaces.current.target
+    key = (namespace, 0 if target is None else target.number, id(cls))
     known = _definitions.get(key)
     if known is None or known.cls is not cls or not known.dependencies.unchanged():
         dependencies = Dependencies()
@@ -255,12 +264,11 @@ def begin_anew() -> Callable[[], None]:
     return go_back
 
 
-def prepare_fork(namespace: str) -> None:
-    """Called in the driver before it forks a worker of `namespace`.
+def prepare_fork(last: Inherited | None) -> Inherited:
+    """Called in the driver before it is forked; what the child has inherited then. `last` is what this gave before.
 
     Classes of `__main__` get their tracker's ids now: so the child's class and the driver's are one, both ways.
     """
-    namespaces.will_inherit_main(namespace)
     pending = list(vars(sys.modules["__main__"]).values())
     seen: dict[int, None] = {}
     while pending:
@@ -270,6 +278,7 @@ def prepare_fork(namespace: str) -> None:
             cp._get_or_create_tracker_id(cls)
             versions.of_class(cls)
             pending += vars(cls).values()  # nested classes
+    return namespaces.main_as_it_is(last)
 
 
 # ---- what the pickles call -----------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ a global which the work function reads) raises NameError. So here:
   bindings; an initializer's database connection is not dragged into a nested task.
 - **A class's attributes follow the same rule**, as one version. Coming home it is the very class, untouched:
   cloudpickle's tracker finds it by its id.
-- **Inherited bindings** (a worker forked from the driver has them) do not travel while they are unchanged.
+- **Inherited bindings do not travel.** What is pickled for a worker that was forked from this process leaves out what
+  `__main__` binds as it did at the fork (`Inherited`); so these need not be things that can be pickled.
 - Values must name the namespace of the functions that they meet: `serialize(value, namespace)`.
 """
 
@@ -63,14 +64,6 @@ class GlobalsTable:
         self.origins = origins
         self.classes_had: dict[tuple[str, str, str], int] = {}  # namespace, sender, class -> the last definition loaded
         self._shared: dict[GlobalsKey, SharedGlobals] = {}
-
-    def forget(self, namespace: str) -> None:
-        """The session or pool is over; functions that still live keep their dict."""
-        for key in [key for key in self._shared if key[0] == namespace]:
-            shared_by_id.pop(id(self._shared.pop(key).names), None)
-        for had in [had for had in self.classes_had if had[0] == namespace]:
-            del self.classes_had[had]
-        inherited.pop(namespace, None)
 
     def find(self, key: GlobalsKey, extras: dict[str, Any]) -> SharedGlobals:
         found = self._shared.get(key)
@@ -148,7 +141,6 @@ def same_objects(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(map(is_, one.values(), other.values()))
 
 
-inherited: dict[str, dict[str, Any]] = {}  # namespace -> `__main__` as its workers inherited it
 shared_by_id: dict[int, SharedGlobals] = {}  # by the dict's id; the entries keep their dicts, so ids stay true
 class_versions: weakref.WeakKeyDictionary[type[Any], tuple[str, int]] = weakref.WeakKeyDictionary()
 _process_table = GlobalsTable({})
@@ -157,14 +149,22 @@ _process_table.origins[versions.origin] = None
 os.register_at_fork(after_in_child=versions.after_fork)
 
 
+class Inherited:
+    """`__main__` of this process, as those have it that were forked from it at some moment."""
+
+    __slots__ = ("number", "versions")
+
+    def __init__(self, number: int, versions: dict[str, int]) -> None:
+        self.number = number
+        self.versions = versions  # of each name
+
+
 class _Current(threading.local):
     table: GlobalsTable = _process_table
-    fetch: Callable[[Any], Any] | None = None
+    target: Inherited | None = None  # what those have inherited for whom this thread pickles
 
 
 current = _Current()
-sharing: dict[str, Callable[[Any], Any]] = {}  # namespace -> what is pickled instead of a large global
-process_fetch: list[Callable[[Any], Any]] = []  # of values that are unpickled outside of an importer
 
 
 def process_table() -> GlobalsTable:
@@ -172,38 +172,48 @@ def process_table() -> GlobalsTable:
 
 
 @contextmanager
-def loading_into(table: GlobalsTable, fetch: Callable[[Any], Any] | None) -> Iterator[None]:
-    """What this thread unpickles inside gets its globals from `table`, and shared values through `fetch`."""
-    outer = current.table, current.fetch
-    current.table, current.fetch = table, fetch
+def loading_into(table: GlobalsTable) -> Iterator[None]:
+    """What this thread unpickles inside gets its globals from `table`."""
+    outer, current.table = current.table, table
     try:
         yield
     finally:
-        current.table, current.fetch = outer
+        current.table = outer
 
 
-def fetch_shared(reference: Any) -> Any:
-    """What a large global that lies in the store is pickled as a call of."""
-    fetch = current.fetch or (process_fetch[-1] if process_fetch else None)
-    if fetch is None:
-        raise RuntimeError("a global lies in the store, and this process has no FunctionImporter with a `fetch`")
-    return fetch(reference)
+@contextmanager
+def pickling_for(target: Inherited | None) -> Iterator[None]:
+    """What this thread pickles inside is for workers that have inherited this."""
+    outer, current.target = current.target, target
+    try:
+        yield
+    finally:
+        current.target = outer
 
 
-def will_inherit_main(namespace: str) -> None:
-    """Called in the driver before it forks workers of `namespace`: what is bound the first time need not travel."""
-    inherited.setdefault(namespace, dict(vars(sys.modules["__main__"])))
+def main_as_it_is(last: Inherited | None) -> Inherited:
+    """Called in a process before it is forked; `last` again, if nothing was bound anew since."""
+    bound = list(vars(sys.modules["__main__"]).items())
+    found = {name: versions.of_global("__main__", name, value) for name, value in bound}
+    if last is not None and last.versions == found:
+        return last
+    return Inherited(1 if last is None else last.number + 1, found)
 
 
 def inherit_main(namespace: str) -> None:
     """Called in a worker that was forked from the driver: its `__main__` is the driver's, as it was at that moment."""
     parent = versions.parent
-    assert parent, "nobody has called `prepare_fork` before this process was forked"
+    assert parent, "this process was not forked"
     main = sys.modules["__main__"].__dict__
     _process_table.origins[parent] = None
-    process_fetch.clear()
     shared = _process_table.find((namespace, "__main__", parent), {})
     for name, number, value in versions.current("__main__"):
         if main.get(name, MISSING) is value:
             shared.applied[name] = (number, value)
     shared_by_id[id(main)] = shared
+
+
+def is_only_inherited(value: Any) -> bool:
+    """Whether it is a thing that no pickle carries, as far as its type tells."""
+    kind = type(value)
+    return kind.__module__.startswith("multiprocessing.") or (kind.__module__ == "_thread" and "ock" in kind.__name__)

@@ -38,7 +38,6 @@ from miniray.executor.future import Future
 from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
-from miniray.pool.groups import Callees
 from miniray.pool.worker import MAP, STARMAP
 
 __all__ = ["Executor", "Future"]
@@ -55,7 +54,7 @@ class Executor(futures.Executor):
 
     Args:
         max_workers: how many processes; the CPUs that this one may use by default.
-        mp_context: accepted for compatibility; workers start in miniray's way.
+        mp_context: a fork context has the workers forked from this very process, as one says of `Pool`'s.
         initializer, initargs: called as `initializer(*initargs)` in each process before anything else.
         max_tasks_per_child: after so many calls a process is replaced by a new one.
         retries: how many more times a call is started whose process has died; by default it fails at once with
@@ -96,11 +95,11 @@ class Executor(futures.Executor):
             raise ValueError("a strict executor breaks when a worker dies: it has no retries")
         self._max_workers = max_workers
         self._mp_context = mp_context or get_context()
+        self._asked_context = mp_context
         self._start = initializer, tuple(initargs)
         self._max_tasks_per_child = max_tasks_per_child
         self._retries = retries
         self._strict = strict
-        self._callees = Callees()
         self._is_shut = False
         self._starting = threading.Lock()
         self._dispatcher: Dispatcher | None = None
@@ -118,7 +117,7 @@ class Executor(futures.Executor):
         dispatcher = self._dispatcher or self._begin()
         with dispatcher.lock:
             self._check(dispatcher)
-            callee = self._callees.find(fn)
+            callee = dispatcher.callees.find(fn)
             future: Future[T] = Future(dispatcher)
             last = dispatcher.last_in_queue()
             if type(last) is Submissions and last.callee is callee:
@@ -169,9 +168,9 @@ class Executor(futures.Executor):
         else:
             items, rows = rows if isinstance(rows, range | tuple) else list(rows), None
         mode = MAP if len(iterables) == 1 else STARMAP
-        callee = self._callees.find(fn)
+        callee = dispatcher.callees.find(fn)
         calls = MapCalls(dispatcher, callee, mode, chunksize, rows)
-        calls.argument = callee.stored()
+        calls.argument = dispatcher.crew.stored(callee)
         self._extend(calls, items)
         this = weakref.ref(self)
 
@@ -206,7 +205,7 @@ class Executor(futures.Executor):
     def _hire(self) -> Dispatcher:
         return Dispatcher(
             self._max_workers, self._start, self._max_tasks_per_child,
-            retries=self._retries, context=self._mp_context, is_strict=self._strict,
+            retries=self._retries, context=self._asked_context, is_strict=self._strict,
         )  # fmt: skip
 
     def _check(self, dispatcher: Dispatcher | None) -> None:

@@ -34,7 +34,6 @@ import miniray
 from miniray.errors import ForkedDriverError
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import CLOSE, RUN, TERMINATE, Dispatcher
-from miniray.pool.groups import Callees
 from miniray.pool.outcomes import MaybeEncodingError, RemoteTraceback
 from miniray.pool.results import (
     ApplyResult,
@@ -70,7 +69,10 @@ class Pool:
         processes: how many; the CPUs of this process by default.
         initializer, initargs: called as `initializer(*initargs)` in each process before anything else.
         maxtasksperchild: after so many tasks (calls, or chunks of them) a process is replaced by a new one.
-        context: accepted for compatibility; workers start in miniray's way.
+        context: a fork context has the workers forked from this very process, as the standard pool does it on Linux, so
+            that they inherit all that it has. That happens by itself where something is shared by inheritance only, or
+            cannot be pickled: a lock, say, in `initargs`, in a global of the program, in what a function uses. Other
+            contexts: workers start in miniray's way, which is faster. The pool's repr says which it is.
         retries: how many more times a call is started whose process has died; by default it fails at once with
             `WorkerCrashedError`. (The standard pool waits for ever.) Calls that had not started are simply run.
 
@@ -107,17 +109,16 @@ class Pool:
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._maxtasksperchild = maxtasksperchild
         self._ctx: BaseContext = context or get_context()
-        self._callees = Callees()
         try:
-            self._dispatcher = self._begin(retries)
+            self._dispatcher = self._begin(context, retries)
         except ForkedDriverError:  # a `multiprocessing.Process` that uses a pool of its own
             miniray.init()
-            self._dispatcher = self._begin(retries)
+            self._dispatcher = self._begin(context, retries)
         self._state = RUN
 
-    def _begin(self, retries: int) -> Dispatcher:
+    def _begin(self, context: BaseContext | None, retries: int) -> Dispatcher:
         start = self._initializer, self._initargs
-        return Dispatcher(self._processes, start, self._maxtasksperchild, retries=retries, context=self._ctx)
+        return Dispatcher(self._processes, start, self._maxtasksperchild, retries=retries, context=context)
 
     # ---- one call ----
 
@@ -125,7 +126,7 @@ class Pool:
         """`func(*args, **kwds)` in a worker; its exception is raised here."""
         dispatcher = self._dispatcher
         dispatcher.check_running()
-        calls = Calls(self._callees.find(func))
+        calls = Calls(self._dispatcher.callees.find(func))
         result = ApplyResult(self, dispatcher, None, None)
         calls.append(result, args, kwds)
         dispatcher.run_alone(calls, result)
@@ -143,7 +144,7 @@ class Pool:
         dispatcher = self._dispatcher
         with dispatcher.lock:
             dispatcher.check_running()
-            callee = self._callees.find(func)
+            callee = self._dispatcher.callees.find(func)
             result = ApplyResult(self, dispatcher, callback, error_callback)
             last = dispatcher.last_in_queue()
             if type(last) is Calls and last.callee is callee:
@@ -214,7 +215,7 @@ class Pool:
         if chunksize is None:
             chunksize = -(-len(items) // (self._processes * _CHUNKS_PER_WORKER)) or 1
         _check_chunksize(chunksize)
-        callee = self._callees.find(func)
+        callee = self._dispatcher.callees.find(func)
         result = MapResult(items, callee, mode, chunksize, self, self._dispatcher, callback, error_callback)
         if input_error is not None:
             self._dispatcher.fail(result, input_error)
@@ -223,7 +224,7 @@ class Pool:
             result._success = True
             result.show()
             return result
-        result.argument = callee.stored()
+        result.argument = self._dispatcher.crew.stored(callee)
         self._dispatcher.add(result, result)
         return result
 
@@ -240,9 +241,9 @@ class Pool:
     ) -> IMapIterator:
         self._check_running()
         _check_chunksize(chunksize)
-        callee = self._callees.find(func)
+        callee = self._dispatcher.callees.find(func)
         iterator = kind(self, self._dispatcher, callee, iterable, chunksize)
-        iterator.argument = callee.stored()
+        iterator.argument = self._dispatcher.crew.stored(callee)
         self._dispatcher.add(iterator)
         return iterator
 
@@ -293,7 +294,9 @@ class Pool:
 
     def __repr__(self) -> str:
         cls = type(self)
-        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._processes}>"
+        start = "fork" if self._state != INIT and self._dispatcher.crew.is_forked else "zygote"
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        return f"<{name} state={self._state} pool_size={self._processes} start={start}>"
 
     def _check_running(self) -> None:
         if self._state != RUN:

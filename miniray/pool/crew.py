@@ -23,9 +23,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import miniray
-from miniray.errors import ActorDiedError, MinirayError
+from miniray.errors import ActorDiedError, MinirayError, SerializationError, SessionError
 from miniray.pool.board import Board
 from miniray.pool.groups import Callee, Group
+from miniray.pool.inheritance import find_in_main, find_shared, is_fork_context
 from miniray.pool.standing import Standing, next_standing
 from miniray.pool.worker import PoolWorker
 
@@ -42,22 +43,62 @@ class Crew:
     Args:
         start: initializer and initargs.
         tasks_per_child: after so many tasks a worker is replaced.
-        context: after which the workers are named.
+        context: after which the workers are named; a fork context that was asked for has them forked.
     """
 
     def __init__(
         self, processes: int, start: tuple[Any, Any], tasks_per_child: int | None, context: BaseContext | None
     ) -> None:
         self._board = Board(processes)
-        self._start = miniray.put(start)
         self._tasks_per_child = tasks_per_child
         self._context: BaseContext = context or get_context()
         self._failed_starts = 0
+        self._start: Any = start
+        self.is_forked = find_shared(*start) is not None or not self._put_start()
+        self._members: list[CrewMember] = []
+        if not self.is_forked and (is_fork_context(context) or find_in_main() is not None):
+            self._fork_if_possible(start, processes)
+        else:
+            self._hire_all(processes)
+
+    def _put_start(self) -> bool:
+        """What cannot be pickled is inherited."""
+        try:
+            self._start = miniray.put(self._start)
+        except SerializationError:
+            return False
+        return True
+
+    def _fork_if_possible(self, start: Any, processes: int) -> None:
+        """In a pool within a task it is not, and not needed."""
+        put, self._start, self.is_forked = self._start, start, True
+        try:
+            self._hire_all(processes)
+        except SessionError:
+            self._start, self.is_forked = put, False
+            self._hire_all(processes)
+
+    def stored(self, callee: Callee) -> Any:
+        """What is sent in place of a callable of many calls; None: itself, as to workers that have most of it."""
+        return None if self.is_forked else callee.stored()
+
+    def fork_anew(self) -> None:
+        """All workers, with what the driver has by now."""
+        for member in self._members:
+            member.end()
+        if not self.is_forked:
+            self._start, self.is_forked = miniray.get(self._start, writable=True), True
+        self._hire_all(len(self._members))
+
+    def _hire_all(self, processes: int) -> None:
         self._members = [self._hire(slot) for slot in range(processes)]
 
     def _hire(self, slot: int) -> CrewMember:
         util.debug("added worker")
-        return CrewMember(self._board, slot, next_standing(self._context), self._start, self._tasks_per_child)
+        standing = next_standing(self._context)
+        return CrewMember(
+            self._board, slot, standing, self._start, self._tasks_per_child, is_forked=self.is_forked
+        )
 
     def __iter__(self) -> Iterator[CrewMember]:
         return iter(self._members)
@@ -144,9 +185,12 @@ class CrewMember:
 
     daemon = False  # it may have children; see `standing.py`
 
-    def __init__(self, board: Board, slot: int, standing: Standing, start: Any, quota: int | None) -> None:
+    def __init__(
+        self, board: Board, slot: int, standing: Standing, start: Any, quota: int | None, *, is_forked: bool
+    ) -> None:
         board.clear(slot)
         self.slot = slot
+        self._is_forked = is_forked
         self.name = standing.name
         self.groups: deque[Group] = deque()
         self.quota: Fraction | None = None if quota is None else Fraction(quota)  # tasks that it may still get
@@ -155,7 +199,9 @@ class CrewMember:
         self._pid: int | None = None
         self._exit_code: int | None = None
         self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
-        actor: Any = miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True, raw_output=True)
+        actor: Any = miniray.remote(PoolWorker).options(
+            num_cpus=0, writable_arguments=True, raw_output=True, start="fork" if is_forked else "zygote"
+        )
         self.actor = actor.remote(board.path, slot, standing, [start])
         self.hello = self.actor.pid.remote()
         calls = self.actor.run, self.actor.run_whole, self.actor.run_one
@@ -179,7 +225,7 @@ class CrewMember:
     def send(self, group: Group) -> None:
         """Pickles the calls, and runs users' code with it; raises what that raises."""
         source = group.source
-        if source.argument is None and group.callee.is_sent_once:
+        if source.argument is None and (group.callee.is_sent_once or self._is_forked):
             methods = self._methods.get(group.callee)
             if methods is None:
                 of = group.callee.function

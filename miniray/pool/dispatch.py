@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.context import BaseContext
 from time import monotonic
 from typing import Any
@@ -32,7 +33,8 @@ from miniray.errors import (
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
-from miniray.pool.groups import Group, Source
+from miniray.pool.groups import Callees, Group, Source
+from miniray.pool.inheritance import meet
 from miniray.pool.outcomes import NOT_SENT, read, read_posted, reason, start_error, unsent
 from miniray.pool.results import ApplyResult, Calls, IMapIterator
 
@@ -49,7 +51,7 @@ class Dispatcher:
         start: initializer and initargs.
         tasks_per_child: after so many tasks a worker is replaced.
         retries: how many more times a call is started whose worker died.
-        context: after which the workers are named.
+        context: that was asked for.
         is_strict: when a worker is lost all calls fail, now and later.
     """
 
@@ -71,14 +73,14 @@ class Dispatcher:
         self.callbacks: deque[Callable[[], None]] = deque()
         self.attendant = Attendant(self)
         self._is_attended = False
-        self._is_strict = is_strict
-        self._retries = retries
+        self._is_strict, self._retries = is_strict, retries
         self._queue = CallQueue(processes)
         self._unfinished = 0
         self._iterators: WeakSet[IMapIterator] = WeakSet()
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
         self.broken: BaseException | None = None  # why nothing can be run any more
+        self.callees = Callees(partial(meet, self))
         self.crew = Crew(processes, start, tasks_per_child, context)
 
     # ---- calls come in ----

@@ -78,7 +78,8 @@ class Callees:
     Those that may hold users' objects (a method, a partial) are known only while calls of them are under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, meet: Callable[[Callable[..., Any]], None]) -> None:
+        self._meet = meet  # is told of those that are not known
         self._known: OrderedDict[int, Callee] = OrderedDict()
         self._under_way: WeakValueDictionary[Any, Callee] = WeakValueDictionary()
 
@@ -91,6 +92,7 @@ class Callees:
             key = id(function.__self__), id(function.__func__)
         callee = self._under_way.get(key)
         if callee is None:
+            self._meet(function)
             callee = Callee(function)
             if callee.is_sent_once or isinstance(getattr(function, "__self__", None), ModuleType):
                 self._known[key] = callee

@@ -83,7 +83,10 @@ class PoolWorker:
         self._parked = False
         self._sleep = threading.Lock()
         self._sleep.acquire()
-        initializer, initargs = miniray.get(start[0], writable=True)  # only now: proxies among them want the key
+        given = start[0]  # a forked worker has inherited it
+        if isinstance(given, miniray.ObjectRef):
+            given = miniray.get(given, writable=True)  # only now: proxies among them want the key
+        initializer, initargs = given
         if initializer is not None:
             initializer(*initargs)
 

@@ -253,7 +253,7 @@ def test_workers_are_like_processes() -> None:
         assert first.name.startswith("ForkPoolWorker-") and first.name in repr(first)
         assert {pool.apply(functions.own_name) for _ in range(20)} <= {first.name, second.name}
         assert (pool._processes, pool._maxtasksperchild, pool._initializer, pool._initargs) == (2, None, None, ())
-        assert repr(pool) == "<miniray.pool.Pool state=RUN pool_size=2>"
+        assert repr(pool) == "<miniray.pool.Pool state=RUN pool_size=2 start=zygote>"
         first.terminate()
         first.join(10)
         assert not first.is_alive()
@@ -261,7 +261,7 @@ def test_workers_are_like_processes() -> None:
         assert first.exitcode == -signal.SIGTERM and first not in pool._pool
     assert not any(worker.is_alive() for worker in pool._pool)
     assert {worker.exitcode for worker in pool._pool} == {-signal.SIGKILL}
-    assert repr(pool) == "<miniray.pool.Pool state=TERMINATE pool_size=2>"
+    assert repr(pool) == "<miniray.pool.Pool state=TERMINATE pool_size=2 start=zygote>"
 
 
 def test_workers_know_who_they_are() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
+from miniray._serialization.by_value import prepare_fork
+from miniray._serialization.namespaces import inherit_main, pickling_for
 from miniray._serialization.values import serialize_call
 
 HERE = pathlib.Path(__file__).parent
@@ -29,7 +31,8 @@ class Worker:
 
     def __call__(self, function, *args, **kwargs):
         _, definition = self.exporter.export(function)
-        call = serialize_call(args, kwargs)
+        with pickling_for(self.exporter._inherited):
+            call = serialize_call(args, kwargs)
         worker_program.write_frame(self.requests, definition.to_bytes())
         worker_program.write_frame(self.requests, call if isinstance(call, bytes) else call.to_bytes())
         return worker_program.read_answer(worker_program.read_frame(self.answers))
@@ -44,15 +47,16 @@ class ForkedWorker(Worker):
     """A fork of the driver, which has inherited its `__main__`; told so by the exporter."""
 
     def __init__(self, exporter: FunctionExporter, namespace: str) -> None:
-        self.exporter = exporter
+        inherited = prepare_fork(exporter._inherited)
+        self.exporter = FunctionExporter(namespace, inherited)
         to_child, from_parent = os.pipe()[::-1], os.pipe()
-        exporter.prepare_fork()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.close(to_child[0])
                 os.close(from_parent[0])
-                importer = FunctionImporter(inherited=namespace)
+                inherit_main(namespace)
+                importer = FunctionImporter()
                 with os.fdopen(to_child[1], "rb") as requests, os.fdopen(from_parent[1], "wb") as answers:
                     worker_program.work(requests, answers, importer)
             finally:

@@ -134,8 +134,9 @@ def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(
         return [_target(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
 
     Forked = miniray.remote(Plain).options(start="fork")
+    children = _children()
     miniray.get(Forked.remote().pid.remote())
-    eventually(lambda: not psutil.Process().children()[1:], "only the zygote is left")
+    eventually(lambda: _children() == children, "no worker is left")
     before = len(descriptors(os.getpid()))
     actors = [Forked.remote() for _ in range(4)]
     pids = miniray.get([actor.pid.remote() for actor in actors])
@@ -144,6 +145,10 @@ def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(
         assert found.count(f"anon_inode:[{kind}]") == 1, (kind, found)
     del actors
     eventually(lambda: len(descriptors(os.getpid())) == before, "as many as before")
+
+
+def _children() -> list[int]:
+    return sorted(child.pid for child in psutil.Process().children())
 
 
 def _target(descriptor: Path) -> str:
@@ -235,7 +240,6 @@ def test_only_the_driver_can_be_forked(session: None) -> None:
 
 def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while it waits for the node: what was forked meanwhile ends."""
-    from miniray._runtime.context import current
     from miniray._runtime.forks import Forks
 
     def interrupted(self: Forks, token: object) -> None:
@@ -243,12 +247,12 @@ def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pyte
         signal.raise_signal(signal.SIGINT)  # noted: this thread is in the runtime
         self.on_readable(token)
 
+    children = _children()
     miniray.get(miniray.remote(os.getpid).remote())
-    current()
     monkeypatch.setattr(Forks, "on_readable", interrupted)
     with pytest.raises(KeyboardInterrupt):
         miniray.remote(Plain).options(start="fork").remote()
-    eventually(lambda: not psutil.Process().children()[1:], "only the zygote is left")
+    eventually(lambda: _children() == children, "no worker is left")
     assert_quiet()
     actor = miniray.remote(Plain).options(start="fork").remote()
     assert miniray.get(actor.pid.remote()) != os.getpid()

@@ -1,0 +1,146 @@
+"""What can reach a worker only by inheritance, so that it has to be forked from the driver.
+
+A `multiprocessing.Lock` in the default context refuses every pickle; a pipe's end or a raw shared array lets itself be
+pickled and is then something else; a lock at the level of an imported module would be made once more by a worker that
+imports it, and guard nothing. So things are looked for by their types, in what a function can reach: arguments,
+closure, defaults, the globals that it names, and those of the functions that it names.
+
+What is looked for exists only where its module was imported, so most programs pay for one look into `sys.modules`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.context import BaseContext, ForkContext
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miniray.pool.dispatch import Dispatcher
+
+MAX_VISITED = 10_000  # things that are looked at; who hides a lock behind more asks for `context` himself
+MAX_OF_FUNCTION = 300
+MAX_ITEMS = 1_000  # of one list, tuple, set or dict
+
+_SHARED = {  # module -> its types that are shared by inheritance
+    "multiprocessing.synchronize": ("SemLock", "Condition", "Event", "Barrier"),
+    "multiprocessing.queues": ("Queue", "SimpleQueue"),
+    "multiprocessing.sharedctypes": ("SynchronizedBase",),
+    "multiprocessing.connection": ("_ConnectionBase", "Listener"),
+    "multiprocessing.managers": ("BaseProxy", "BaseManager"),
+}
+_CTYPES = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union)
+_LEAVES = (int, float, complex, str, bytes, bytearray, type(None), type, ModuleType, CodeType)
+
+
+def is_fork_context(context: BaseContext | None) -> bool:
+    return isinstance(context, ForkContext)
+
+
+def find_in_function(function: Any) -> Any:
+    """What a function uses that has to be inherited; asked for each function that a pool has not met yet."""
+    return find_shared(function, most=MAX_OF_FUNCTION) if "multiprocessing.synchronize" in sys.modules else None
+
+
+def find_shared(*values: Any, most: int = MAX_VISITED) -> Any:
+    """The first thing among what these can reach that is shared by inheritance only; None if there is none."""
+    kinds = _kinds()
+    seen: dict[int, Any] = {}  # by their ids, which stay theirs while they are held here
+    waiting = deque(values)
+    while waiting and len(seen) < most:
+        value = waiting.popleft()
+        if isinstance(value, _LEAVES) or id(value) in seen:
+            continue
+        if isinstance(value, kinds) or _is_shared_ctypes(value):
+            return value
+        seen[id(value)] = value
+        waiting.extend(_parts(value))
+    return None
+
+
+def find_in_main() -> Any:
+    """The same, among the globals of the program: a function will name them, or call one that does."""
+    main = sys.modules.get("__main__")
+    names = vars(main) if main is not None else {}
+    held = [value for value in list(names.values()) if not isinstance(value, FunctionType)]
+    kinds = tuple(kind for kind in _kinds() if not kind.__module__.endswith((".managers", ".connection")))
+    return next((value for value in held if isinstance(value, kinds) or _is_shared_ctypes(value)), None)
+
+
+def meet(pool: Dispatcher, function: Any) -> None:
+    """Users' code that this pool has not seen before: it may need workers that have inherited what it uses.
+
+    Raises:
+        RuntimeError: the workers began without it, and are busy.
+    """
+    found = None if pool.crew.is_forked else find_in_function(function)
+    if found is None:
+        return
+    with pool.lock:
+        if pool.is_idle:
+            pool.crew.fork_anew()
+            return
+    name = getattr(function, "__qualname__", None) or repr(function)
+    raise RuntimeError(
+        f"{type(found).__name__} objects should only be shared between processes through inheritance: {name} uses one, "
+        "and the pool's workers have begun without it and are busy; make the pool when it is there, with "
+        'context=multiprocessing.get_context("fork")'
+    )
+
+
+def _kinds() -> tuple[type[Any], ...]:
+    found = []
+    for module, names in _SHARED.items():
+        loaded = sys.modules.get(module)
+        found += [getattr(loaded, name) for name in names if hasattr(loaded, name)]
+    return tuple(found)
+
+
+def _is_shared_ctypes(value: Any) -> bool:
+    """A `RawValue` or `RawArray`."""
+    return isinstance(value, _CTYPES) and "_wrapper" in getattr(value, "__dict__", ())
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, FunctionType):
+        return _parts_of_function(value)
+    if isinstance(value, MethodType):
+        return value.__self__, value.__func__
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, dict):
+        return list(value.values())[:MAX_ITEMS]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)[:MAX_ITEMS] if len(value) <= MAX_ITEMS else ()
+    wrapped = getattr(value, "__wrapped__", None) if isinstance(value, functools._lru_cache_wrapper) else None
+    if wrapped is not None:
+        return (wrapped,)
+    held = getattr(value, "__dict__", None)
+    return list(held.values())[:MAX_ITEMS] if type(held) is dict else ()
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            pass  # not bound yet
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    names = list(_names(function.__code__))
+    for name in names:
+        value = function.__globals__.get(name)
+        yield value
+        if type(value) is ModuleType:  # `module.lock`
+            yield [vars(value)[inner] for inner in names if inner in vars(value)]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
