@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import rows_lifecycle, rows_objects, rows_pool, rows_simulator, rows_sync, rows_tasks
+from bench import rows_leaks, rows_lifecycle, rows_objects, rows_pool, rows_simulator, rows_sync, rows_tasks
 from bench.against import OLD, ComparisonError, compare, lost
 from bench.measure import MINIRAY, Row, machine
 from bench.versus import SLOW, SYSTEMS, keep_only
@@ -18,7 +18,7 @@ POOL_ROWS = rows_pool.ROWS
 ROWS = {
     **rows_sync.ROWS, **rows_tasks.ROWS, **rows_objects.ROWS, **rows_lifecycle.ROWS, **rows_simulator.ROWS, **POOL_ROWS
 }  # fmt: skip
-ON_REQUEST = rows_tasks.ON_REQUEST  # slow
+ON_REQUEST = {**rows_tasks.ON_REQUEST, **rows_leaks.ON_REQUEST}  # slow
 
 
 def number(value: float | None) -> str:

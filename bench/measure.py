@@ -109,16 +109,16 @@ class MeasurementError(Exception):
     """This system could not be measured here; the message says why in one line."""
 
 
-def in_process(target: str, *arguments: Any) -> Any:
+def in_process(target: str, *arguments: Any, timeout_seconds: float = SAMPLE_TIMEOUT_SECONDS) -> Any:
     """`target` ("module:function") called in a fresh interpreter; its result comes back as JSON."""
     command = [sys.executable, "-m", "bench.sample", target, json.dumps(arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=SAMPLE_TIMEOUT_SECONDS
+            command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=timeout_seconds
         )
     except subprocess.TimeoutExpired:
-        raise MeasurementError(f"no result after {SAMPLE_TIMEOUT_SECONDS} s") from None
+        raise MeasurementError(f"no result after {timeout_seconds:g} s") from None
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
