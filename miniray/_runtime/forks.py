@@ -10,6 +10,7 @@ the driver has at that moment, the worker has, too. Once it is there it is a wor
 - Whoever makes the actor waits until its process exists, and its own thread forks it, under the state lock. So what is
   inherited is what there was at that line; and what this thread holds (an import, a lock that may be taken again), the
   worker's main thread holds. Another thread would leave it held by nobody.
+- Views of stored values are views in the child, too; the driver holds these values for it.
 - An actor that is restarted is forked by whichever thread hears of that, and inherits what there is then.
 - Other threads are not there in the child. What they held at the fork stays held: the runtime's own locks are all left
   behind with the driver's `Process`; those of the user's program are as `multiprocessing` would have them.
@@ -29,7 +30,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniray._runtime import lifelines
 from miniray._runtime.newborn import flush, live
@@ -50,6 +51,7 @@ from miniray._runtime.spawn import (
 from miniray._runtime.waiters import Waiter
 from miniray.core.failures import UNKNOWN_STATUS
 from miniray.core.ids import SESSION_BYTES, ObjectId, TaskId, process_id, return_id
+from miniray.core.owner.events import ViewHeld
 from miniray.errors import SessionError
 
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ if TYPE_CHECKING:
 FORK_SECONDS = 60.0  # how long whoever makes such an actor waits for the node to ask for its process
 REAP_SECONDS = 3.0  # what has not died of SIGKILL by then hangs in the kernel
 LINE = "forks"
+
+
+class _Child(NamedTuple):
+    number: int
+    pidfd: int
+    viewed: list[ObjectId]  # it has inherited views of these, and so they stay where they are while it lives
 
 
 class _Expected:
@@ -92,7 +100,7 @@ class Forks:
         self._expected: dict[TaskId, _Expected] = {}
         self._inheritance = Inheritance(process, {})
         self._inherited: Inherited | None = None  # what the last one that was forked has
-        self._children: dict[int, tuple[int, int]] = {}  # pid -> process number, pidfd
+        self._children: dict[int, _Child] = {}  # by pid
         watch(line.fileno(), LINE)
 
     # ---- making an actor ----
@@ -189,44 +197,47 @@ class Forks:
         finally:
             link.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._children[pid] = request.number, pidfd
+        child = self._children[pid] = _Child(request.number, pidfd, self._process.owner.viewed())
+        self._process.post(*map(ViewHeld, child.viewed))
         self._watch(pidfd, pid)
         self._line.send(Started(request.number, pid))
 
     def _reap(self, pid: int) -> None:
         """While its pid is still its own, kill its group. Somebody else in this program may have reaped it already."""
-        number, pidfd = self._children.pop(pid)
+        child = self._children.pop(pid)
         status = UNKNOWN_STATUS
         try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
             lifelines.kill_group(pid)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except ChildProcessError:
             pass
-        os.close(pidfd)
-        self._line.send(Exited(number, pid, status))
+        os.close(child.pidfd)
+        self._process.views_dropped.extend(child.viewed)
+        self._forget_gone()
+        self._line.send(Exited(child.number, pid, status))
 
     # ---- the end ----
 
     def kill_all(self) -> None:
         """The node is dead, and no other one will end them."""
-        for pid, (_, pidfd) in self._children.items():
-            lifelines.kill_by_pidfd(pidfd)
+        for pid, child in self._children.items():
+            lifelines.kill_by_pidfd(child.pidfd)
             lifelines.kill_group(pid)  # it is not reaped yet
 
     def end(self) -> None:
         """Kill and reap them all, when nobody polls any more."""
         self.kill_all()
         self._line.close()  # nobody is told any more
-        for pid, (_, pidfd) in list(self._children.items()):
-            if lifelines.wait_for_end(pidfd, REAP_SECONDS):
+        for pid, child in list(self._children.items()):
+            if lifelines.wait_for_end(child.pidfd, REAP_SECONDS):
                 self._reap(pid)
         self._inheritance.creations.clear()
 
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
-        for _, pidfd in self._children.values():
-            os.close(pidfd)
+        for child in self._children.values():
+            os.close(child.pidfd)
         self._children.clear()
         for expected in self._expected.values():
             if expected.request is not None:

@@ -98,6 +98,9 @@ def _end(transport: Any, speaker: Speaker) -> None:
     """Other threads of the user's code do not keep a worker alive."""
     transport.close()
     speaker.finish()
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:  # as in its own processes: what was put into a queue gets there
+        util._run_finalizers()
     if threading.active_count() > 1:
         os._exit(0)
 

@@ -83,12 +83,21 @@ class Crew:
         return None if self.is_forked else callee.stored()
 
     def fork_anew(self) -> None:
-        """All workers, with what the driver has by now."""
-        for member in self._members:
+        """Idle workers make room for others, which have what the driver has by now.
+
+        Raises:
+            SessionError: this is not the driver; then they stay.
+        """
+        before, put, was_forked = self._members, self._start, self.is_forked
+        if not was_forked:
+            self._start, self.is_forked = miniray.get(put, writable=True), True
+        try:
+            self._hire_all(len(before))
+        except SessionError:
+            self._start, self.is_forked = put, was_forked
+            raise
+        for member in before:
             member.end()
-        if not self.is_forked:
-            self._start, self.is_forked = miniray.get(self._start, writable=True), True
-        self._hire_all(len(self._members))
 
     def _hire_all(self, processes: int) -> None:
         self._members = [self._hire(slot) for slot in range(processes)]

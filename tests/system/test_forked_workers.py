@@ -227,6 +227,82 @@ except miniray.errors.NodeDiedError:
         driver.end()
 
 
+def test_refs_views_and_handles_that_were_inherited_work_and_what_they_name_stays(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+import numpy as np
+
+@miniray.remote
+class Counter:
+    def __init__(self):
+        self.count = 0
+    def add(self):
+        self.count += 1
+        return self.count
+
+small, large, counter = miniray.put("small"), miniray.put(np.arange(100_000)), Counter.remote()
+view = miniray.get(large)
+actor = Forked.remote(small, [large], counter, miniray.put("only here"))
+assert miniray.get(actor.evaluate.remote(
+    "miniray.get([given[0], given[3], given[2].add.remote(), counter.add.remote()])"
+)) == ["small", "only here", 1, 2]
+assert miniray.get(counter.add.remote()) == 3
+assert miniray.get(actor.evaluate.remote("int(miniray.get(given[1][0]).sum())")) == 4999950000
+stored = large
+second = Forked.remote()
+del large, view, stored, actor                # nothing here looks at it any more, but the second one does
+gc.collect()
+for _ in range(20):
+    miniray.get(miniray.put(np.zeros(100_000)))
+assert miniray.get(second.evaluate.remote("int(view.sum())")) == 4999950000
+assert miniray.get(second.evaluate.remote("miniray.get(miniray.remote(lambda x: x + '!').remote(small))")) == "small!"
+del second
+sys.path.insert(0, os.environ["PYTHONPATH"].split(os.pathsep)[0])
+from quiescence import assert_quiet
+del small, counter
+assert_quiet()
+print("ended", flush=True)
+"""
+    )
+    assert driver.end() == "ended\n"
+
+
+def test_a_restarted_one_inherits_anew(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+word = "first"
+actor = Forked.options(max_restarts=2, max_task_retries=-1).remote(lock, lambda: word)
+seen = []
+for word in ("first", "second", "third"):
+    told = miniray.get(actor.evaluate.remote("(os.getpid(), os.getppid(), word, given[1](), given[0] is lock)"))
+    seen.append(told)
+    os.kill(told[0], signal.SIGKILL)
+    while os.path.exists(f"/proc/{told[0]}"):
+        time.sleep(0.005)
+assert [one[1:] for one in seen] == [(os.getpid(), word, word, True) for word in ("first", "second", "third")], seen
+print("ended", flush=True)
+"""
+    )
+    assert driver.end() == "ended\n"
+
+
+def test_what_it_has_put_into_a_queue_gets_there(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+queue = multiprocessing.Queue()
+actor = Forked.remote()
+miniray.get(actor.evaluate.remote("[queue.put('x' * 100_000) for _ in range(50)] and None"))
+del actor
+assert sum(len(queue.get(timeout=10)) for _ in range(50)) == 5_000_000
+print("ended", flush=True)
+"""
+    )
+    assert driver.end() == "ended\n"
+
+
 def test_only_the_driver_can_be_forked(session: None) -> None:
     @miniray.remote
     def within() -> None:

@@ -389,6 +389,10 @@ class Owner:
         row = self._holding.references.rows.get(object_id)
         return row is not None and row.keeps_value
 
+    def viewed(self) -> list[ObjectId]:
+        """What lies in the arena and is looked at here."""
+        return [object_id for object_id, row in self._holding.references.rows.items() if row.views]
+
     def awaits_confirmation(self, object_id: ObjectId) -> bool:
         """Whether its owner has yet to confirm that this process holds it."""
         return self._holding.handoffs.is_open(object_id)
