@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping
 
@@ -15,6 +16,9 @@ from miniray.core.resources import UNIT
 from miniray.errors import SessionError
 
 MIN_STORE_BYTES = 4 << 20
+# A program that has the first loaded will want the second in its workers: they have it from the zygote, and share its
+# pages. It takes a worker 100 ms of CPU to import.
+_WANTED_IN_WORKERS = {"miniray.pool": "miniray.pool.worker"}
 
 _driver: Driver | None = None
 _lock = threading.RLock()
@@ -72,7 +76,8 @@ def _begin(
     total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
     shutdown()  # of one that has ended by itself (its node died), or of the process that we were forked from
     with held():  # from the first process on there is somebody who can end it
-        driver = _driver = Driver(total, object_store_memory, ("miniray._api",), max_lineage_bytes)
+        imports = ("miniray._api", *(ours for theirs, ours in _WANTED_IN_WORKERS.items() if theirs in sys.modules))
+        driver = _driver = Driver(total, object_store_memory, imports, max_lineage_bytes)
     try:
         driver.begin()
         context.set_current(driver.process)

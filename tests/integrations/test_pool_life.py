@@ -228,3 +228,19 @@ def test_exit_with_a_live_pool(ending: str) -> None:
     assert done.returncode == {"": 0, "raise KeyError(1)": 1, "sys.exit(4)": 4, "pool.close()": 0}[ending], done.stderr
     assert "Exception ignored" not in done.stderr and "Exception in thread" not in done.stderr
     wait_gone([int(word) for word in done.stdout.split()[1:]])
+
+
+def test_workers_have_the_pools_code_from_the_start() -> None:
+    """Where the driver had it when the session began: importing it takes longer than all else that a worker does."""
+    program = (
+        "import sys, miniray\n"
+        "@miniray.remote\n"
+        "def has_it(): return 'miniray.pool.worker' in sys.modules\n"
+        "print(miniray.get(has_it.remote()))\n"
+        "miniray.shutdown()\n"
+        "import miniray.pool\n"
+        "miniray.init()\n"
+        "print(miniray.get(has_it.remote()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "False\nTrue\n", done.stderr
