@@ -69,9 +69,10 @@ class Attendant:
         if self.is_this_thread:
             raise RuntimeError("cannot join current thread")
 
-    @property
-    def is_running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def nudge(self) -> None:
+        """If it runs at all, it has something to look at."""
+        if self._thread is not None and self._thread.is_alive():
+            self.rouse(now=True)
 
     def _serve(self) -> None:
         dispatcher = self._dispatcher

@@ -34,6 +34,8 @@ PIPELINE_GROUPS = 1.7  # a worker that has work for less gets another group
 LONGEST = 2.0  # a group that lasts so many times longer than it should ends after the call at hand
 MAX_GROUPS = 4  # under way at one worker
 RECALL_SECONDS = 0.002  # a group that waits longer behind another is asked back when a worker idles
+JOIN_SECONDS = 10.0  # how long `join` waits for processes whose work is done
+END_SECONDS = 1.0  # how long `terminate` waits for those that it has killed
 FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
 
 
@@ -180,11 +182,11 @@ class Crew:
         self._failed_starts += 1
         return error.__cause__ is not None or self._failed_starts >= FAILED_STARTS
 
-    def await_ends(self, seconds: float, *, starting: bool) -> None:
-        """Wait for the ends of the processes; `starting`: also of those that are still to begin."""
-        deadline = monotonic() + seconds
+    def await_ends(self, *, killed: bool) -> None:
+        """Wait for the ends of the processes; of those that were killed only if they had started."""
+        deadline = monotonic() + (END_SECONDS if killed else JOIN_SECONDS)
         for member in self._members:
-            pid = member.pid if starting or member.has_started() else None
+            pid = member.pid if not killed or member.has_started() else None
             if pid is not None:
                 await_end(pid, max(0.0, deadline - monotonic()))
 

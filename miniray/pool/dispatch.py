@@ -41,8 +41,6 @@ from miniray.pool.results import ApplyResult, Calls, IMapIterator
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles
 LONGEST_PAUSE_SECONDS = 0.02
-JOIN_SECONDS = 10.0  # how long `join` waits for processes whose work is done
-END_SECONDS = 1.0  # how long `terminate` waits for those that it has killed
 
 
 class Dispatcher:
@@ -72,11 +70,11 @@ class Dispatcher:
         self.waiting = 0  # threads of the user's that drive
         self.callbacks: deque[Callable[[], None]] = deque()
         self.attendant = Attendant(self)
-        self._is_attended = False
-        self._is_strict, self._retries = is_strict, retries
+        self._is_attended, self._is_strict, self._retries = False, is_strict, retries
         self._queue = CallQueue(processes)
         self._unfinished = 0
         self._iterators: WeakSet[IMapIterator] = WeakSet()
+        self._unasked: dict[int, IMapIterator] = {}  # perhaps nobody has them; their calls are wanted all the same
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
         self.broken: BaseException | None = None  # why nothing can be run any more
@@ -93,6 +91,7 @@ class Dispatcher:
                 self._unfinished += 1
             elif isinstance(source, IMapIterator):
                 self._iterators.add(source)
+                self._unasked[id(source)] = source
             if self.broken is not None:
                 source.abandon(self.broken)
                 return
@@ -137,6 +136,10 @@ class Dispatcher:
     def check_running(self) -> None:
         if self.state != RUN:
             raise ValueError("Pool not running")
+
+    def asked(self, source: IMapIterator) -> None:
+        """Its first result is asked for; from now on it lives as long as somebody has it."""
+        self._unasked.pop(id(source), None)
 
     def resume(self, source: IMapIterator) -> None:
         """A source that had to pause may have calls again."""
@@ -254,12 +257,10 @@ class Dispatcher:
         except SessionError as error:
             self._break(error)
             return []
-        ready = []
         with self.lock:
-            for group in groups:
-                if group.ref in found and not group.is_claimed:
-                    group.is_claimed = True
-                    ready.append(group)
+            ready = [group for group in groups if group.ref in found and not group.is_claimed]
+            for group in ready:
+                group.is_claimed = True
         return ready
 
     # ---- calls come back ----
@@ -381,9 +382,8 @@ class Dispatcher:
             self._queue.put_back(group, last, started, limit=1, attempt=attempt)
             self._queue.put_back(group, group.delivered, last, attempt=attempt)
             return
-        times = f"attempt {attempt} of {attempt}" if self._retries else "retries=0"
-        text = f"{group.callee.name} was lost: {reason(error)}; it had started, and is not run again ({times})"
-        group.fail(started, WorkerCrashedError(text))
+        again = f"it had started, and is not run again (retries={self._retries})"
+        group.fail(started, WorkerCrashedError(f"{group.callee.name} was lost: {reason(error)}; {again}"))
 
     def _replace(self, member: CrewMember) -> None:
         try:
@@ -409,6 +409,7 @@ class Dispatcher:
                     group.fail(group.kept, error)
                 member.end()
             self._queue.abandon(error)
+            self._unasked.clear()
             for iterator in list(self._iterators):
                 iterator.abandon(error)
             self._notify()
@@ -428,6 +429,7 @@ class Dispatcher:
     def iterator_changed(self, iterator: IMapIterator) -> None:
         if iterator.has_all:
             self._iterators.discard(iterator)
+            self.asked(iterator)
             self._maybe_release()
 
     def show_waiters(self) -> None:
@@ -462,9 +464,10 @@ class Dispatcher:
         with self.lock:
             if self.state == RUN:
                 self.state = CLOSE
+            for iterator in list(self._unasked.values()):
+                self.resume(iterator)
             self._maybe_release()
-        if self.attendant.is_running:
-            self.attendant.rouse(now=True)
+        self.attendant.nudge()
 
     def _maybe_release(self) -> None:
         """Closed, and all is done: the workers end, each with its last handle."""
@@ -478,9 +481,8 @@ class Dispatcher:
         with self.lock:
             self.state = TERMINATE
             self._break(error or TaskCancelledError("the pool was terminated"))
-        if self.attendant.is_running:
-            self.attendant.rouse(now=True)
-        self.crew.await_ends(END_SECONDS, starting=False)
+        self.attendant.nudge()
+        self.crew.await_ends(killed=True)
 
     def join(self) -> None:
         """Wait until all is done, after `close`, and the workers have ended."""
@@ -490,7 +492,7 @@ class Dispatcher:
             for iterator in list(self._iterators):
                 self.resume(iterator)
             self.wait_until(lambda: self.has_finished)
-        self.crew.await_ends(JOIN_SECONDS, starting=True)
+        self.crew.await_ends(killed=False)
 
 
 def _least(*seconds: float | None) -> float | None:

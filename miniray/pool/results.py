@@ -236,6 +236,7 @@ class IMapIterator(Source):
         self._consumed = 0
         self._length: int | None = None
         self.is_stalled = False  # it has calls, and too many are under way or not asked for
+        self._is_asked = False  # for a result
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -248,6 +249,9 @@ class IMapIterator(Source):
             RuntimeError: the call has raised StopIteration (which a loop would take for the end).
             multiprocessing.TimeoutError: it has not ended after `timeout` seconds.
         """
+        if not self._is_asked:
+            self._is_asked = True
+            self._dispatcher.asked(self)
         try:
             success, value = self._items.popleft()
         except IndexError:
@@ -281,10 +285,12 @@ class IMapIterator(Source):
     # ---- a source ----
 
     def room(self) -> int:
-        """How many more calls may be taken from the input."""
-        if self._dispatcher.reads_all:
+        """How many more calls may be taken from the input. All, once the pool is closed and nobody has asked for a
+        result: then they are there for what they do."""
+        dispatcher = self._dispatcher
+        if dispatcher.reads_all or (dispatcher.state == "CLOSE" and not self._is_asked):
             return 1 << 30
-        workers = self._dispatcher.processes
+        workers = dispatcher.processes
         ahead = _LOOK_AHEAD_GROUPS * workers * max(self.callee.group_size(), self.chunk)
         return ahead - (self._taken - self._consumed)
 

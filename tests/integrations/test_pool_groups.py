@@ -5,6 +5,9 @@ Where one call has to be slow it waits until the test has seen what it must not 
 
 from __future__ import annotations
 
+import gc
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,3 +74,18 @@ def test_what_came_early_comes_once_when_the_worker_dies(tmp_path: Path) -> None
                 with pytest.raises(miniray.errors.WorkerCrashedError):
                     results.next(timeout=20)
             assert sorted(results) == ["", "", file][: 3 if retries else 2]
+
+
+@pytest.mark.parametrize("use", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("kind", [list, iter])
+def test_calls_whose_results_nobody_asks_for_are_run(use: str, kind: Any, tmp_path: Path) -> None:
+    """The iterator is dropped at once: there is nothing to be had from it, but the calls do something."""
+    pool = miniray.Pool(2)
+    getattr(pool, use)(functions.touch, kind([str(tmp_path / str(number)) for number in range(2000)]))
+    while len(made := os.listdir(tmp_path)) < 8 or made != os.listdir(tmp_path):
+        time.sleep(0.2)  # it has read as far as is useful, and rests
+    gc.collect()
+    assert len(made) < 2000
+    pool.close()
+    pool.join()
+    assert len(os.listdir(tmp_path)) == 2000
