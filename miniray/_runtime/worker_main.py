@@ -77,6 +77,7 @@ def main(endowment: Endowment) -> None:
     gc.callbacks.append(process.while_collecting)
     process.post(ProcessStarted(os.getpid(), False))
     executor.serve()
+    _flush_queues()  # first: the node kills whoever it has lost the link to
     driving.stop()
     _end(transport, executor.speaker)
 
@@ -94,13 +95,17 @@ def _end_group() -> NoReturn:
     os._exit(1)
 
 
+def _flush_queues() -> None:
+    """As the processes of `multiprocessing` do: what was put into a queue of its gets there."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._run_finalizers()
+
+
 def _end(transport: Any, speaker: Speaker) -> None:
     """Other threads of the user's code do not keep a worker alive."""
     transport.close()
     speaker.finish()
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:  # as in its own processes: what was put into a queue gets there
-        util._run_finalizers()
     if threading.active_count() > 1:
         os._exit(0)
 
