@@ -18,6 +18,7 @@ from miniray._runtime.context import current
 from miniray._runtime.forks import Forks
 from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
+from miniray._runtime.surroundings import Carried
 from miniray._serialization.pickles import register_reference_type
 from miniray.core.ids import ObjectId, show
 from miniray.errors import SessionError
@@ -54,6 +55,9 @@ class ActorClass:
             creation, inherited = self._fork(process, process.forks, args, kwargs)
         else:  # in a simulation forks are sent what they would inherit
             function = self._handle.export(process, self._class)
+            changes = None if process.surroundings is None else process.surroundings.changes()
+            if changes is not None:
+                args = (Carried(changes), *args)
             creation = submit(process, function, args, kwargs, self._options.task, creates_actor=True)
         handle = ActorHandle(creation, self._class.__qualname__, self._methods, self._options.task_retries)
         handle._inherited = inherited

@@ -23,6 +23,7 @@ from miniray._runtime.loop import Loop
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Ended, Process
 from miniray._runtime.spawn import Endowment, Inheritance, Plan, Session, StartError, start_session
+from miniray._runtime.surroundings import Surroundings
 from miniray._store.arena import Arena, default_capacity_bytes
 from miniray._store.client import StoreClient
 from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, SESSION_BYTES, ProcessId, process_id
@@ -57,10 +58,12 @@ class Driver:
             settings = replace(settings, max_lineage_bytes=max_lineage_bytes)
         first = (*_FIRST_IMPORTS, *imports)
         self._plan = plan = Plan(prefix, arena.fd, arena.capacity_bytes, config.to_bytes(settings), imports=first)
+        surroundings = Surroundings()
         self._session: Session = start_session(plan)
         self._transport: Any = load("local")(me, node, self._session.link)
         owner = Owner(me, node, settings.max_lineage_bytes)
         self.process = Process(me, owner, StoreClient(arena, me))
+        self.process.surroundings = surroundings
         loop = Loop(
             me,
             (owner,),

@@ -18,6 +18,7 @@ from typing import Any
 from miniray._runtime.config import INLINE_BYTES
 from miniray._runtime.output import Speaker
 from miniray._runtime.process import Process
+from miniray._runtime.surroundings import ARRIVED
 from miniray._runtime.waiters import Waiter
 from miniray._serialization.exceptions import CHAIN_LIMIT, serialize_exception
 from miniray._serialization.values import SerializationError, deserialize, fill_slots, serialize, serialize_plain
@@ -201,6 +202,8 @@ class Executor:
             if task.function:
                 args = (self._function(task), *args)
         else:
+            if task.creates_actor and args and args[0] is ARRIVED:
+                args = args[1:]
             target = self._function(task)
             self.speaker.begins(target, task.raw_output)
         self._process.running = task.task_id

@@ -23,6 +23,7 @@ from miniray._runtime.driving import ReentrantWaitError
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
 from miniray._runtime.signals import unbroken
+from miniray._runtime.surroundings import Surroundings
 from miniray._runtime.waiters import HereWaiter, OneWaiter, Waiter, Waiters
 from miniray._serialization.values import Serialized, deserialize
 from miniray._store.client import StoreClient
@@ -135,6 +136,7 @@ class Process:
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
+        self.surroundings: Surroundings | None = None  # those with which its workers begin; None: simulated
         self.may_fork = False  # its actors may live in forks of it
         self.forks: Forks | None = None  # who makes these; nobody in a simulation
         self.inheritance: Inheritance | None = None  # of a process that was forked from the driver

@@ -32,6 +32,7 @@ from miniray.core.ids import DRIVER_NUMBER, NODE_NUMBER, ProcessId, TaskId, proc
 from miniray.core.record import Record, make_decoder, make_encoder
 
 from .lifelines import kill_by_pidfd, wait_for_end
+from .surroundings import search_path
 
 if TYPE_CHECKING:
     import subprocess
@@ -391,9 +392,8 @@ def start_session(plan: Plan) -> Session:
             passed.append(plan.arena_descriptor)
         # As multiprocessing does it: this is the interpreter's only account of its own flags.
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-        paths = [path if path else os.getcwd() for path in sys.path if isinstance(path, str)]
         process = subprocess.Popen(
-            [sys.executable, *flags, "-X", "faulthandler", "-c", _BOOT, str(plan_descriptor), *paths],
+            [sys.executable, *flags, "-X", "faulthandler", "-c", _BOOT, str(plan_descriptor), *search_path()],
             stdin=subprocess.DEVNULL,
             pass_fds=passed,
             start_new_session=True,

@@ -21,6 +21,7 @@ from miniray._runtime.output import Speaker, speak_through
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Process
 from miniray._runtime.spawn import Endowment
+from miniray._runtime.surroundings import Surroundings
 from miniray._store.arena import Arena
 from miniray._store.client import StoreClient
 from miniray.core.ids import ProcessId, local_number
@@ -41,6 +42,7 @@ def main(endowment: Endowment) -> None:
     process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
     process.tells_waits = True
     process.inheritance = endowment.inheritance
+    process.surroundings = Surroundings()
     status = arena.status_word(local_number(endowment.me))
     executor = Executor(process, status.write)
     transport = load("local")(endowment.me, endowment.node, endowment.link)
