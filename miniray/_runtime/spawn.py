@@ -136,12 +136,6 @@ class Fork(Record, frozen=True, array_like=True, gc=False, tag=True):
     task: bytes = b""
 
 
-class Import(Record, frozen=True, array_like=True, gc=False, tag=True):
-    """Node -> zygote: import a module, so that later workers have it."""
-
-    module: str
-
-
 class ForksElsewhere(Record, frozen=True, array_like=True, gc=False, tag=True):
     """Node -> zygote: the driver forks workers, too. What these leave behind the zygote ends with the session."""
 
@@ -166,15 +160,8 @@ class Exited(Record, frozen=True, array_like=True, gc=False, tag=True):
     status: int
 
 
-class Imported(Record, frozen=True, array_like=True, gc=False, tag=True):
-    """`error` is empty if the module is there."""
-
-    module: str
-    error: str
-
-
-Request = Fork | Import | ForksElsewhere
-Report = Started | StartFailed | Exited | Imported
+Request = Fork | ForksElsewhere
+Report = Started | StartFailed | Exited
 
 encode = make_encoder()
 decode_request = make_decoder(Request)
@@ -259,10 +246,6 @@ class Forker:
     def fork(self, number: int, link: socket.socket, task: bytes = b"") -> None:
         """Ask for a worker with this process number; `link`, its end of the link to the node, is closed here."""
         self._channel.send(Fork(number, task), link)
-
-    def preload(self, module: str) -> None:
-        """Ask for a module to be imported before later forks."""
-        self._channel.send(Import(module))
 
     def tell_forks_elsewhere(self) -> None:
         self._channel.send(ForksElsewhere())

@@ -35,8 +35,6 @@ from .spawn import (
     Fork,
     Forker,
     ForksElsewhere,
-    Import,
-    Imported,
     Report,
     Started,
     StartFailed,
@@ -221,8 +219,6 @@ class _Server:
                 self._channel.send(self._on_fork(request, descriptor))
             elif isinstance(request, ForksElsewhere):
                 self._forks_elsewhere = True
-            elif isinstance(request, Import):
-                self._channel.send(_import(request.module))
         if self._channel.ended:
             self._ending = True
 
@@ -280,15 +276,6 @@ def _ended_child() -> int | None:
     except ChildProcessError:
         return None
     return found.si_pid if found is not None else None
-
-
-def _import(module: str) -> Imported:
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # a user's module may raise anything; workers will meet it where they import it
-        return Imported(module, f"{type(error).__name__}: {error}")
-    threads = lifelines.thread_count()
-    return Imported(module, "" if threads == 1 else f"it has started {threads - 1} threads: no more workers can start")
 
 
 def _resolve(dotted: str) -> Callable[[Endowment], object]:

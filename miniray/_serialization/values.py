@@ -74,16 +74,6 @@ class Serialized:
         """The inline form."""
         return b"".join(self.pieces()) if self.buffers else self.data
 
-    def write_into(self, target: memoryview) -> None:
-        """Write the stored form; `target` has exactly `stored_size_bytes`."""
-        if target.nbytes != self.stored_size_bytes:
-            raise ValueError(f"the object has {self.stored_size_bytes} bytes, its place {target.nbytes}")
-        at = 0
-        for piece in self.pieces():
-            end = at + len(piece)
-            target[at:end] = piece
-            at = end
-
     def pieces(self) -> list[bytes | memoryview]:
         """The stored form in the order of its bytes, for `pwritev`."""
         descriptor_at = _HEADER.size + _ENTRY.size * len(self.buffers)

@@ -42,8 +42,7 @@ OUTSIDER = """
 
 def outsider(value: object, tmp_path) -> str:
     done = serialize(value)
-    place = bytearray(done.stored_size_bytes)
-    done.write_into(memoryview(place))
+    place = bytearray().join(done.pieces())
     file = tmp_path / "object"
     file.write_bytes(place)
     run = subprocess.run(
@@ -79,8 +78,7 @@ def test_an_outsider_reads_arrays_and_tables(tmp_path) -> None:
 )
 def test_round_trip_without_copies(value) -> None:
     done = serialize(value)
-    place = bytearray(done.stored_size_bytes)
-    done.write_into(memoryview(place))
+    place = bytearray().join(done.pieces())
     pin = Pin()
     alive = weakref.ref(pin)
     again = deserialize(memoryview(place), pin)

@@ -1,6 +1,6 @@
 """A node and a worker that do as they are told in lines of text, for tests of what starts and ends processes.
 
-Driver -> node: `fork N`, `preload MODULE`, `tell N EXPRESSION`, `here EXPRESSION`, `exit STATUS`.
+Driver -> node: `fork N`, `tell N EXPRESSION`, `here EXPRESSION`, `exit STATUS`.
 Node -> driver: `report ...`, `said N VALUE` (what a worker evaluated), `here VALUE`.
 """
 
@@ -43,8 +43,6 @@ def node(endowment: Any) -> None:
             buffered[here.fileno()] = b""
             poller.register(here, select.POLLIN)
             endowment.zygote.fork(int(rest), there)
-        elif verb == "preload":
-            endowment.zygote.preload(rest)
         elif verb == "tell":
             number, _, expression = rest.partition(" ")
             links[int(number)].sendall(expression.encode() + b"\n")

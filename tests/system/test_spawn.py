@@ -98,9 +98,10 @@ def eventually(condition: Callable[[], bool], seconds: float = BOUND_SECONDS) ->
 
 
 @pytest.fixture
-def talk() -> Iterator[Talk]:
+def talk(request: pytest.FixtureRequest) -> Iterator[Talk]:
+    """With what the zygote imports as the parameter, if there is one."""
     before = sorted(os.listdir("/proc/self/fd"))
-    session = start_session(plan())
+    session = start_session(plan(imports=getattr(request, "param", plan().imports)))
     made = Talk(session)
     try:
         session.wait_until_started()
@@ -152,43 +153,28 @@ def test_the_zygote_is_light(talk: Talk) -> None:
     assert talk.ask(2, heavy) == "set()"
 
 
+@pytest.mark.parametrize("talk", [("random",)], indirect=True)
 def test_random_numbers_differ_between_workers(talk: Talk) -> None:
-    talk.tell("preload random")
-    assert "error=''" in talk.hear("report Imported")
     talk.worker(2)
     talk.worker(3)
     draw = "__import__('random').random()"
     assert talk.ask(2, draw) != talk.ask(3, draw)
 
 
-def test_a_module_can_be_imported_later(talk: Talk) -> None:
-    talk.worker(2)
-    assert talk.ask(2, "'colorsys' in sys.modules") == "False"
-    talk.tell("preload colorsys")
-    assert "error=''" in talk.hear("report Imported")
-    talk.worker(3)
-    assert talk.ask(3, "'colorsys' in sys.modules") == "True"
-    talk.tell("preload no_such_module")
-    assert "ModuleNotFoundError" in talk.hear("report Imported")
-    talk.worker(4)
-
-
+@pytest.mark.parametrize("talk", [("numpy", "pyarrow")], indirect=True)
 def test_numpy_and_pyarrow_start_no_thread_in_the_zygote(talk: Talk) -> None:
-    talk.tell("preload numpy")
-    assert "error=''" in talk.hear("report Imported")
-    talk.tell("preload pyarrow")
-    assert "error=''" in talk.hear("report Imported")
     talk.worker(2)
     draw = "__import__('numpy').random.random()"
     talk.worker(3)
     assert talk.ask(2, draw) != talk.ask(3, draw)
 
 
-def test_a_zygote_with_threads_refuses_to_fork(talk: Talk, tmp_path: Path) -> None:
-    talk.tell("preload stand_in_threads")
-    assert "has started 1 threads" in talk.hear("report Imported")
-    talk.tell("fork 2")
-    assert "threads" in talk.hear("report StartFailed(number=2")
+def test_a_zygote_with_threads_refuses_to_fork(capfd: pytest.CaptureFixture[str]) -> None:
+    session = start_session(plan(imports=("stand_in_threads",)))
+    with pytest.raises(StartError, match="it ended with status 1"):
+        session.wait_until_started()
+    session.link.close()
+    assert "the zygote has 2 threads: a module that it imported has started them" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
