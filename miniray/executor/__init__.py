@@ -35,6 +35,7 @@ import miniray
 from miniray.errors import ForkedDriverError
 from miniray.executor.errors import ABRUPT, UNUSABLE, as_standard
 from miniray.executor.future import Future
+from miniray.executor.interrupts import Interrupts
 from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
@@ -61,6 +62,8 @@ class Executor(futures.Executor):
             `WorkerCrashedError`. Calls that had not started are simply run.
         strict: a worker that dies breaks the executor, as it does the standard one: all calls fail with
             BrokenProcessPool, and no more are taken.
+        cancel_running: `cancel` of a future stops a call that runs, too: with KeyboardInterrupt, or after a second by
+            the end of its process. asyncio's `wait_for` and `timeout` cancel so. Calls then travel one by one.
 
     Raises:
         ValueError, TypeError: as the standard executor does.
@@ -76,6 +79,7 @@ class Executor(futures.Executor):
         max_tasks_per_child: int | None = None,
         retries: int = 0,
         strict: bool = False,
+        cancel_running: bool = False,
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
@@ -100,6 +104,8 @@ class Executor(futures.Executor):
         self._max_tasks_per_child = max_tasks_per_child
         self._retries = retries
         self._strict = strict
+        self._cancel_running = cancel_running
+        self._interrupts: Interrupts | None = None
         self._is_shut = False
         self._starting = threading.Lock()
         self._dispatcher: Dispatcher | None = None
@@ -118,13 +124,13 @@ class Executor(futures.Executor):
         with dispatcher.lock:
             self._check(dispatcher)
             callee = dispatcher.callees.find(fn)
-            future: Future[T] = Future(dispatcher)
+            future: Future[T] = Future(dispatcher, self._interrupts)
             last = dispatcher.last_in_queue()
             if type(last) is Submissions and last.callee is callee:
                 last.append(future, args, kwargs)
                 dispatcher.joined()
             else:
-                calls = Submissions(dispatcher, callee)
+                calls = Submissions(dispatcher, callee, travels_alone=self._cancel_running)
                 calls.append(future, args, kwargs)
                 dispatcher.joined()
                 dispatcher.add(calls)
@@ -199,6 +205,8 @@ class Executor(futures.Executor):
                 except ForkedDriverError:  # a `multiprocessing.Process` that has an executor of its own
                     miniray.init()
                     self._dispatcher = self._hire()
+                if self._cancel_running:
+                    self._interrupts = Interrupts(self._dispatcher)
                 _at_work.add(self._dispatcher)
             return self._dispatcher
 

@@ -23,6 +23,7 @@ from concurrent.futures import _base as _standard
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from miniray.executor.interrupts import Interrupts
     from miniray.pool.dispatch import Dispatcher
 
 T = TypeVar("T")
@@ -35,7 +36,11 @@ _changing = threading.RLock()  # held for a few assignments only
 
 
 class Future(futures.Future[T]):
-    """The outcome of one call; made by `Executor.submit` only."""
+    """The outcome of one call; made by `Executor.submit` only.
+
+    Args:
+        interrupts: where calls that run can be cancelled, too.
+    """
 
     _state = PENDING
     _result: Any = None
@@ -44,8 +49,9 @@ class Future(futures.Future[T]):
     _waiters: list[Any]
     _done_callbacks: list[Callable[[Any], object]]
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, interrupts: Interrupts | None = None) -> None:
         self._dispatcher = dispatcher
+        self._interrupts = interrupts
 
     def __getattr__(self, name: str) -> Any:
         """`_condition`, at its first use."""
@@ -61,14 +67,18 @@ class Future(futures.Future[T]):
         return condition
 
     def cancel(self) -> bool:
-        """Cancel the call, if no worker has it yet. Whether it is cancelled."""
+        """Cancel the call, if no worker has it yet, or the executor has `cancel_running`. Whether it is cancelled."""
+        interrupts = self._interrupts
         with self._condition:
-            if self._state != PENDING:
+            was_running = self._state == RUNNING
+            if self._state != PENDING and not (was_running and interrupts is not None):
                 return self._state == CANCELLED
             self._state = CANCELLED
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
+        if was_running and interrupts is not None:
+            interrupts.strike(self)
         self._dispatcher.show_waiters()
         self._invoke_callbacks()
         return True

@@ -30,8 +30,9 @@ class Submissions(Source):
     fails_as_one = False
     raises_exits = True
 
-    def __init__(self, dispatcher: Dispatcher, callee: Callee) -> None:
+    def __init__(self, dispatcher: Dispatcher, callee: Callee, *, travels_alone: bool) -> None:
         self.callee = callee
+        self.travels_alone = travels_alone
         self._dispatcher = dispatcher
         self._futures: deque[Future[Any]] = deque()
         self._items: deque[tuple[tuple[Any, ...], dict[str, Any]]] = deque()

@@ -63,6 +63,8 @@ class CallQueue:
         return None
 
     def _limit(self, source: Source, remaining: int | None, member: CrewMember) -> int:
+        if source.travels_alone:
+            return 1
         size = source.callee.group_size(target_of(source))
         if member.quota is not None:
             size = min(size, int(member.quota * source.chunk))

@@ -113,6 +113,7 @@ class Source:
     argument: Any  # what is sent in place of the function; None: itself
     chunk: int  # so many calls are one task for `maxtasksperchild`
     fails_as_one: bool
+    travels_alone = False  # whether a group has one call of it only
     raises_exits = False  # whether SystemExit and KeyboardInterrupt of a call are raised as they are
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:

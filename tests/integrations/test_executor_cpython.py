@@ -118,7 +118,7 @@ class TestAsCompleted(case("AsCompletedTests")):  # type: ignore[misc]
 
 
 class TestInitializer(case("InitializerMixin")):  # type: ignore[misc]
-    pass
+    """FailingInitializerMixin wants the error in a log of the worker; here it is the cause of what is raised."""
 
 
 class TestDeadlock(case("ExecutorDeadlockTest")):  # type: ignore[misc]
