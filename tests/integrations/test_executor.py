@@ -6,26 +6,20 @@ import asyncio
 import concurrent.futures
 import gc
 import itertools
+import multiprocessing
 import os
-import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import miniray
-from miniray.errors import WorkerCrashedError, WorkerInitializerError
 from tests.integrations import pool_functions as functions
-from tests.quiescence import await_end, eventually, is_alive
+from tests.quiescence import eventually
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,10 +33,6 @@ def session() -> Iterator[None]:
 def executor() -> Iterator[miniray.Executor]:
     with miniray.Executor(2) as made:
         yield made
-
-
-def attendants() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "miniray-pool"]
 
 
 # ---- calls and futures ----
@@ -117,6 +107,31 @@ def test_what_cannot_be_pickled_spoils_nothing_else(executor: miniray.Executor) 
     arguments = [executor.submit(functions.square, x) for x in (1, threading.Lock(), 3)]
     assert isinstance(arguments[1].exception(), TypeError)
     assert arguments[0].result() == 1 and arguments[2].result() == 9
+
+
+class Unreadable:
+    """Its pickle cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_what_cannot_be_unpickled_is_that_calls_error(executor: miniray.Executor) -> None:
+    futures = [executor.submit(lambda x: Unreadable() if x == 2 else x, x) for x in range(4)]
+    assert isinstance(futures[2].exception(), ValueError)
+    assert [futures[x].result() for x in (0, 1, 3)] == [0, 1, 3]
+    assert isinstance(executor.submit(functions.square, Unreadable()).exception(), ValueError)
+
+
+def test_whose_children_workers_are(executor: miniray.Executor) -> None:
+    assert executor.submit(os.getppid).result() != os.getpid()
+    assert not {child.pid for child in multiprocessing.active_children()} & {*executor._processes}
+    with miniray.Executor(1, multiprocessing.get_context("fork")) as forked:
+        assert forked.submit(os.getppid).result() == os.getpid()
+
+
+def test_default_number_of_workers() -> None:
+    assert miniray.Executor()._max_workers == len(os.sched_getaffinity(0))
 
 
 def test_large_arrays_go_both_ways(executor: miniray.Executor) -> None:
@@ -297,215 +312,3 @@ def test_map_that_is_closed_runs_no_further(executor: miniray.Executor, tmp_path
     gc.collect()
     assert executor.submit(functions.square, 2).result() == 4, "what comes after it does not wait for it"
     assert len(os.listdir(tmp_path)) < 100
-
-
-# ---- workers that die ----
-
-
-def test_a_killed_worker_costs_its_call(tmp_path: Path) -> None:
-    with miniray.Executor(1, initializer=functions.set_shared, initargs=("again",)) as one:
-        lost = one.submit(_sleep_long, str(tmp_path / "started"))
-        waiting = [one.submit(functions.square, x) for x in range(20)]
-        (pid,) = one._processes
-        eventually((tmp_path / "started").exists, "the call has begun", 30)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(WorkerCrashedError, match=rf"_sleep_long was lost: worker {pid} was ended by .*9"):
-            lost.result(timeout=10)
-        assert isinstance(lost.exception(), BrokenProcessPool), "what programs catch"
-        assert [future.result(timeout=10) for future in waiting] == [x * x for x in range(20)]
-        assert one.submit(functions.read_shared, 1).result() == ("again", 1)
-        assert list(one._processes) != [pid]
-
-
-def test_strict() -> None:
-    with miniray.Executor(2, strict=True) as two:
-        futures = [two.submit(functions.sleep, 30) for _ in range(3)]
-        next(iter(two._processes.values())).terminate()
-        for future in futures:
-            assert isinstance(future.exception(timeout=10), BrokenProcessPool)
-        with pytest.raises(BrokenProcessPool, match="not usable anymore"):
-            two.submit(functions.square, 1)
-        assert two._broken
-
-
-def test_retries(tmp_path: Path) -> None:
-    with miniray.Executor(2, retries=1) as two:
-        once = two.submit(_die_once, str(tmp_path / "mark"))
-        always = two.submit(functions.exit_now)
-        assert once.result(timeout=30) == "second"
-        with pytest.raises(WorkerCrashedError, match="attempt 2 of 2"):
-            always.result(timeout=30)
-    with pytest.raises(ValueError, match="retries"):
-        miniray.Executor(2, retries=1, strict=True)
-
-
-def _sleep_long(mark: str) -> None:
-    Path(mark).touch()
-    time.sleep(30)
-
-
-def _die_once(mark: str) -> str:
-    if Path(mark).exists():
-        return "second"
-    Path(mark).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-    return "never"
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_initializer_that_raises(strict: bool) -> None:
-    with miniray.Executor(2, initializer=functions.fail_on_three, initargs=(3,), strict=strict) as two:
-        with pytest.raises(WorkerInitializerError, match="ValueError: ") as caught:
-            two.submit(functions.square, 1).result(timeout=30)
-        assert isinstance(caught.value, BrokenExecutor) and type(caught.value.__cause__) is ValueError
-        with pytest.raises(BrokenProcessPool):
-            two.submit(functions.square, 1)
-
-
-def test_max_tasks_per_child() -> None:
-    with miniray.Executor(1, max_tasks_per_child=3) as one:
-        pids = [one.submit(os.getpid).result() for _ in range(9)]
-        assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
-
-
-# ---- the end ----
-
-
-def test_nothing_starts_before_the_first_call() -> None:
-    unused = miniray.Executor(2)
-    assert unused._processes == {}
-    unused.shutdown()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        unused.submit(functions.square, 1)
-
-
-def test_shutdown_waits_and_ends_the_processes() -> None:
-    with miniray.Executor(2) as two:
-        futures = [two.submit(functions.sleep, 0.05) for _ in range(6)]
-        results = two.map(functions.square, range(1000))
-        pids = list(two._processes)
-    assert all(future.done() for future in futures)
-    assert not any(map(is_alive, pids))
-    assert list(results) == [x * x for x in range(1000)]
-    two.shutdown()
-    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
-        two.map(functions.square, [1])
-
-
-def test_shutdown_cancels() -> None:
-    two = miniray.Executor(2)
-    futures = [two.submit(functions.sleep, 0.2) for _ in range(50)]
-    results = two.map(functions.square, range(50))
-    two.shutdown(wait=True, cancel_futures=True)
-    assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 48
-    with pytest.raises(CancelledError):
-        next(results)
-
-
-def test_shutdown_from_a_callback() -> None:
-    two = miniray.Executor(2)
-    ended = threading.Event()
-
-    def end(_: Any) -> None:
-        two.shutdown(wait=True)
-        ended.set()
-
-    two.submit(functions.square, 2).add_done_callback(end)
-    assert ended.wait(30)
-
-
-@pytest.mark.parametrize("word", ["terminate_workers", "kill_workers"])
-def test_workers_ended_at_once(word: str) -> None:
-    two = miniray.Executor(2)
-    futures = [two.submit(functions.sleep, 60) for _ in range(4)]
-    pids = list(two._processes)
-    getattr(two, word)()
-    assert [isinstance(future.exception(timeout=10), BrokenProcessPool) for future in futures[:2]] == [True, True]
-    assert futures[2].cancelled() and futures[3].cancelled()
-    for pid in pids:
-        await_end(pid)
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        two.submit(functions.square, 2)
-
-
-def test_one_that_is_dropped_finishes_and_ends() -> None:
-    two = miniray.Executor(2)
-    future = two.submit(functions.sleep, 0.2)
-    pids, gone = list(two._processes), weakref.ref(two)
-    del two
-    gc.collect()
-    assert gone() is None, "neither a future nor a thread holds it"
-    assert future.result(timeout=10) == 0.2
-    for pid in pids:
-        await_end(pid)
-
-
-def test_no_thread_is_left() -> None:
-    before = attendants()
-    for _ in range(3):
-        with miniray.Executor(1) as one:
-            one.submit(functions.square, 2).result()
-    for thread in {*attendants()} - {*before}:
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-PROGRAM = """
-import atexit, sys, time
-from miniray import Executor
-def nap(seconds, word):
-    time.sleep(seconds)
-    print(word, flush=True)
-def late():
-    try:
-        executor.submit(nap, 0, "never")
-    except RuntimeError as error:
-        print(error)
-atexit.register(late)
-executor = Executor(2)
-futures = [executor.submit(nap, 0.2, word) for word in ("one", "two", "three")]
-futures[2].add_done_callback(lambda future: print("called back", flush=True))
-"""
-
-
-@pytest.mark.parametrize("ending", ["", "executor.shutdown(wait=False)", "sys.exit(3)", "raise KeyError(1)"])
-def test_exit_of_the_interpreter(ending: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM + ending], capture_output=True, text=True, timeout=60)
-    assert done.returncode == {"": 0, "sys.exit(3)": 3, "raise KeyError(1)": 1}.get(ending, 0), done.stderr
-    said = done.stdout.splitlines()
-    assert sorted(said[:4]) == ["called back", "one", "three", "two"], done.stdout + done.stderr
-    assert len(said) == 5 and said[4].startswith("cannot schedule new futures after")
-    assert "Traceback" not in done.stderr or ending == "raise KeyError(1)"
-
-
-# ---- arguments ----
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"max_workers": 0},
-        {"max_workers": -1},
-        {"initializer": 5},
-        {"max_tasks_per_child": 0},
-        {"max_tasks_per_child": 1.5},
-    ],
-)
-def test_wrong_arguments(arguments: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, TypeError)) as standard:
-        ProcessPoolExecutor(**arguments)
-    with pytest.raises(standard.type) as ours:
-        miniray.Executor(**arguments)
-    assert str(ours.value) == str(standard.value)
-
-
-def test_other_wrong_uses(executor: miniray.Executor) -> None:
-    wrong: Any = "fork"
-    with pytest.raises(TypeError, match="get_context"):
-        miniray.Executor(mp_context=wrong)
-    with pytest.raises(ValueError, match="chunksize must be >= 1"):
-        executor.map(functions.square, [1], chunksize=0)
-    with pytest.raises(ValueError, match="buffersize must be None or > 0"):
-        executor.map(functions.square, [1], buffersize=0)
-    with pytest.raises(NotImplementedError, match="cannot be passed between processes"):
-        pickle.dumps(executor)

@@ -32,7 +32,7 @@ PARTS = ("executor", "test_as_completed", "test_deadlock", "test_future", "test_
 OF_ITS_PARTS = "looks at the standard executor's own thread or queue"
 ALONE = "a worker dies of what it cannot unpickle; here that call alone fails, with the error itself"
 SLOW = "sleeps for 5 seconds; test_executor.py asks the same in less"
-OF_ITS_NAME = "a program that imports the class by name; test_executor.py has such programs"
+OF_ITS_NAME = "a program that imports the class by name; test_executor_life.py has such programs"
 LEFT_OUT = {
     "test_error_at_task_unpickle": ALONE,
     "test_error_during_result_unpickle_in_result_handler": ALONE,
