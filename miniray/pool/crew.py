@@ -249,9 +249,10 @@ class CrewMember:
         args = group.single()
         if args is not None:
             group.ref = run_one.remote(*function, group.number, *args)
+        elif group.runs_whole:
+            group.ref = run_whole.remote(*function, group.number, source.mode, group.items)
         else:
-            method = run_whole if group.runs_whole else run
-            group.ref = method.remote(*function, group.number, source.mode, group.items, LONGEST * group.target)
+            group.ref = run.remote(*function, group.number, source.mode, group.items, LONGEST * group.target)
         if not self.groups:
             self.sent_at = monotonic()
         group.member = self

@@ -89,3 +89,13 @@ def test_calls_whose_results_nobody_asks_for_are_run(use: str, kind: Any, tmp_pa
     pool.close()
     pool.join()
     assert len(os.listdir(tmp_path)) == 2000
+
+
+def test_a_map_of_short_calls_travels_in_few_groups() -> None:
+    """A worker that cannot read a group has each call sent by itself: all is right, and a hundred times as slow."""
+    with miniray.Pool(2) as pool:
+        pool.map(functions.square, range(20_000))
+        number = pool._dispatcher._queue.next_number
+        before = number()
+        assert pool.map(functions.square, range(100_000)) == [x * x for x in range(100_000)]
+        assert number() - before < 5_000
