@@ -64,9 +64,12 @@ class Signals:
         self.depth = 0
         self.noted: list[tuple[int, Callable[..., Any]]] = []  # what came while the main thread was inside
         self._installed: dict[int, Wrapper] = {}
+        self._wanted = False
 
     def install(self) -> None:
-        """Wrap the Python handlers that there are; only the main thread may, and only it is guarded."""
+        """Wrap the Python handlers that there are; only the main thread may, and only it is guarded. Where another one
+        begins the session, the main one does it when it first waits."""
+        self._wanted = True
         if threading.get_ident() == self.main:
             for number in _WRAPPED:
                 self._wrap(number)
@@ -78,6 +81,8 @@ class Signals:
                 self._wrap(_SIGINT)
             if type(_getsignal(_SIGALRM)) is not Wrapper:
                 self._wrap(_SIGALRM)
+        elif self._wanted:
+            self.install()
 
     def _wrap(self, number: int) -> None:
         handler = _getsignal(number)
@@ -88,6 +93,7 @@ class Signals:
 
     def uninstall(self) -> None:
         """A wrapper that somebody has kept, and puts back later, still leads to its handler."""
+        self._wanted = False
         if threading.get_ident() == self.main:
             for number, wrapper in self._installed.items():
                 if _getsignal(number) is wrapper:
