@@ -125,11 +125,8 @@ class Pool:
     def apply(self, func: Callable[..., Any], args: Sequence[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
         """`func(*args, **kwds)` in a worker; its exception is raised here."""
         dispatcher = self._dispatcher
-        dispatcher.check_running()
-        calls = Calls(self._dispatcher.callees.find(func))
         result = ApplyResult(self, dispatcher, None, None)
-        calls.append(result, args, kwds)
-        dispatcher.run_alone(calls, result)
+        dispatcher.run_alone(dispatcher.callees.find(func), result, args, kwds)
         return result.get()
 
     def apply_async(

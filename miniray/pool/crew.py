@@ -125,6 +125,16 @@ class Crew:
         free = [member for member in self._members if member.can_take()]
         return min(free, key=_groups_of) if free else None
 
+    def unoccupied(self) -> CrewMember | None:
+        """A worker for a single call, when none of them has anything to do."""
+        for member in self._members:
+            if member.groups:
+                return None
+        first = self._members[0]
+        if first.quota is not None:
+            return None
+        return first if first._pid is not None and not first.has_ended else self.idlest()
+
     @property
     def has_idle(self) -> bool:
         return any(member.can_take() and not member.groups for member in self._members if member.is_up)

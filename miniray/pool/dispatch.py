@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.context import BaseContext
 from time import monotonic
@@ -33,7 +33,7 @@ from miniray.errors import (
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
-from miniray.pool.groups import Callees, Group, Source
+from miniray.pool.groups import Callee, Callees, Group, Source
 from miniray.pool.inheritance import meet
 from miniray.pool.outcomes import NOT_SENT, read, read_posted, reason, start_error, unsent
 from miniray.pool.results import ApplyResult, Calls, IMapIterator
@@ -99,24 +99,24 @@ class Dispatcher:
             self.pump()
         self.attendant.rouse()
 
-    def run_alone(self, calls: Calls, result: ApplyResult) -> None:
+    def run_alone(self, callee: Callee, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
         """One call, and the caller waits for it: when the pool has nothing else to do, without the detours."""
         with self.lock:
-            alone = self.is_idle and self.broken is None and self.crew[0].quota is None
-            if not alone:
-                self.add(calls, result)
-                return
+            calls = Calls(callee)
+            member = None if self._queue or self.broken else self.crew.unoccupied()
+            if member is None:
+                calls.append(result, args, kwds)
+                return self.add(calls, result)
             self.check_running()
             self._unfinished += 1
-            group = Group(calls, [result], [calls.items.popleft()], self._queue.next_number())
+            group = Group(calls, (result,), ((args, kwds),), self._queue.next_number())
             group.is_claimed = True
-            calls.results.clear()
-            self._send(self.crew.idlest() or self.crew[0], group)
+            self._send(member, group)
         try:
             if group.ref is not None:
                 self._collect(group)
         finally:
-            if not self.is_idle:  # it was interrupted, or others have added calls
+            if not result.ready():  # it was interrupted, or is to be run again
                 self.attendant.rouse()
 
     def last_in_queue(self) -> Any:
@@ -130,7 +130,7 @@ class Dispatcher:
         """They are done, and their callbacks have run."""
         with self.lock:
             self._unfinished -= calls
-            if not self._unfinished:
+            if not self._unfinished and self.state == CLOSE:
                 self._maybe_release()
 
     def check_running(self) -> None:
@@ -302,7 +302,8 @@ class Dispatcher:
             return  # the worker was lost, or the pool terminated, meanwhile
         if done and seconds >= 0:
             group.callee.measured(done, seconds)
-        self._again(group, done)
+        if done < group.kept:
+            self._again(group, done)
         self._close_group(member, group)
         if done:  # a worker that was held up before it began has given back all of it
             group.deliver(done, results, errors)

@@ -177,7 +177,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
-        "ref", "source", "target", "tokens",
+        "ref", "source", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -191,12 +191,16 @@ class Group:
         self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
         self.delivered = 0  # outcomes that came before the group had ended
-        self.expected = source.callee.expected(len(items))
-        self.target = target_of(source)  # seconds that it should last
+        self.expected = source.callee.expected(len(items))  # seconds, as far as was known when it was made
         self.is_claimed = False  # a thread collects it
         self.is_recalled = False
         self.ref: Any = None
         self.member: Any = None  # the worker that has it
+
+    @property
+    def target(self) -> float:
+        """Seconds that it should last."""
+        return target_of(self.source)
 
     def single(self) -> Sequence[Any] | None:
         """The arguments of its only call, if they are such that they can travel by themselves."""

@@ -78,7 +78,8 @@ class Actors:
                 self._pump(now, row, eager=True)
 
     def _pump(self, now: float, row: Actor, *, eager: bool) -> None:
-        self._take_out(row)
+        if self._completion.left:
+            self._take_out(row)
         if row.process is None:
             row.process = self._completion.address(row.actor)
             if row.process is not None and row.process in self._holding.lost:  # before its address was known here
