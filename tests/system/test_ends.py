@@ -55,11 +55,14 @@ LOADED = """
     ref = miniray.remote(stubborn).remote(large)
     pool = miniray.Pool(1)
     pool.apply_async(stubborn)
+    if sys.argv[2] == "executor":
+        executor = miniray.Executor(1)
+        executor.submit(stubborn)
     print(miniray.get([double.remote(1), actor.double.remote(2)]), flush=True)
     sys.stdin.readline()
     exec(sys.argv[1])
 """
-SLEEPERS = 4  # below the task and the call of the pool: each has a child and a grandchild, in sessions of their own
+SLEEPERS = 2  # below the task and each call of pool and executor: a child and a grandchild, in sessions of their own
 AT_EXIT = (
     "after init [4, 6]",
     "before init [4, 6]",
@@ -129,18 +132,19 @@ WAYS: dict[str, tuple[str, int, int, tuple[str, ...]]] = {
 class Loaded:
     """A driver with everything under way that could outlive it: `WAYS` are ways to end it."""
 
-    def __init__(self, script, tmp_path, monkeypatch, last):
+    def __init__(self, script, tmp_path, monkeypatch, last, more=""):
+        self.sleepers = SLEEPERS * (2 + bool(more))
         self.temporary = tmp_path / "temporary"
         self.temporary.mkdir()
         monkeypatch.setenv("TMPDIR", str(self.temporary))
-        self.script = script(LOADED, textwrap.dedent(last))
+        self.script = script(LOADED, textwrap.dedent(last), more)
         assert self.script.line() == "[2, 4]"
         self.brood = eventually(self._all, "everything runs")
 
     def _all(self):
         found = psutil.Process(self.script.pid).children(recursive=True)
         names = [name_of(process) for process in found]
-        return found if names.count("sleep") == SLEEPERS and len(found) >= SLEEPERS + 6 else None
+        return found if names.count("sleep") == self.sleepers and len(found) >= self.sleepers + 6 else None
 
     def go(self):
         self.script.process.stdin.write("go\n")
@@ -166,7 +170,8 @@ def name_of(process):
 def test_nothing_is_left_whichever_way_it_ends(script, tmp_path, monkeypatch, way):
     """Whatever runs: it ignores signals, and has children in sessions of their own, and those too."""
     last, number, status, printed = WAYS[way]
-    loaded = Loaded(script, tmp_path, monkeypatch, last)
+    more = "" if printed else "executor"  # whose calls are done to the end where the interpreter ends by itself
+    loaded = Loaded(script, tmp_path, monkeypatch, last, more if way != "shutdown before" else "")
     loaded.go()
     if number:
         assert loaded.script.line() == "waits"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 SOURCE = """
     import logging, os, subprocess, sys, threading
     import miniray
@@ -66,6 +68,9 @@ SOURCE = """
     elif sys.argv[1] == "pool":
         with miniray.Pool(1, print, ("begins",)) as pool:
             pool.map(square, range(3))
+    elif sys.argv[1] == "executor":
+        with miniray.Executor(1, initializer=print, initargs=("begins",)) as executor:
+            list(executor.map(square, range(3)))
     else:
         @miniray.remote(num_cpus=0)
         def many(name):
@@ -103,8 +108,9 @@ def test_lines_of_tasks_and_actors_say_whose_they_are(script):
     assert errors == ["(shout pid=N) two", "(shout pid=N) lines 2", "(shout pid=N) WARNING:root:logged"]
 
 
-def test_a_pool_prints_as_the_standard_one_does(script):
-    assert outputs_of(script, "pool") == [["begins", "square 0", "square 1", "square 2"], []]
+@pytest.mark.parametrize("what", ["pool", "executor"])
+def test_pools_and_executors_print_as_the_standard_ones_do(script, what):
+    assert outputs_of(script, what) == [["begins", "square 0", "square 1", "square 2"], []]
 
 
 def test_lines_of_several_workers_never_mix(script):
