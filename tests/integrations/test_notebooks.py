@@ -1,7 +1,8 @@
 """The notebooks run, and say again what they say in the repository.
 
 What a simulated run says follows the protocol: its seed, times and steps are others when a message is added. So of that
-notebook only what it wants to show is compared. After such a change: `jupyter execute --inplace notebooks/2-*.ipynb`.
+notebook only what it wants to show is compared; and of the first one, which has real times. After such a change:
+`jupyter execute --inplace notebooks/2-*.ipynb`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = 60
 SHOWS = {
+    "1-from-multiprocessing.ipynb": (
+        "the same counts: True",
+        "with multiprocessing.Pool, 0 with miniray.Pool",
+        "the standard pool: no answer",
+        "the new function is the one that runs: True",
+        "a lambda that uses a global: True",
+        "interrupted at once: True",
+        "the same pool: True",
+        "picture 3: WorkerCrashedError",
+        "all others are there: True",
+        "as if nothing had happened: True",
+    ),
     "2-find-a-bug-by-seed.ipynb": (
         "AssertionError: the bank began with 200 and has ",
         "  1. worker p",
