@@ -215,7 +215,9 @@ class Pool:
         callee = self._dispatcher.callees.find(func)
         result = MapResult(items, callee, mode, chunksize, self, self._dispatcher, callback, error_callback)
         if input_error is not None:
-            self._dispatcher.fail(result, input_error)
+            with self._dispatcher.lock:
+                self._dispatcher.joined()
+                result.settle(False, input_error)
             return result
         if not items:
             result._success = True

@@ -49,6 +49,8 @@ class CallQueue:
             taken = entry.take(self._limit(source, entry.remaining(), member))
             if taken is None:
                 entries.popleft()
+                if entry.remaining():  # a signal's handler has just brought a call
+                    entries.appendleft(entry)
                 continue
             tokens, items = taken
             attempt = entry.attempt if isinstance(entry, Remainder) else 0

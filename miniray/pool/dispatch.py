@@ -23,13 +23,8 @@ from weakref import WeakSet
 
 import miniray
 from miniray.errors import (
-    ActorDiedError,
-    MinirayError,
-    SerializationError,
-    SessionError,
-    TaskCancelledError,
-    WorkerCrashedError,
-)
+    ActorDiedError, MinirayError, SerializationError, SessionError, TaskCancelledError, WorkerCrashedError,
+)  # fmt: skip
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
@@ -77,6 +72,7 @@ class Dispatcher:
         self._unasked: dict[int, IMapIterator] = {}  # perhaps nobody has them; their calls are wanted all the same
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
+        self._is_pumping = self._wants_pump = False
         self.broken: BaseException | None = None  # why nothing can be run any more
         self.callees = Callees(partial(meet, self))
         self.crew = Crew(processes, start, tasks_per_child, context)
@@ -111,7 +107,13 @@ class Dispatcher:
             self._unfinished += 1
             group = Group(calls, (result,), ((args, kwds),), self._queue.next_number())
             group.is_claimed = True
-            self._send(member, group)
+            self._is_pumping = True
+            try:
+                self._send(member, group)
+            finally:
+                self._is_pumping = False
+            if self._wants_pump:
+                self.pump()
         try:
             if group.ref is not None:
                 self._collect(group)
@@ -148,13 +150,22 @@ class Dispatcher:
                 source.is_stalled = False
                 self._queue.append(source)
             self.pump()
-            self._notify()
+            self.show_waiters()
         self.attendant.rouse()
 
     # ---- calls go out ----
 
     def pump(self) -> None:
-        """Give workers what they can take. Under the lock."""
+        """Give workers what they can take. Under the lock; not within itself: a signal's handler may call the pool."""
+        self._wants_pump = True
+        while self._wants_pump and not self._is_pumping:
+            self._is_pumping, self._wants_pump = True, False
+            try:
+                self._send_groups()
+            finally:
+                self._is_pumping = False
+
+    def _send_groups(self) -> None:
         while self._queue and self.broken is None and self.state != TERMINATE:
             member = self.crew.idlest()
             if member is None:
@@ -183,8 +194,7 @@ class Dispatcher:
                 self._again(group, 0)
             raise
         else:
-            if self._sleepers:
-                self._notify()
+            self.show_waiters()
 
     def _again(self, group: Group, first: int, *, limit: int | None = None) -> None:
         """What has not run of a group goes back to the head of the queue."""
@@ -285,8 +295,7 @@ class Dispatcher:
             with self.lock:
                 self._settle(member, group, *outcome)
                 self.pump()
-        with self.lock:
-            self._notify()
+        self.show_waiters()
 
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
         with self.lock:
@@ -317,7 +326,7 @@ class Dispatcher:
             with self.lock:
                 if group in group.member.groups and not group.delivered:
                     group.deliver(len(results), results, errors)
-                    self._notify()
+                    self.show_waiters()
 
     def _close_group(self, member: CrewMember, group: Group) -> None:
         member.groups.remove(group)
@@ -392,13 +401,6 @@ class Dispatcher:
         except MinirayError as error:
             self._break(error)
 
-    def fail(self, result: ApplyResult, error: BaseException) -> None:
-        """The calls of this cannot even be queued."""
-        with self.lock:
-            self._unfinished += 1
-            result.settle(False, error)
-        self.attendant.rouse()
-
     def _break(self, error: BaseException) -> None:
         """Nothing can be run any more: all calls, now and later, fail with this."""
         with self.lock:
@@ -413,7 +415,7 @@ class Dispatcher:
             self._unasked.clear()
             for iterator in list(self._iterators):
                 iterator.abandon(error)
-            self._notify()
+            self.show_waiters()
 
     # ---- results are shown ----
 
@@ -435,11 +437,8 @@ class Dispatcher:
 
     def show_waiters(self) -> None:
         with self.lock:
-            self._notify()
-
-    def _notify(self) -> None:
-        if self._sleepers:
-            self._changed.notify_all()
+            if self._sleepers:
+                self._changed.notify_all()
 
     # ---- the end ----
 
@@ -475,7 +474,7 @@ class Dispatcher:
         if self.state == CLOSE and self.has_finished:
             for member in self.crew:
                 member.release()
-            self._notify()
+            self.show_waiters()
 
     def terminate(self, error: BaseException | None = None) -> None:
         """End all workers at once; calls that were not answered fail with `error`."""

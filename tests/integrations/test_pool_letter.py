@@ -352,3 +352,35 @@ def test_pools_in_pools_in_pools() -> None:
 
     with miniray.Pool(2) as pool:
         assert pool.map(outer, [2, 3, 1]) == [[[], [0]], [[], [0], [0, 1]], [[]]]
+
+
+def test_a_signal_handler_may_bring_calls() -> None:
+    """It strikes while the pool's own tables change: nothing is torn, and no call is forgotten."""
+    with miniray.Pool(2) as pool:
+        brought: list[Any] = []
+        before = signal.signal(signal.SIGALRM, lambda *_: brought.append(pool.apply_async(functions.square, (5,))))
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        try:
+            while len(brought) < 50:
+                assert pool.map(functions.square, range(300)) == [x * x for x in range(300)]
+                assert pool.apply(functions.square, (7,)) == 49
+                assert list(pool.imap(functions.square, iter(range(50)))) == [x * x for x in range(50)]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert [result.get(10) for result in brought] == [25] * len(brought)
+
+
+def test_a_forked_child_cannot_use_its_parents_pool(pool: Any) -> None:
+    pool.map(functions.square, range(10))
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            pool.map(functions.square, range(10))
+        except miniray.errors.ForkedDriverError:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert pool.map(functions.square, range(3)) == [0, 1, 4]
