@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory
 from time import sleep
 
 import psutil
@@ -26,7 +27,13 @@ FIGURES = ("processes", "descriptors", "threads", "files", "maps", "objects", "M
 def grown(what: str, times: int) -> dict[str, float]:
     """What there is more after `times` sessions (or pools, in one session) than after the first five: processes below
     this one, its descriptors, threads, temporary files, memory maps and objects, and MB of memory that are its own and
-    its descendants'. To be called in a process with a TMPDIR of its own."""
+    its descendants'. To be called in a process of its own."""
+    with TemporaryDirectory(prefix="miniray-bench-") as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        return _grown(what, times)
+
+
+def _grown(what: str, times: int) -> dict[str, float]:
     import miniray
 
     cycle: Callable[[int], None] = {"sessions": session, "pools": pool}[what]
@@ -84,7 +91,7 @@ def figures() -> dict[str, float]:
         "processes": len(below),
         "descriptors": me.num_fds(),
         "threads": threading.active_count(),
-        "files": len(os.listdir(gettempdir())),
+        "files": len(os.listdir(tempfile.gettempdir())),
         "maps": len(Path("/proc/self/maps").read_text().splitlines()),
         "objects": len(gc.get_objects()),
         "MB": sum(process.memory_full_info().uss for process in (me, *below)) / 1e6,

@@ -50,10 +50,7 @@ IDLE = """
 
 
 @pytest.mark.parametrize("what", ["sessions", "pools"])
-def test_what_comes_and_goes_leaves_nothing(script, tmp_path, monkeypatch, what):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
+def test_what_comes_and_goes_leaves_nothing(script, what):
     more = json.loads(script(COME_AND_GO, what, CYCLES).end(100))
     assert len(more) == 7
     assert {} == {name: figure for name, figure in more.items() if figure > ALLOWED.get(name, 0)}, more
