@@ -51,6 +51,10 @@ class Board:
         """How many of the `calls` of a group were started by the worker of this slot."""
         return _part(self._slots[slot][0][_PROGRESS], number, calls, earlier=calls, later=0)
 
+    def is_at(self, slot: int, number: int) -> bool:
+        """Whether group `number` is the one that the worker of this slot began last."""
+        return bool(self._slots[slot][0][_PROGRESS] >> INDEX_BITS == number)
+
     def kept(self, slot: int, number: int, calls: int) -> int:
         """How many of them it has not given back."""
         return _part(self._slots[slot][0][_GIVEN_BACK], number, calls, earlier=calls, later=calls)

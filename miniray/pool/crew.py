@@ -166,6 +166,10 @@ class Crew:
         """How many calls of a group were started by its worker, dead or alive."""
         return min(self._board.started(group.member.slot, group.number, len(group.items)), group.kept)
 
+    def is_at(self, group: Group) -> bool:
+        """Whether its worker has begun it, and no other since."""
+        return self._board.is_at(group.member.slot, group.number)
+
     def kept(self, group: Group) -> int:
         """How many of them its worker has not given back."""
         return self._board.kept(group.member.slot, group.number, len(group.items))

@@ -221,6 +221,23 @@ def test_cancel_of_what_runs(tmp_path: Path) -> None:
         assert one.submit(os.getpid).result() != pid, "one that does not listen is ended"
 
 
+def test_a_cancelled_call_costs_no_other_of_its_worker() -> None:
+    """Short calls are sent before those ahead of them have ended; here they turn out to be long."""
+    with miniray.Executor(1, cancel_running=True) as one:
+        assert [one.submit(time.sleep, 0).result() for _ in range(50)] == [None] * 50, "known to be short"
+        long, behind = one.submit(time.sleep, 1.6), one.submit(time.sleep, 0)
+        eventually(behind.running, "it was sent to the same worker", 30)
+        assert behind.cancel()
+        assert long.result() is None
+
+        assert [one.submit(time.sleep, 0).result() for _ in range(50)] == [None] * 50
+        struck, long = one.submit(time.sleep, 30), one.submit(time.sleep, 1.6)
+        eventually(long.running, "it was sent to the same worker", 30)
+        time.sleep(0.2)
+        assert struck.cancel()
+        assert long.result() is None
+
+
 def test_asyncio_cancels_what_runs(tmp_path: Path) -> None:
     async def main() -> None:
         call = asyncio.get_running_loop().run_in_executor(one, _note_interrupt, str(tmp_path / "mark"))
