@@ -17,7 +17,7 @@ import crash_scenarios
 import pytest
 from crash_scenarios import ALLOWED, ONLY_SIMULATED, Told, World
 
-from miniray.core.ids import ProcessId
+from miniray.core.ids import ProcessId, TaskId
 from miniray.testing.cluster import running
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.seeds import FailedSeed, prepare, run_checked
@@ -70,10 +70,10 @@ class SimulatedWorld:
         host = running[-1].head
         start = host.start
 
-        def start_dead(process: ProcessId) -> None:
+        def start_dead(process: ProcessId, fork: TaskId | None) -> None:
             setattr(host, "start", start)  # noqa: B010
             self.note("doomed")
-            start(process)
+            start(process, fork)
             host.kill(process)
 
         setattr(host, "start", start_dead)  # noqa: B010

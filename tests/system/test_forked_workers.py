@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
@@ -129,33 +128,40 @@ def test_its_end_is_told_with_its_status_and_no_zombie_stays(session: None, how:
     assert_quiet()
 
 
-def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(session: None) -> None:
-    def descriptors(pid: int) -> list[str]:
-        return [_target(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+import psutil
+def descriptors():
+    return [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
+def until_gone():
+    while {child.pid for child in psutil.Process().children()} != before:
+        time.sleep(0.005)
 
-    Forked = miniray.remote(Plain).options(start="fork")
-    children = _children()
-    miniray.get(Forked.remote().pid.remote())
-    eventually(lambda: _children() == children, "no worker is left")
-    before = len(descriptors(os.getpid()))
-    actors = [Forked.remote() for _ in range(4)]
-    pids = miniray.get([actor.pid.remote() for actor in actors])
-    found = descriptors(pids[3])
-    for kind in ("eventpoll", "eventfd", "pidfd"):
-        assert found.count(f"anon_inode:[{kind}]") == 1, (kind, found)
-    del actors
-    eventually(lambda: len(descriptors(os.getpid())) == before, "as many as before")
+miniray.init(num_cpus=1)
+before = {child.pid for child in psutil.Process().children()}
+first = Forked.remote()
+miniray.get(first.evaluate.remote("os.getpid()"))
+del first
+until_gone()
+count = len(descriptors())
+actors = [Forked.remote() for _ in range(4)]
+found = miniray.get([actor.evaluate.remote("descriptors()") for actor in actors])[3]
+for kind in ("eventpoll", "eventfd", "pidfd"):
+    assert sum(one.endswith(f"anon_inode:[{kind}]") for one in found) == 1, (kind, found)
+del actors
+until_gone()
+while len(descriptors()) != count:
+    time.sleep(0.005)
+print("ended", flush=True)
+"""
+    )
+    assert driver.end() == "ended\n"
 
 
 def _children() -> list[int]:
     return sorted(child.pid for child in psutil.Process().children())
-
-
-def _target(descriptor: Path) -> str:
-    try:
-        return os.readlink(descriptor)
-    except FileNotFoundError:
-        return ""  # that of this very look
 
 
 def test_twenty_forks_while_other_threads_hold_locks_and_allocate(script: Callable) -> None:
@@ -273,11 +279,12 @@ def test_a_restarted_one_inherits_anew(script: Callable) -> None:
         HEAD
         + """
 word = "first"
-actor = Forked.options(max_restarts=2, max_task_retries=-1).remote(lock, lambda: word)
+actor = Forked.options(max_restarts=3, max_task_retries=-1).remote(lock, lambda: word)
 seen = []
-for word in ("first", "second", "third"):
+for following in ("second", "third", "last"):
     told = miniray.get(actor.evaluate.remote("(os.getpid(), os.getppid(), word, given[1](), given[0] is lock)"))
     seen.append(told)
+    word = following  # before its end is known: the next one is forked at once
     os.kill(told[0], signal.SIGKILL)
     while os.path.exists(f"/proc/{told[0]}"):
         time.sleep(0.005)
