@@ -34,22 +34,18 @@ class Submissions(Source):
         self.callee = callee
         self.travels_alone = travels_alone
         self._dispatcher = dispatcher
-        self._futures: deque[Future[Any]] = deque()
-        self._items: deque[tuple[tuple[Any, ...], dict[str, Any]]] = deque()
+        # in one, not two: a signal's handler that brings a call may strike between any two lines
+        self._calls: deque[tuple[Future[Any], tuple[tuple[Any, ...], dict[str, Any]]]] = deque()
 
     def append(self, future: Future[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._futures.append(future)
-        self._items.append((args, kwargs))
+        self._calls.append((future, (args, kwargs)))
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        count = min(limit, len(self._items))
-        if not count:
-            return None
-        tokens = [self._futures.popleft() for _ in range(count)]
-        return tokens, [self._items.popleft() for _ in range(count)]
+        taken = [self._calls.popleft() for _ in range(min(limit, len(self._calls)))]
+        return ([future for future, _ in taken], [item for _, item in taken]) if taken else None
 
     def remaining(self) -> int | None:
-        return len(self._items)
+        return len(self._calls)
 
     def starts(self, tokens: Sequence[Any], items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         gone = start(tokens)
@@ -72,14 +68,13 @@ class Submissions(Source):
             self._dispatcher.ended(len(tokens) - len(with_callbacks))
 
     def abandon(self, error: BaseException) -> None:
-        futures, count = list(self._futures), len(self._futures)
-        self._futures.clear()
-        self._items.clear()
-        self.deliver(futures, [None] * count, dict.fromkeys(range(count), error))
+        futures = self.waiting()
+        self._calls.clear()
+        self.deliver(futures, [None] * len(futures), dict.fromkeys(range(len(futures)), error))
 
     def waiting(self) -> list[Future[Any]]:
         """What was not taken yet."""
-        return list(self._futures)
+        return [future for future, _ in self._calls]
 
 
 class MapCalls(Source):

@@ -116,9 +116,10 @@ class Dispatcher:
                 self.pump()
         try:
             if group.ref is not None:
-                self._collect(group)
+                self._collect(group, is_ours=True)
         finally:
             if not result.ready():  # it was interrupted, or is to be run again
+                group.is_claimed = False
                 self.attendant.rouse()
 
     def last_in_queue(self) -> Any:
@@ -258,7 +259,7 @@ class Dispatcher:
         return True
 
     def _await_one(self, groups: list[Group], patience: float | None) -> list[Group]:
-        """Those of the groups that have answered, claimed for this thread."""
+        """Those of the groups that have answered."""
         refs = [group.ref for group in groups]
         try:
             found = {*miniray.wait(refs, timeout=patience)[0]}
@@ -267,18 +268,22 @@ class Dispatcher:
         except SessionError as error:
             self._break(error)
             return []
-        with self.lock:
-            ready = [group for group in groups if group.ref in found and not group.is_claimed]
-            for group in ready:
-                group.is_claimed = True
-        return ready
+        return [group for group in groups if group.ref in found]
 
     # ---- calls come back ----
 
-    def _collect(self, group: Group) -> None:
+    def _collect(self, group: Group, *, is_ours: bool = False) -> None:
+        """Unless another thread does. Of a group that Ctrl-C has struck here nobody has the claim any more."""
         member = group.member
         try:
+            with self.lock:
+                if group.is_claimed and not is_ours:
+                    return
+                group.is_claimed = True
             outcome = read(group, member)
+            with self.lock:
+                self._settle(member, group, *outcome)
+                self.pump()
         except TaskCancelledError:  # taken back: it had not begun
             self._unrun(member, group)
         except ActorDiedError as error:
@@ -291,10 +296,6 @@ class Dispatcher:
         except BaseException:
             group.is_claimed = False
             raise
-        else:
-            with self.lock:
-                self._settle(member, group, *outcome)
-                self.pump()
         self.show_waiters()
 
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:

@@ -113,22 +113,18 @@ class Calls(Source):
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
-        self.results: deque[ApplyResult] = deque()
-        self.items: deque[tuple[Sequence[Any], Mapping[str, Any]]] = deque()
+        # in one, not two: a signal's handler that brings a call may strike between any two lines
+        self._calls: deque[tuple[ApplyResult, tuple[Sequence[Any], Mapping[str, Any]]]] = deque()
 
     def append(self, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
-        self.results.append(result)
-        self.items.append((args, dict(kwds) if kwds and type(kwds) is dict else kwds))
+        self._calls.append((result, (args, dict(kwds) if kwds and type(kwds) is dict else kwds)))
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        count = min(limit, len(self.items))
-        if not count:
-            return None
-        tokens = [self.results.popleft() for _ in range(count)]
-        return tokens, [self.items.popleft() for _ in range(count)]
+        taken = [self._calls.popleft() for _ in range(min(limit, len(self._calls)))]
+        return ([result for result, _ in taken], [item for _, item in taken]) if taken else None
 
     def remaining(self) -> int | None:
-        return len(self.items)
+        return len(self._calls)
 
     def deliver(
         self, tokens: Sequence[ApplyResult], results: Sequence[Any], errors: dict[int, BaseException]
@@ -141,9 +137,8 @@ class Calls(Source):
                 result.settle(False, error)
 
     def abandon(self, error: BaseException) -> None:
-        self.items.clear()
-        while self.results:
-            self.results.popleft().settle(False, error)
+        while self._calls:
+            self._calls.popleft()[0].settle(False, error)
 
 
 class MapResult(ApplyResult, Source):

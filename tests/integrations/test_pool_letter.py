@@ -6,6 +6,7 @@ Where the standard pool has an answer, both are asked (`alike`), and types and t
 from __future__ import annotations
 
 import collections
+import itertools
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,8 @@ import pytest
 
 import miniray
 import miniray.multiprocessing
+from miniray.pool.dispatch import Dispatcher
+from miniray.pool.results import Calls
 from tests.integrations import pool_functions as functions
 
 
@@ -384,3 +387,54 @@ def test_a_forked_child_cannot_use_its_parents_pool(pool: Any) -> None:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.map(functions.square, range(3)) == [0, 1, 4]
+
+
+def test_a_handler_may_bring_a_call_between_any_two_lines_of_another() -> None:
+    brought: list[tuple[int, Any]] = []
+    with miniray.Pool(1) as pool:
+
+        def bring(frame: Any, event: str, _: Any) -> Any:
+            if frame.f_code is not Calls.append.__code__:
+                return None
+            if event != "call":
+                brought.append((len(brought), pool.apply_async(functions.square, (len(brought),))))
+            return bring
+
+        pool.map_async(time.sleep, [0.2] * 3)  # so that the others have to queue
+        first = pool.apply_async(functions.square, (100,))
+        before = sys.gettrace()
+        sys.settrace(bring)
+        try:
+            mine = pool.apply_async(functions.square, (101,))
+        finally:
+            sys.settrace(before)
+        assert brought, "a handler has run within"
+        assert (first.get(30), mine.get(30)) == (10_000, 10_201)
+        assert all(result.get(30) == number * number for number, result in brought)
+
+
+@pytest.mark.parametrize("call", ["map", "apply"])
+def test_an_interrupt_between_any_two_lines_of_collecting_leaves_nothing_behind(call: str) -> None:
+    lines: Any
+
+    def strike(frame: Any, event: str, _: Any) -> Any:
+        if event == "line" and next(lines) == 0:
+            raise KeyboardInterrupt
+        return strike if frame.f_code is Dispatcher._collect.__code__ else None
+
+    given = (functions.square, range(100)) if call == "map" else (functions.square, (3,))
+    with miniray.Pool(2) as pool:
+        struck = 0
+        for line in range(12):
+            lines, before = itertools.count(-line), sys.gettrace()
+            sys.settrace(strike)
+            try:
+                getattr(pool, call)(*given)
+            except KeyboardInterrupt:
+                struck += 1
+            finally:
+                sys.settrace(before)
+            assert pool.map_async(functions.square, range(9)).get(30) == [x * x for x in range(9)]
+        assert struck > 5
+        pool.close()
+        pool.join()
