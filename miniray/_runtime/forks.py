@@ -177,6 +177,8 @@ class Forks:
         if descriptor < 0 or request.task not in self._inheritance.creations:
             reason = "it has no descriptor left for the link" if descriptor < 0 else "who made the actor has gone"
             self._line.send(StartFailed(request.number, f"the driver could not be forked: {reason}"))
+            if descriptor >= 0:
+                os.close(descriptor)
             return
         from miniray._serialization.by_value import prepare_fork
 
@@ -240,7 +242,7 @@ class Forks:
             os.close(child.pidfd)
         self._children.clear()
         for expected in self._expected.values():
-            if expected.request is not None:
+            if expected.request is not None and expected.request[1] >= 0:
                 os.close(expected.request[1])
 
     # ---- in the child ----

@@ -242,11 +242,6 @@ class CrewMember:
             return False
         return sum([group.expected for group in groups]) < PIPELINE_GROUPS * groups[-1].target
 
-    @property
-    def has_used_up(self) -> bool:
-        """Whether it has got all the tasks that it may get."""
-        return self.quota is not None and self.quota <= 0
-
     def send(self, group: Group) -> None:
         """Pickles the calls, and runs users' code with it; raises what that raises."""
         source = group.source
