@@ -110,8 +110,9 @@ class SimulatedHost:
         cluster.timeline.after(cluster.draw_lag() + cluster.draw_lag(), land)
 
     def end(self) -> None:
-        """The driver is gone, or the control store cannot be reached: all that runs here ends."""
-        if self.me != self._cluster.head.me:
+        """The driver is gone, or the control store cannot be reached: all that runs here ends. It may be told twice in
+        one look at what has arrived, as `node_main.py` may be."""
+        if self.me != self._cluster.head.me and self.node.alive:
             self._cluster.crash_host(self)
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:

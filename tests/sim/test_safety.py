@@ -30,6 +30,12 @@ def test_large_programs() -> None:
         run_seed(seed, tasks=LARGE_TASKS)
 
 
+@pytest.mark.parametrize("seed", [8487, 8640])
+def test_what_was_the_simulators_own_fault(seed: int) -> None:
+    """A worker that stands still for ever owes nothing; a node that is cut off may be told twice to end."""
+    run_seed(seed, tasks=LARGE_TASKS)
+
+
 def test_a_large_program_is_as_large_as_was_asked() -> None:
     for seed in range(LARGE_SEEDS):
         assert count_tasks(draw_program(SeededChoices(seed), LARGE_TASKS)) >= LARGE_TASKS

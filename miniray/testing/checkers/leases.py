@@ -182,6 +182,6 @@ class Leases(Checker):
     def at_end(self) -> None:
         for worker, lease in self._stopping.items():
             home = self.cluster.processes.get(worker)
-            if home is not None and home.alive:
+            if home is not None and home.may_act:
                 told = f"{home.name} has not said that lease {lease} of a dead owner has stopped: it serves nobody"
                 raise BrokenInvariant(2, told, worker)
