@@ -16,6 +16,7 @@ MILLION = 1_000_000
 WINDOW = 10_000
 PENDING = 100_000
 SETTLE_SECONDS = 0.5  # drops are drained, and leases that lie idle are given back
+LONGEST_SETTLE_SECONDS = 5.0  # on a busy machine; what is there then stays
 FRAMES = "frames of 64"
 
 
@@ -55,7 +56,9 @@ def million_tasks(tasks: int) -> list[float]:
     gc.collect()
     sleep(SETTLE_SECONDS)
     grown = (resident_bytes() - before) / 1e6
-    left = entries_left()
+    latest = perf_counter() + LONGEST_SETTLE_SECONDS
+    while (left := entries_left()) and perf_counter() < latest:
+        sleep(SETTLE_SECONDS)
     miniray.shutdown()
     return [tasks / seconds, grown, left]
 

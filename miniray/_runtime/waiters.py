@@ -116,9 +116,7 @@ class Waiters:
                 waiting[object_id].append(waiter)
             else:
                 waiting[object_id] = [waiter]
-        for object_id in object_ids:
-            if object_id in values:
-                waiter.tell(object_id)
+        self.ready([object_id for object_id in object_ids if object_id in values])  # meanwhile: it is told, and out
 
     def remove(self, waiter: Waiter) -> None:
         for object_id in waiter.pending:
