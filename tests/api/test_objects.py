@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import os
 import pickle
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 from quiescence import assert_quiet, eventually, leftovers
 
@@ -250,20 +252,21 @@ def test_out_of_band_pickles_may_be_loaded_anywhere_and_later():
         def dump(self):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return pickle.dumps(miniray.put("of another process"))
+                return os.getpid(), pickle.dumps(miniray.put("of another process"))
 
     with pytest.warns(UserWarning, match="pickled outside of miniray"):
         data = pickle.dumps(miniray.put("kept"))
     for _ in range(2):
         assert miniray.get(load.remote(data)) == "kept"
     maker = Maker.remote()
-    theirs = miniray.get(maker.dump.remote())
+    pid, theirs = miniray.get(maker.dump.remote())
     for _ in range(2):
         assert miniray.get(pickle.loads(theirs)) == "of another process"
         assert miniray.get(load.remote(theirs)) == "of another process"
     miniray.kill(maker)
     with pytest.raises(ActorDiedError):
-        miniray.get(maker.dump.remote())
+        miniray.get(maker.dump.remote())  # its caller buries it at once; the node ends the process a moment later
+    eventually(lambda: not psutil.pid_exists(pid), "the end of the actor's process")
     with pytest.raises(OwnerDiedError):
         miniray.get(pickle.loads(theirs))
     del load, maker
