@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from owner_alone import FUNCTION, ME, NODE, Talk, said
+
 from miniray.core.failures import DeathCause, FailureKind
 from miniray.core.ids import FunctionId, LeaseId, ObjectId, ProcessId, process_id, return_id, task_id
-from miniray.core.machine import PeerLost, Received, Send
+from miniray.core.machine import PeerLost
 from miniray.core.messages import (
     AddHolder,
     CallActor,
@@ -22,40 +24,27 @@ from miniray.core.messages import (
     ValueIs,
     WhereIs,
 )
-from miniray.core.owner.events import FunctionExported, KillRequested, RefsDropped, RefsHeld, Submitted
-from miniray.core.owner.owner import Owner
-from miniray.core.record import Effect, Event, Message
+from miniray.core.owner.events import KillRequested, RefsDropped, RefsHeld, Submitted
+from miniray.core.record import Effect
 from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskResult, TaskSpec
 
-NODE, ME, FIRST, SECOND, OTHER, THIRD = (process_id(b"test", number) for number in range(6))
-FUNCTION = FunctionId(b"f" * 16)
+FIRST, SECOND, OTHER, THIRD = (process_id(b"test", number) for number in range(2, 6))
 CREATION = task_id(ME, 1)
 ACTOR = return_id(CREATION)
 
 
-class Talk:
-    """One owner, and what it says."""
+class Caller(Talk):
+    """It creates an actor and calls it."""
 
     def __init__(self) -> None:
-        self.owner = Owner(ME, NODE)
-        self.now = 0.0
+        super().__init__()
         self.leases = 0
-
-    def does(self, event: Event) -> list[Effect]:
-        self.now += 0.001
-        effects = self.owner.step(self.now, event)
-        self.owner.check()
-        return effects
-
-    def hears(self, message: Message, peer: ProcessId) -> list[Effect]:
-        return self.does(Received(peer, message))
 
     def dies(self, process: ProcessId) -> list[Effect]:
         lost = self.does(PeerLost(process, "it broke"))
         return lost + self.hears(ProcessDied(process, DeathCause(7, -9), LeaseId(self.leases), 1), NODE)
 
     def creates(self, max_restarts: int, slots: tuple[ObjectId, ...] = ()) -> list[Effect]:
-        self.does(FunctionExported(FUNCTION, Inline(b"")))
         options = TaskOptions("A", (), max_restarts)
         return self.does(Submitted(TaskSpec(CREATION, FUNCTION, b"", options, slots=slots, creates_actor=True)))
 
@@ -78,10 +67,6 @@ class Talk:
         return value.failure.kind if isinstance(value, Failed) else value
 
 
-def said(effects: list[Effect], kind: type[Message]) -> list[Any]:
-    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
-
-
 def sent(effects: list[Effect]) -> list[tuple[int, int]]:
     """(number, attempt) of each call that leaves."""
     calls = [call for message in said(effects, CallActor) for call in message.calls]
@@ -98,7 +83,7 @@ def done(number: int, attempt: int = 1) -> TasksDone:
 
 def test_restart_gap() -> None:
     """Of ten calls 0, 4 and 5 were answered: the rest is sent again, in order, and before what had not left (52833)."""
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(-1), FIRST)
     effects = [effect for number in range(10, 20) for effect in talk.calls(number, retries=1)]
     effects += talk.hears(done(10), FIRST)
@@ -118,7 +103,7 @@ def test_restart_gap() -> None:
 
 
 def test_without_retries_what_was_under_way_fails_and_what_was_not_waits() -> None:
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(1), FIRST)
     talk.calls(10)
     pending = return_id(task_id(OTHER, 1))
@@ -133,7 +118,7 @@ def test_without_retries_what_was_under_way_fails_and_what_was_not_waits() -> No
 
 
 def test_each_death_spends_one_restart_and_the_last_is_told_to_all() -> None:
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(1), FIRST)
     talk.hears(AddHolder(ACTOR, 1), OTHER)
     talk.begins(talk.dies(FIRST), SECOND)
@@ -147,7 +132,7 @@ def test_each_death_spends_one_restart_and_the_last_is_told_to_all() -> None:
 
 def test_old_alive() -> None:
     """A borrower that knows of the death before the owner does is told of the next life, not of the old one (10176)."""
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(1), FIRST)
     talk.hears(AddHolder(ACTOR, 1), OTHER)
     assert said(talk.hears(WhereIs(ACTOR), OTHER), ValueIs) == [ValueIs(ACTOR, ActorAt(FIRST, 1))]
@@ -157,7 +142,7 @@ def test_old_alive() -> None:
 
 
 def test_a_borrower_that_asked_for_the_next_life_is_answered_when_the_actor_is_let_go() -> None:
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(1), FIRST)
     talk.hears(AddHolder(ACTOR, 1), OTHER)
     talk.hears(WhereIs(ACTOR, after=1), OTHER)
@@ -166,7 +151,7 @@ def test_a_borrower_that_asked_for_the_next_life_is_answered_when_the_actor_is_l
 
 
 def test_a_borrower_asks_for_the_next_life_and_ends_the_unreachable_one() -> None:
-    talk = Talk()
+    talk = Caller()
     actor = return_id(task_id(OTHER, 1))
     talk.does(RefsHeld([actor]))
     talk.calls(10, retries=1, actor=actor)
@@ -183,7 +168,7 @@ def test_a_borrower_asks_for_the_next_life_and_ends_the_unreachable_one() -> Non
 
 def test_constructor_arguments() -> None:
     """They are held until no restart is left, whoever else lets go of them (47043)."""
-    talk = Talk()
+    talk = Caller()
     given = return_id(task_id(OTHER, 1))
     talk.does(RefsHeld([given]))
     talk.creates(1, slots=(given,))
@@ -196,20 +181,20 @@ def test_constructor_arguments() -> None:
 
 def test_an_actor_that_is_killed_or_let_go_has_no_other_life() -> None:
     for ends in (KillRequested(ACTOR), RefsDropped([ACTOR])):
-        talk = Talk()
+        talk = Caller()
         talk.begins(talk.creates(-1), FIRST)
         effects = talk.does(ends)
         assert said(effects, KillWorker) or said(effects, ReturnLease)
         assert not said(talk.dies(FIRST), RequestLease)
         assert talk.owner.statistics()["restartable"] == 0
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(-1), FIRST)
     assert said(talk.does(KillRequested(ACTOR, restart=True)), KillWorker)
     talk.begins(talk.dies(FIRST), SECOND)
 
 
 def test_killed_while_it_restarts() -> None:
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(-1), FIRST)
     talk.calls(10, retries=1)
     talk.dies(FIRST)
@@ -222,7 +207,7 @@ def test_killed_while_it_restarts() -> None:
 
 def test_own_handle() -> None:
     """The hold of an actor's own process on it keeps nothing; that of anybody else does (45699)."""
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(0), FIRST)
     talk.hears(AddHolder(ACTOR, 1), FIRST)
     talk.hears(AddHolder(ACTOR, 1), THIRD)
@@ -233,7 +218,7 @@ def test_own_handle() -> None:
 
 def test_the_last_hold_of_an_actor_is_a_pin_of_its_own_process() -> None:
     """The link's end let go of the pin, and so of the actor, before its queue was looked at (20504 with 50 tasks)."""
-    talk = Talk()
+    talk = Caller()
     talk.begins(talk.creates(0), FIRST)
     talk.calls(10)
     result = TaskResult(task_id(ME, 10), 1, (Inline(b"1"),), pending=True)

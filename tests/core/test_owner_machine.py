@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+
+from owner_alone import FUNCTION, ME, NODE, Talk, said
 
 from miniray.core.failures import DeathCause, Failure, FailureKind
-from miniray.core.ids import FunctionId, LeaseId, ProcessId, process_id, return_id, task_id
-from miniray.core.machine import Awaited, PeerLost, Received, Send, Tick
+from miniray.core.ids import FunctionId, LeaseId, process_id, return_id, task_id
+from miniray.core.machine import Awaited, PeerLost, Received, Tick
 from miniray.core.messages import (
     AddHolder,
     ArgumentsArrived,
@@ -27,34 +28,10 @@ from miniray.core.messages import (
 )
 from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted, ValuePut
 from miniray.core.owner.owner import Owner
-from miniray.core.record import Effect, Event, Message
 from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskResult, TaskSpec
 
-NODE, ME, WORKER, OTHER, THIRD = (process_id(b"test", number) for number in range(5))
-FUNCTION = FunctionId(b"f" * 16)
+WORKER, OTHER, THIRD = (process_id(b"test", number) for number in range(2, 5))
 OPTIONS = TaskOptions("f", (("CPU", 10_000),))
-
-
-class Talk:
-    """One owner, and what it says."""
-
-    def __init__(self) -> None:
-        self.owner = Owner(ME, NODE)
-        self.now = 0.0
-        self.does(FunctionExported(FUNCTION, Inline(b"")))
-
-    def does(self, event: Event) -> list[Effect]:
-        self.now += 0.001
-        effects = self.owner.step(self.now, event)
-        self.owner.check()
-        return effects
-
-    def hears(self, message: Message, peer: ProcessId) -> list[Effect]:
-        return self.does(Received(peer, message))
-
-
-def said(effects: list[Effect], kind: type[Message]) -> list[Any]:
-    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
 
 
 def test_a_grant_on_a_lost_worker_is_given_back_and_asked_again() -> None:

@@ -15,6 +15,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"miniray": ROOT / "miniray", "miniray_transports": ROOT / "transports"}
+# What users import. The first four are for everybody; the others stand on them.
+DOORS = (
+    "miniray",
+    "miniray.errors",
+    "miniray.transport",
+    "miniray.testing",
+    "miniray.pool",
+    "miniray.multiprocessing",
+    "miniray.executor",
+    "miniray.actor_pool",
+    "miniray.queue",
+    "miniray.state",
+    "miniray.timeline",
+    "miniray.integrations",
+)
 
 
 class Import(NamedTuple):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from tests.house.sources import imports, is_ours, modules, show, tree, within
+from tests.house.sources import DOORS, imports, is_ours, modules, show, tree, within
 
 L0 = (
     "miniray.core.record",
@@ -21,20 +21,6 @@ L0 = (
     "miniray.core.task_spec",
 )
 L1 = ("miniray.core.messages", "miniray.core.machine")
-DOORS = (
-    "miniray",
-    "miniray.errors",
-    "miniray.transport",
-    "miniray.testing",
-    "miniray.pool",
-    "miniray.multiprocessing",
-    "miniray.executor",
-    "miniray.actor_pool",
-    "miniray.queue",
-    "miniray.state",
-    "miniray.timeline",
-    "miniray.integrations",
-)
 TOP = (*DOORS[4:], "miniray.cli", "miniray.dashboard", "miniray.demo", "miniray.__main__")
 
 # room -> the rooms it may import. Not listed: nothing of ours but itself.

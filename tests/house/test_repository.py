@@ -12,25 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.sources import PACKAGES, ROOT, imports, modules, require, show, tree
+from tests.house.sources import DOORS, PACKAGES, ROOT, imports, modules, require, show, tree
 
 # Doors and programs: nobody inside needs to import them.
 ENTRY_POINTS = (
-    "miniray",
+    *DOORS,
     "miniray.__main__",
     "miniray.cli",
     "miniray._runtime.zygote",  # named in the command that `spawn.py` starts
-    "miniray.errors",
-    "miniray.transport",
-    "miniray.pool",
-    "miniray.multiprocessing",
-    "miniray.executor",
-    "miniray.actor_pool",
-    "miniray.queue",
-    "miniray.state",
-    "miniray.timeline",
-    "miniray.testing",
-    "miniray.integrations",
 )
 # Tools for users' tests: each is a door of its own.
 DOOR_ROOMS = ("miniray.testing.", "miniray.integrations.")

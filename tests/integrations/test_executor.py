@@ -21,18 +21,7 @@ import miniray
 from tests.integrations import pool_functions as functions
 from tests.quiescence import eventually
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[miniray.Executor]:
-    with miniray.Executor(2) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("session")
 
 
 # ---- calls and futures ----

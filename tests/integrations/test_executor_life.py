@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -24,18 +23,7 @@ from miniray.errors import WorkerCrashedError, WorkerInitializerError
 from tests.integrations import pool_functions as functions
 from tests.quiescence import await_end, eventually, is_alive
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[miniray.Executor]:
-    with miniray.Executor(2) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("session")
 
 
 def attendants() -> list[threading.Thread]:

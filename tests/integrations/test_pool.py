@@ -21,24 +21,7 @@ import miniray
 from miniray.pool import dispatch
 from tests.integrations import pool_functions as functions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pool(session: None) -> Iterator[Any]:
-    with miniray.Pool(2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def standard() -> Iterator[Any]:
-    with multiprocessing.get_context("spawn").Pool(1) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("session")
 
 
 USES: dict[str, Callable[[Any], Any]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ import pytest
 import miniray
 from tests.integrations import pool_functions as functions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
+pytestmark = pytest.mark.usefixtures("session")
 
 
 def learn(pool: Any, function: Any) -> None:

@@ -28,12 +28,7 @@ ITEMS_PER_KILL = 500
 ITEMS = ITEMS_PER_KILL * KILLS
 BOUND_SECONDS = 60  # for one kill
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
+pytestmark = pytest.mark.usefixtures("session")
 
 
 class Killer:

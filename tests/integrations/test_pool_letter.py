@@ -26,24 +26,7 @@ from miniray.pool.dispatch import Dispatcher
 from miniray.pool.results import Calls
 from tests.integrations import pool_functions as functions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def pool(session: None) -> Iterator[Any]:
-    with miniray.Pool(2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def standard() -> Iterator[Any]:
-    with multiprocessing.get_context("spawn").Pool(1) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("session")
 
 
 def _outcome(use: Callable[[Any], Any], pool: Any) -> Any:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,7 @@ import miniray
 from miniray.errors import TaskCancelledError, WorkerCrashedError, WorkerInitializerError
 from tests.integrations import pool_functions as functions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    miniray.init(num_cpus=2)
-    yield
-    miniray.shutdown()
+pytestmark = pytest.mark.usefixtures("session")
 
 
 def pids(pool: Any) -> list[int]:

@@ -41,6 +41,16 @@ def reads(world: Linked, home: Home, call: ObjectId, x: ObjectId) -> Script:
     home.drop(x)
 
 
+def given_away(world: Linked, a: ObjectId, home_a: Home) -> ObjectId:
+    """A value of the driver's, which A alone still holds."""
+    driver = world.driver
+    x = world.does(driver, lambda: driver.put(4))
+    call = world.does(driver, lambda: driver.submit(5, actor=a, method="m", refs=(x,)))
+    world.does(home_a, lambda: (home_a.hold(x), home_a.finish(call)))
+    world.does(driver, lambda: driver.drop(x, call))
+    return x
+
+
 # ---- hand-offs ------------------------------------------------------------------------------------------
 
 
@@ -75,11 +85,7 @@ def sender_dies(world: Linked, *, frames: int | None = None) -> None:
     """A passes x, which the driver has dropped, to B, and dies: at any time then, or so that only `frames` of what
     is under way on each of its links arrive."""
     a, home_a, b, home_b = acquainted(world)
-    driver = world.driver
-    x = world.does(driver, lambda: driver.put(4))
-    call = world.does(driver, lambda: driver.submit(5, actor=a, method="m", refs=(x,)))
-    world.does(home_a, lambda: (home_a.hold(x), home_a.finish(call)))
-    world.does(driver, lambda: driver.drop(x, call))
+    x = given_away(world, a, home_a)
 
     def passes() -> Script:
         yield None
@@ -98,11 +104,7 @@ def sender_dies(world: Linked, *, frames: int | None = None) -> None:
 def received_twice(world: Linked) -> None:
     """A gives x to B twice; B drops it in between: an old confirmation must not confirm the new receipt."""
     a, home_a, b, home_b = acquainted(world)
-    driver = world.driver
-    x = world.does(driver, lambda: driver.put(4))
-    call = world.does(driver, lambda: driver.submit(5, actor=a, method="m", refs=(x,)))
-    world.does(home_a, lambda: (home_a.hold(x), home_a.finish(call)))
-    world.does(driver, lambda: driver.drop(x, call))
+    x = given_away(world, a, home_a)
 
     def gives() -> Script:
         first = home_a.submit(2, actor=b, method="m", refs=(x,))

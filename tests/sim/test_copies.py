@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from crashing_nodes import runs_with_deaths
 
 import miniray
 from miniray._runtime.context import current
 from miniray.core.ids import ProcessId, node_of
-from miniray.core.record import replace
 from miniray.core.task_spec import Stored
 from miniray.testing import cluster as simulation
-from miniray.testing import faults as _faults
 from miniray.testing.checkers import Watch
 from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
@@ -88,13 +87,7 @@ def test_stored_values_are_read_on_every_node() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_nodes_that_die_leave_values_that_are_right(count: int) -> None:
-    crashed = 0
-    for seed in SEEDS:
-        draw = SeededChoices(1_000_000 + seed)
-        crashes = tuple(draw.choose(500, "steps until a node is gone") for _ in range(count))
-        faults = replace(_faults.draw(draw), node_crashes=crashes)
-        crashed += run_checked(_values_that_travel, seed, nodes=2 + seed % 2, num_cpus=1, faults=faults).deaths > 0
-    assert crashed > len(SEEDS) // 2
+    assert runs_with_deaths(_values_that_travel, SEEDS, count, 500) > len(SEEDS) // 2
 
 
 # ---- what a copy saves, and what is made again ----

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from crashing_nodes import runs_with_deaths
 
 import miniray
-from miniray.testing import faults as _faults
-from miniray.testing.choices import SeededChoices
 from miniray.testing import cluster as simulation
+from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.seeds import run_checked
-from miniray.core.record import replace
 
 SEEDS = range(40)
 
@@ -65,13 +64,7 @@ def test_nothing_fails_on_several_nodes() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_nodes_that_die_take_no_more_along_than_what_ran_there(count: int) -> None:
-    crashed = 0
-    for seed in SEEDS:
-        draw = SeededChoices(1_000_000 + seed)
-        crashes = tuple(draw.choose(400, "steps until a node is gone") for _ in range(count))
-        faults = replace(_faults.draw(draw), node_crashes=crashes)
-        crashed += run_checked(_tasks_actors_and_refs, seed, nodes=2 + seed % 2, num_cpus=1, faults=faults).deaths > 0
-    assert crashed > len(SEEDS) // 2
+    assert runs_with_deaths(_tasks_actors_and_refs, SEEDS, count, 400) > len(SEEDS) // 2
 
 
 def test_a_request_that_was_sent_on_often_enough_still_finds_the_node_that_is_free() -> None:

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from quiescence import assert_quiet, eventually
+from waiting_tasks import started_pids, wait_for
 
 import miniray
 from miniray._runtime.context import current
@@ -38,15 +39,6 @@ class Keeper:
         return int(miniray.get(self.kept[0]).sum())
 
 
-@miniray.remote
-def wait_for(path, started):
-    with open(started, "a") as file:
-        file.write(f"{os.getpid()}\n")
-    while not path.exists():
-        time.sleep(0.002)
-    return os.getpid()
-
-
 def break_links():
     """Of this process to every worker, at both ends."""
     process = current()
@@ -56,15 +48,11 @@ def break_links():
             link.connection.shutdown(socket.SHUT_RDWR)
 
 
-def started(path):
-    return path.read_text().split() if path.exists() else []
-
-
 def test_a_call_that_was_under_way_fails_and_the_actor_goes_on(session, tmp_path):
     actor = Keeper.remote()
     pid = miniray.get(actor.pid.remote())
     call = actor.wait_for.remote(tmp_path / "go", tmp_path / "started")
-    eventually(lambda: started(tmp_path / "started"), "a start")
+    eventually(lambda: started_pids(tmp_path / "started"), "a start")
     break_links()
     says = r"(?s)wait_for may have run, or not.*called +at \S*test_broken_links.py:\d+ in "
     with pytest.raises(ActorUnavailableError, match=says):
@@ -79,7 +67,7 @@ def test_a_call_that_was_under_way_fails_and_the_actor_goes_on(session, tmp_path
 def test_a_call_with_retries_is_made_again_by_the_same_actor(session, tmp_path):
     actor = Keeper.remote()
     call = actor.wait_for.options(max_task_retries=1).remote(tmp_path / "go", tmp_path / "started")
-    eventually(lambda: started(tmp_path / "started"), "a start")
+    eventually(lambda: started_pids(tmp_path / "started"), "a start")
     break_links()
     (tmp_path / "go").touch()
     assert miniray.get(call) == 2
@@ -89,12 +77,12 @@ def test_a_call_with_retries_is_made_again_by_the_same_actor(session, tmp_path):
 
 def test_a_leased_worker_ends_before_its_task_runs_elsewhere(session, tmp_path):
     ref = wait_for.remote(tmp_path / "go", tmp_path / "started")
-    (first,) = eventually(lambda: started(tmp_path / "started"), "a start")
+    (first,) = eventually(lambda: started_pids(tmp_path / "started"), "a start")
     break_links()
-    second = eventually(lambda: started(tmp_path / "started")[1:], "a second start")
+    second = eventually(lambda: started_pids(tmp_path / "started")[1:], "a second start")
     assert not os.path.exists(f"/proc/{first}/fd/0"), "the first must not run beside the second"
     (tmp_path / "go").touch()
-    assert [str(miniray.get(ref))] == second
+    assert [miniray.get(ref)] == second
     del ref
     assert_quiet()
 
