@@ -13,6 +13,9 @@ from miniray.core.record import Row
 from miniray.core.resources import Demand, ResourcePool, cpu_part
 
 
+RequestKey = tuple[ProcessId, int]  # its owner, its number there
+
+
 class Request(Row):
     owner: ProcessId
     number: int
@@ -20,6 +23,10 @@ class Request(Row):
     for_actor: bool
     spilled: int = 0
     fork: TaskId | None = None  # it is served by a process that its owner forks for it, and by no other
+
+    @property
+    def key(self) -> RequestKey:
+        return self.owner, self.number
 
 
 class Granted(Row):
@@ -35,19 +42,19 @@ class Granted(Row):
 class LeaseQueue:
     def __init__(self, resources: ResourcePool, first_lease: int = 0) -> None:
         self.resources = resources
-        self.requests: dict[tuple[ProcessId, int], Request] = {}
+        self.requests: dict[RequestKey, Request] = {}
         self.granted: dict[LeaseId, Granted] = {}
         self._next_lease = first_lease
 
     def add(self, request: Request) -> None:
-        self.requests[request.owner, request.number] = request
+        self.requests[request.key] = request
 
     def cancel(self, owner: ProcessId, number: int) -> Request | None:
         """It may have been granted already; then the owner returns the lease."""
         return self.requests.pop((owner, number), None)
 
     def grant(self, request: Request, worker: ProcessId) -> Granted:
-        del self.requests[request.owner, request.number]
+        del self.requests[request.key]
         self.resources.take(request.demand)
         self._next_lease += 1
         lease = LeaseId(self._next_lease)

@@ -1,10 +1,10 @@
 """The node role: one host's processes, resources and arena (PROTOCOL.md sections 5 and 8).
 
-It starts workers, grants leases on them, and says who died and how. It is not on the path of a task: owners push
-to leased workers themselves. Every message about a lease names the lease. A process of this node registers before it
-owns anything, so such an id that is unknown here is that of a dead one; of processes of other nodes this one knows only
-the deaths. One of several nodes hears of the others from the control store, and sends requests on to them; it goes on
-while the control store is away, but not for long (`control_link.py`).
+It has workers started, grants leases on them (`staffing.py`), and says who died and how. It is not on the path of a
+task: owners push to leased workers themselves. Every message about a lease names the lease. A process of this node
+registers before it owns anything, so such an id that is unknown here is that of a dead one; of processes of other nodes
+this one knows only the deaths. One of several nodes hears of the others from the control store, and sends requests on
+to them; it goes on while the control store is away, but not for long (`control_link.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from miniray.core.failures import Failure, FailureKind
 from miniray.core.ids import LeaseId, ProcessId, node_index, node_of
 from miniray.core.machine import LinkRenewed, PeerLost, Received, Send, Tick
 from miniray.core.messages import (
@@ -20,14 +19,9 @@ from miniray.core.messages import (
     Blocked,
     CancelRequest,
     EndSession,
-    ExitWorker,
     ExtentsReturned,
     FreeOrphans,
     KillWorker,
-    LeaseEnded,
-    LeaseGranted,
-    LeaseRefused,
-    LeaseStarted,
     LeaseStopped,
     LoadOf,
     MakeCopy,
@@ -41,7 +35,6 @@ from miniray.core.messages import (
     RequestExtent,
     RequestLease,
     ReturnLease,
-    RevokeLease,
     Spillback,
     Unblocked,
 )
@@ -55,22 +48,20 @@ from miniray.core.node.events import (
     LedgerRead,
     NodeStarted,
     ProcessEnded,
-    StartWorker,
     WorkerFailed,
 )
 from miniray.core.node.extents import Extents
 from miniray.core.node.lease_queue import LeaseQueue, Request
 from miniray.core.node.other_nodes import OtherNodes
-from miniray.core.node.policies import grantable, to_revoke
+from miniray.core.node.policies import grantable
+from miniray.core.node.staffing import Staffing
 from miniray.core.node.transfers import Transfers
-from miniray.core.node.worker_pool import Worker, WorkerPool, WorkerState
+from miniray.core.node.worker_pool import WorkerPool
 from miniray.core.record import Effect, Event, Message
 from miniray.core.resources import UNIT, Demand, ResourcePool
 
-IDLE_WORKER_SECONDS = 2.0  # how long a worker beyond one per CPU waits for another lease
 MAX_SPILLS = 2  # then a request is not sent on as it arrives: it waits for news, or for a while
 LEASES_PER_NODE = 1 << 40  # the numbers of a node's leases begin at its index times this
-MAX_FAILED_STARTS = 5  # in a row; then requests are refused instead of tried for ever
 
 Handler = Callable[[float, Any, ProcessId], None]
 
@@ -85,19 +76,17 @@ class NodeManager:
         control: ProcessId | None = None,
     ) -> None:
         self._me, self._control = me, control
-        self._max_workers = max_workers
         self._effects: list[Effect] = []
         self._emit = self._effects.append
         self._pool = WorkerPool(me)
         self._leases = LeaseQueue(ResourcePool(resources), node_index(me) * LEASES_PER_NODE)
+        self._staffing = Staffing(self._pool, self._leases, max_workers, self._emit)
         self._others = OtherNodes(control, self._emit)
         self._control_link = ControlLink(control, tuple(self._leases.resources.total.items()), self._others, self._emit)
         self._transfers = Transfers(me, allocator, self._others.dead, self._emit)
         self._extents = Extents(allocator, self._transfers, self._emit)
         self._processes: dict[ProcessId, None] = {}  # registered and alive, the driver among them
         self._driver: ProcessId | None = None
-        self._failed_starts = 0
-        self._prestart = -(-dict(resources).get("CPU", 0) // UNIT)
         self._on: dict[type[Event] | type[Message], Handler] = {
             Register: self._on_register,
             RequestLease: self._on_request_lease,
@@ -157,8 +146,7 @@ class NodeManager:
         if message.is_driver:
             self._processes[peer] = None
             self._driver = peer
-            for _ in range(self._prestart):
-                self._emit(StartWorker(self._pool.new().process))
+            self._staffing.begin()
             return
         worker = self._pool.rows.get(peer)
         if worker is None:
@@ -166,29 +154,11 @@ class NodeManager:
         self._processes[peer] = None
         for dead in self._others.dead:  # or it would dial for long whoever lived there
             self._emit(Send(peer, NodeDied(dead)))
-        if worker.state is WorkerState.STARTING:
-            self._failed_starts = 0
-            worker.state = WorkerState.IDLE
-            worker.idle_since = now
-            self._schedule(now)
+        self._staffing.registered(now, worker)
 
     def _on_worker_failed(self, now: float, event: WorkerFailed, peer: ProcessId) -> None:
-        self._pool.rows.pop(event.process, None)
-        self._start_failed(now, event.reason)
-
-    def _start_failed(self, now: float, reason: str) -> None:
-        """A supervisor gives up at a restart intensity instead of looping (OTP)."""
-        self._failed_starts += 1
-        if self._failed_starts < MAX_FAILED_STARTS:
-            self._schedule(now)
-            return
-        message = f"no worker process could be started, {self._failed_starts} times in a row: {reason}"
-        for request in list(self._leases.requests.values()):
-            self._refuse(request.owner, request.number, message)
-            self._leases.cancel(request.owner, request.number)
-
-    def _refuse(self, owner: ProcessId, number: int, message: str) -> None:
-        self._emit(Send(owner, LeaseRefused(number, Failure(FailureKind.INFEASIBLE, "", message))))
+        self._staffing.gone(event.process)
+        self._staffing.start_failed(event.reason)
 
     def _on_kill_worker(self, now: float, message: KillWorker, peer: ProcessId) -> None:
         if message.process in self._pool.rows:
@@ -199,7 +169,7 @@ class NodeManager:
         if died == self._driver:
             self._emit(EndNode())
             return
-        worker = self._pool.rows.pop(died, None)
+        worker = self._staffing.gone(died)
         if worker is None:
             return
         registered = self._processes.pop(died, 0) is None
@@ -209,8 +179,8 @@ class NodeManager:
         if registered:
             self._announce(event)
         elif not event.cause.expected:
-            self._start_failed(now, event.cause.describe())
-        self._schedule(now)
+            self._staffing.start_failed(event.cause.describe())
+        self._staffing.schedule()
 
     def _announce(self, event: ProcessEnded) -> None:
         news = ProcessDied(event.process, event.cause, event.lease, event.started)
@@ -226,7 +196,7 @@ class NodeManager:
             if row.for_actor:
                 self._emit(KillProcess(row.worker))
             elif worker is not None:
-                self._end_lease(now, worker, orphaned=True)
+                self._staffing.end_lease(now, worker, orphaned=True)
 
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
         """The link to a process of this host broke: it is dead, or as good as dead (its reaper tells).
@@ -275,7 +245,7 @@ class NodeManager:
             self._emit(Send(process, message))
         self._end_leases_of(now, died)
         self._extents.process_died(died, self._living())
-        self._schedule(now)
+        self._staffing.schedule()
 
     def _on_node_died(self, now: float, message: NodeDied, peer: ProcessId) -> None:
         node = message.node
@@ -290,7 +260,7 @@ class NodeManager:
             self._end_leases_of(now, owner)
         self._transfers.node_died(node)
         self._extents.node_died(node, self._living())
-        self._schedule(now)
+        self._staffing.schedule()
 
     def _spill_queued(self, now: float) -> None:
         """Something may be free elsewhere for what waits here; what only waits for a worker to start stays.
@@ -319,7 +289,7 @@ class NodeManager:
             return  # a late request of a dead owner leases nothing (43975)
         request = Request(peer, message.request, message.demand, message.for_actor, message.spilled, message.fork)
         if message.fork is not None and peer != self._driver:
-            self._refuse(peer, message.request, "only the driver of this node can be forked")
+            self._staffing.refuse(peer, message.request, "only the driver of this node can be forked")
             return
         if not self._leases.resources.could_ever_fit(message.demand):
             if message.spilled >= MAX_SPILLS or not self._spill(now, request, even_busy=True):
@@ -328,7 +298,7 @@ class NodeManager:
         self._leases.add(request)
         if self._others.rows and message.spilled < MAX_SPILLS and request not in grantable(self._leases):
             self._spill(now, request, even_busy=False)
-        self._schedule(now)
+        self._staffing.schedule()
         if self._others.rows and self._leases.requests:
             self._others.look_again(now)
 
@@ -337,47 +307,12 @@ class NodeManager:
         wanted = {name: quantity / UNIT for name, quantity in request.demand}
         has = f"no node of the session has that; this one has {total}" if self._others.rows else ""
         message = f"it asks for {wanted}, and {has or f'the whole session has {total}'}"
-        self._refuse(request.owner, request.number, message)
+        self._staffing.refuse(request.owner, request.number, message)
 
     def _on_cancel_request(self, now: float, message: CancelRequest, peer: ProcessId) -> None:
         cancelled = self._leases.cancel(peer, message.request)
         if cancelled is not None and cancelled.fork is not None:
-            self._schedule(now)  # what was forked for it
-
-    def _schedule(self, now: float) -> None:
-        """Grant what fits on idle workers, start as many as are still wanted, ask back what others starve for."""
-        served = grantable(self._leases)
-        self._schedule_forks(served)
-        idle, wanted = self._pool.idle(), [request for request in served if request.fork is None]
-        for request, worker in zip(wanted, idle, strict=False):
-            self._grant(request, worker)
-        missing = len(wanted) - len(idle) - self._pool.starting_count()
-        for _ in range(min(missing, self._max_workers - len(self._pool.rows))):
-            self._emit(StartWorker(self._pool.new().process))
-        revoke = to_revoke(self._leases) if self._leases.requests else None
-        if revoke is not None:
-            revoke.revoked = True
-            self._emit(Send(revoke.owner, RevokeLease(revoke.lease)))
-
-    def _schedule_forks(self, served: list[Request]) -> None:
-        """A request for a fork of the driver has one at once, which is granted to it alone."""
-        kept, requests = self._pool.kept(), self._leases.requests
-        for key, worker in kept.items():
-            if worker.state is WorkerState.IDLE and key not in requests:
-                self._dismiss(worker)
-        for request in served:
-            found = kept.get((request.owner, request.number))
-            if found is not None and found.state is WorkerState.IDLE:
-                self._grant(request, found)
-        for key, request in requests.items():
-            if request.fork is not None and key not in kept and len(self._pool.rows) < self._max_workers:
-                self._emit(StartWorker(self._pool.new(key).process, request.fork))
-
-    def _grant(self, request: Request, worker: Worker) -> None:
-        row = self._leases.grant(request, worker.process)
-        worker.state, worker.lease = WorkerState.LEASED, row
-        self._emit(Send(worker.process, LeaseStarted(row.lease, row.owner)))
-        self._emit(Send(row.owner, LeaseGranted(request.number, row.lease, worker.process)))
+            self._staffing.schedule()  # what was forked for it
 
     def _on_return_lease(self, now: float, message: ReturnLease, peer: ProcessId) -> None:
         row = self._leases.granted.get(message.lease)
@@ -388,35 +323,21 @@ class NodeManager:
             return
         if message.spoilt:
             self._leases.release(row.lease)
-            self._dismiss(worker)
+            self._staffing.dismiss(worker)
         else:
-            self._end_lease(now, worker)
-        self._schedule(now)
-
-    def _end_lease(self, now: float, worker: Worker, *, orphaned: bool = False) -> None:
-        """A worker that may still run something of a dead owner serves nobody: what would wait behind that may be what
-        it waits for."""
-        assert worker.lease is not None
-        self._leases.release(worker.lease.lease)
-        self._emit(Send(worker.process, LeaseEnded(worker.lease.lease, orphaned)))
-        worker.state = WorkerState.STOPPING if orphaned else WorkerState.IDLE
-        worker.lease, worker.idle_since = None, now
+            self._staffing.end_lease(now, worker)
+        self._staffing.schedule()
 
     def _on_lease_stopped(self, now: float, message: LeaseStopped, peer: ProcessId) -> None:
         worker = self._pool.rows.get(peer)
-        if worker is not None and worker.state is WorkerState.STOPPING:
-            worker.state, worker.idle_since = WorkerState.IDLE, now
-            self._schedule(now)
-
-    def _dismiss(self, worker: Worker) -> None:
-        self._pool.leave(worker)
-        self._emit(Send(worker.process, ExitWorker()))
+        if worker is not None:
+            self._staffing.stopped(now, worker)
 
     def _on_blocked(self, now: float, message: Blocked, peer: ProcessId) -> None:
         row = self._lease_of(message.lease, peer)
         if row is not None:
             self._leases.block(row)
-            self._schedule(now)
+            self._staffing.schedule()
 
     def _on_unblocked(self, now: float, message: Unblocked, peer: ProcessId) -> None:
         row = self._lease_of(message.lease, peer)
@@ -463,11 +384,6 @@ class NodeManager:
 
     # ---- time, proof ----
 
-    def _spare(self) -> list[Worker]:
-        """Idle workers beyond one per CPU."""
-        idle = self._pool.idle()
-        return idle[: max(0, len(idle) - self._prestart)]
-
     def _on_tick(self, now: float, event: Tick, peer: ProcessId) -> None:
         if self._control_link.tick(now):
             self._emit(EndNode())
@@ -475,20 +391,15 @@ class NodeManager:
         self._transfers.tick(now)
         if self._others.lapsed(now):
             self._spill_queued(now)
-        for worker in self._spare():
-            if worker.idle_since + IDLE_WORKER_SECONDS <= now:
-                self._dismiss(worker)
+        self._staffing.tick(now)
 
     def deadline(self) -> float | None:
-        times = [worker.idle_since + IDLE_WORKER_SECONDS for worker in self._spare()]
-        parts = (self._extents, self._others, self._transfers, self._control_link)
-        return min(times + [at for at in (part.deadline() for part in parts) if at is not None], default=None)
+        parts = (self._staffing, self._extents, self._others, self._transfers, self._control_link)
+        return min((at for at in (part.deadline() for part in parts) if at is not None), default=None)
 
     def check(self) -> None:
         self._leases.check()
-        for row in self._leases.granted.values():
-            worker = self._pool.rows.get(row.worker)
-            assert worker is not None and worker.lease is row, f"lease {row.lease} is on a worker that has another"
+        self._staffing.check()
 
     def statistics(self) -> dict[str, int]:
         return {

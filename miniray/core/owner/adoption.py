@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, owner_of, return_index, task_of
+from miniray.core.ids import ObjectId, ProcessId, owner_of, return_index, task_of
 from miniray.core.machine import Send
 from miniray.core.messages import AdoptValue, HandoffDone, ValueAdopted
+from miniray.core.owner.completion import Completion
 from miniray.core.owner.events import ValueOffered
 from miniray.core.owner.handoffs import Transfer
 from miniray.core.owner.holding import Holding, owner_died
@@ -22,15 +23,12 @@ from miniray.core.record import Effect, Event, Message
 from miniray.core.task_spec import Failed, Stored, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
-News = tuple[list[ObjectId], list[TaskId]]
 
 
 class Adoption:
-    """Args: apply: takes what is ready now, and the tasks that waited for it."""
-
-    def __init__(self, holding: Holding, apply: Callable[[News], None], emit: Callable[[Effect], None]) -> None:
+    def __init__(self, holding: Holding, completion: Completion, emit: Callable[[Effect], None]) -> None:
         self._holding = holding
-        self._apply = apply
+        self._learned = completion.learned
         self._emit = emit
         self._offered: dict[ObjectId, ValueOffered] = {}
         self.on: Mapping[type[Event] | type[Message], Handler] = {
@@ -45,7 +43,7 @@ class Adoption:
         if owner in holding.lost:
             holding.references.rows[object_id] = Borrowed(local=1, orphaned=True)
             holding.discard(object_id, value)
-            self._apply(([object_id], holding.set_value(object_id, Failed(owner_died(object_id)))))
+            self._learned(([object_id], holding.set_value(object_id, Failed(owner_died(object_id)))))
             return
         holding.references.rows[object_id] = Borrowed(local=1, registered=True, asking=Asking.ASKED)
         self._offered[object_id] = event
@@ -74,7 +72,7 @@ class Adoption:
 
     def _on_value_adopted(self, now: float, message: ValueAdopted, peer: ProcessId) -> None:
         value = self._offered.pop(message.object_id).value
-        self._apply(self._holding.learn(message.object_id, value))
+        self._learned(self._holding.learn(message.object_id, value))
 
     def is_offered(self, object_id: ObjectId) -> bool:
         return object_id in self._offered

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, node_of
+from miniray.core.ids import ProcessId, node_of
 from miniray.core.machine import PeerLost
 from miniray.core.messages import CopyFailed, NodeDied, ProcessDied
 from miniray.core.owner.actors import Actors
@@ -28,12 +28,9 @@ from miniray.core.owner.remaking import Remaking
 from miniray.core.record import Effect, Event, Message
 
 Handler = Callable[[float, Any, ProcessId], None]
-News = tuple[list[ObjectId], list[TaskId]]
 
 
 class Burials:
-    """Args: apply: takes what is ready now, and the tasks that waited for it."""
-
     def __init__(
         self,
         deaths: Deaths,
@@ -44,18 +41,17 @@ class Burials:
         places: Places,
         adoption: Adoption,
         remaking: Remaking,
-        apply: Callable[[News], None],
         emit: Callable[[Effect], None],
     ) -> None:
         self._deaths = deaths
         self._holding = holding
         self._functions = completion.functions
+        self._learned = completion.learned
         self._dispatch = dispatch
         self._actors = actors
         self._places = places
         self._adoption = adoption
         self._remaking = remaking
-        self._apply = apply
         self._emit = emit
         self.on: Mapping[type[Event] | type[Message], Handler] = {
             PeerLost: self._on_peer_lost,
@@ -66,7 +62,7 @@ class Burials:
 
     def _on_peer_lost(self, now: float, event: PeerLost, peer: ProcessId) -> None:
         lost = event.peer
-        self._apply(self._holding.peer_lost(lost))
+        self._learned(self._holding.peer_lost(lost))
         self._adoption.owner_lost(lost)
         self._functions.worker_lost(lost)
         self._link_ended(now, lost)

@@ -23,6 +23,8 @@ from miniray.core.owner.tasks import Task, Tasks, TaskState
 from miniray.core.record import Effect, replace
 from miniray.core.task_spec import ActorAt, Failed, Inline, PushedTask, Stored, TaskResult, TaskSpec, Value, contained
 
+News = tuple[list[ObjectId], list[TaskId]]  # objects that are ready now, tasks that waited for them
+
 
 class Completion:
     def __init__(self, holding: Holding, emit: Callable[[Effect], None]) -> None:
@@ -100,6 +102,11 @@ class Completion:
         if task.unresolved:
             for object_id in task.held:
                 self._holding.objects.forget_task(object_id, task.spec.task_id)
+
+    def learned(self, news: News) -> None:
+        """Borrowed objects that have a value now, and the tasks of this process that waited for them."""
+        self.ready.extend(news[0])
+        self.resolved(news[1])
 
     def resolved(self, task_ids: list[TaskId]) -> None:
         """One argument of each of these tasks has become ready. A failed one fails tasks that others wait for: over an

@@ -1,8 +1,9 @@
 """The owner role: decides for every task, object and actor that this process created, and for every ref it holds.
 
-Every driver and worker has one. It joins ten parts, most with tables of their own:
+Every driver and worker has one. It joins its parts, most with tables of their own:
 
-- `holding.py`: refs, values, hand-offs; `arrivals.py`: refs that came with what runs here;
+- `holding.py`: refs, values, hand-offs; `borrowing.py`: what holders and owners say of them; `arrivals.py`: refs that
+  came with what runs here;
 - `completion.py`: a task from submission to outcome;
 - `dispatch.py`: tasks to leased workers;
 - `actors.py`: calls to actors;
@@ -20,32 +21,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, show
+from miniray.core.ids import ObjectId, ProcessId, return_id, show
 from miniray.core.machine import Awaited, Received, Send, Tick
 from miniray.core.messages import (
-    AddHolder,
     ArgumentsArrived,
     AskDrained,
     Drained,
-    DropHolders,
     EndSession,
     ExecutionEnded,
-    HandoffDone,
-    HolderAdded,
     LeaseGranted,
     LeaseRefused,
-    RefGone,
     Register,
     RevokeLease,
     Spillback,
     TakenBack,
     TasksDone,
-    ValueIs,
-    WhereIs,
 )
 from miniray.core.owner.actors import Actors
 from miniray.core.owner.adoption import Adoption
 from miniray.core.owner.arrivals import Arrivals
+from miniray.core.owner.borrowing import Borrowing
 from miniray.core.owner.burials import Burials
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.deaths import Deaths
@@ -55,13 +50,9 @@ from miniray.core.owner.events import (
     FunctionExported,
     ProcessStarted,
     Ready,
-    RefsDropped,
-    RefsHeld,
     SessionEnding,
     Submitted,
     ValuePut,
-    ViewHeld,
-    ViewsDropped,
 )
 from miniray.core.owner.holding import Holding
 from miniray.core.owner.lineage import MAX_LINEAGE_BYTES, Lineage
@@ -89,7 +80,7 @@ class Owner:
         self._dispatch = Dispatch(node, self._completion, emit)
         self._actors = Actors(self._completion, self._holding, self._deaths.known, emit)
         self._places = Places(node, self._holding, self._deaths, emit)
-        self._adoption = Adoption(self._holding, self._apply, emit)
+        self._adoption = Adoption(self._holding, self._completion, emit)
         self._remaking = Remaking(self._holding, self._completion, self._dispatch, emit)
         sessions = Sessions(
             self._holding, self._arrivals, self._completion, self._dispatch, self._actors, self._adoption, emit
@@ -97,7 +88,7 @@ class Owner:
         orders = Orders(me, self._completion.tasks, self._dispatch, self._actors, emit)
         self._burials = Burials(
             self._deaths, self._holding, self._completion, self._dispatch, self._actors, self._places, self._adoption,
-            self._remaking, self._apply, emit,
+            self._remaking, emit,
         )  # fmt: skip
         self._drained_asked = False
         self.values: Mapping[ObjectId, Value] = self._holding.objects.values  # for those who look without a step
@@ -106,10 +97,6 @@ class Owner:
             ProcessStarted: self._on_process_started,
             SessionEnding: self._on_session_ending,
             Submitted: self._on_submitted,
-            RefsDropped: self._on_refs_dropped,
-            RefsHeld: self._on_refs_held,
-            ViewHeld: self._on_view_held,
-            ViewsDropped: self._on_views_dropped,
             ValuePut: self._on_value_put,
             FunctionExported: self._on_function_exported,
             FunctionDropped: self._on_function_dropped,
@@ -124,13 +111,7 @@ class Owner:
             LeaseRefused: self._on_lease_refused,
             RevokeLease: self._on_revoke_lease,
             Spillback: self._on_spillback,
-            AddHolder: self._on_add_holder,
-            HolderAdded: self._on_holder_added,
-            DropHolders: self._on_drop_holders,
-            RefGone: self._on_ref_gone,
-            WhereIs: self._on_where_is,
-            ValueIs: self._on_value_is,
-            HandoffDone: self._on_handoff_done,
+            **Borrowing(self._holding, self._completion).on,
             **self._places.on,
             **self._adoption.on,
             **self._remaking.on,
@@ -220,18 +201,6 @@ class Owner:
         if type(event.value) is Stored:
             self._holding.lineage.put(event.object_id, event.site)
 
-    def _on_refs_held(self, now: float, event: RefsHeld, peer: ProcessId) -> None:
-        self._holding.hold_unpickled(event.object_ids)
-
-    def _on_refs_dropped(self, now: float, event: RefsDropped, peer: ProcessId) -> None:
-        self._holding.drop_local(event.object_ids)
-
-    def _on_view_held(self, now: float, event: ViewHeld, peer: ProcessId) -> None:
-        self._holding.references.rows[event.object_id].views += 1
-
-    def _on_views_dropped(self, now: float, event: ViewsDropped, peer: ProcessId) -> None:
-        self._holding.drop_views(event.object_ids)
-
     def _on_function_exported(self, now: float, event: FunctionExported, peer: ProcessId) -> None:
         if self._completion.functions.add_handle(event.function, event.value, event.object_id):
             if event.object_id is None:
@@ -314,37 +283,6 @@ class Owner:
 
     def _on_spillback(self, now: float, message: Spillback, peer: ProcessId) -> None:
         self._dispatch.spilled(message, node_died=message.node in self._deaths.nodes)
-
-    # ---- from holders and owners ----
-
-    def _on_add_holder(self, now: float, message: AddHolder, peer: ProcessId) -> None:
-        self._holding.answer_add_holder(message.object_id, message.number, peer)
-
-    def _on_holder_added(self, now: float, message: HolderAdded, peer: ProcessId) -> None:
-        self._holding.confirmed(message.object_id, message.number)
-
-    def _on_drop_holders(self, now: float, message: DropHolders, peer: ProcessId) -> None:
-        for object_id in message.object_ids:
-            self._holding.drop_holder(object_id, peer)
-
-    def _on_ref_gone(self, now: float, message: RefGone, peer: ProcessId) -> None:
-        if message.number:  # an answer to `AddHolder`: as good as a confirmation for whoever waits for one
-            self._holding.confirmed(message.object_id, message.number)
-        self._apply(self._holding.learn_gone(message.object_id, answers_where_is=not message.number))
-
-    def _on_where_is(self, now: float, message: WhereIs, peer: ProcessId) -> None:
-        self._holding.answer_where_is(message.object_id, peer, message.after)
-
-    def _on_value_is(self, now: float, message: ValueIs, peer: ProcessId) -> None:
-        self._apply(self._holding.learn(message.object_id, message.value))
-
-    def _apply(self, news: tuple[list[ObjectId], list[TaskId]]) -> None:
-        """Borrowed objects that have a value now, and the tasks of this process that waited for them."""
-        self._completion.ready.extend(news[0])
-        self._completion.resolved(news[1])
-
-    def _on_handoff_done(self, now: float, message: HandoffDone, peer: ProcessId) -> None:
-        self._holding.release_arguments(self._holding.handoffs.unpin((peer, message.task, message.attempt)))
 
     # ---- time ----
 

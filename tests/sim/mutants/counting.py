@@ -7,6 +7,7 @@ from typing import Any
 from miniray.core.machine import Send
 from miniray.core.messages import Drained, ForgetFunction, HolderAdded, RefGone
 from miniray.core.owner.arrivals import Arrivals
+from miniray.core.owner.borrowing import Borrowing
 from miniray.core.owner.completion import Completion
 from miniray.core.owner.handoffs import Handoffs, Transfer
 from miniray.core.owner.holding import Holding
@@ -123,7 +124,7 @@ def a_drop_counts_for_all_holders(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Owner, "_on_drop_holders")
+@mutant(Borrowing, "_on_drop_holders")
 def drops_are_not_heard(right: Wrong) -> Wrong:
     """An owner keeps what nobody holds any more."""
     return nothing(right)
@@ -247,13 +248,13 @@ def who_asked_is_forgotten(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Owner, "_on_ref_gone")
+@mutant(Borrowing, "_on_ref_gone")
 def gone_is_not_heard(right: Wrong) -> Wrong:
     """`RefGone` changes nothing, and the `get` of that ref goes on waiting."""
     return nothing(right)
 
 
-@mutant(Owner, "_on_handoff_done")
+@mutant(Borrowing, "_on_handoff_done")
 def the_end_of_a_handoff_is_not_heard(right: Wrong) -> Wrong:
     """The sender keeps its pin for ever."""
     return nothing(right)

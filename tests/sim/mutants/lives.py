@@ -144,7 +144,7 @@ def a_given_ref_is_passed_on_before_it_is_adopted(right: Wrong) -> Wrong:
     def wrong(self: Adoption, now: float, event: Any, peer: Any) -> None:
         right(self, now, event, peer)
         if event.object_id in self._offered:
-            self._apply(self._holding.learn(event.object_id, event.value))
+            self._learned(self._holding.learn(event.object_id, event.value))
 
     return wrong
 
