@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="one job done in four ways, compared, and one worker killed in the middle")
     demo.add_argument("--workers", type=int, default=2, help="worker processes (2)")
     demo.add_argument("--megabytes", type=int, default=160, help="size of the array shared with every task (160)")
+    demo.add_argument("--files", type=int, help="count the words of so many files only (all of the standard library)")
     replay = commands.add_parser("replay", help="the story of a recorded run of a simulation, and its picture")
     replay.add_argument("file", type=Path, help="what `miniray.testing` wrote when a run failed")
     replay.add_argument("--html", type=Path, help="where the page with the picture goes (beside FILE)")
@@ -34,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(miniray.__version__)
         return 0
     if options.command == "demo":
-        if options.workers < 1 or options.megabytes < 1:
-            parser.error("--workers and --megabytes must be at least 1")
+        if min(options.workers, options.megabytes, 1 if options.files is None else options.files) < 1:
+            parser.error("--workers, --megabytes and --files must be at least 1")
         from miniray.demo import run
 
         try:
-            return run(options.workers, options.megabytes)
+            return run(options.workers, options.megabytes, options.files)
         except KeyboardInterrupt:
             return INTERRUPTED
     if options.command == "replay":
