@@ -1,10 +1,12 @@
 """Small copies of a folder of pictures, whichever is done first; one file is broken."""
 
-import multiprocessing
 import os
 import sys
 import tempfile
 import zlib
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, wait
+from itertools import repeat
 
 import numpy as np
 
@@ -18,29 +20,33 @@ def paint(folder, number):
 
 
 def shrink(path):
-    try:
-        picture = np.load(path)
-    except ValueError as error:
-        return path, None, type(error).__name__
+    picture = np.load(path)
     high, wide = (length // SIDE for length in picture.shape[:2])
     picture = picture[: high * SIDE, : wide * SIDE]
     small = picture.reshape(SIDE, high, SIDE, wide, 3).mean(axis=(1, 3)).astype(np.uint8)
     np.save(path.replace("picture", "thumbnail"), small)
-    return path, small, ""
+    return small
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder, multiprocessing.Pool() as pool:
-        pool.starmap(paint, [(folder, number) for number in range(8)])
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor() as executor:
+        list(executor.map(paint, repeat(folder), range(8), chunksize=4))
         broken = os.path.join(folder, "picture-8.npy")
         with open(broken, "w") as file:
             file.write("no picture")
         paths = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+        waiting = {executor.submit(shrink, path): os.path.basename(path) for path in paths}
         done = {}
-        for path, small, problem in pool.imap_unordered(shrink, paths):
-            done[os.path.basename(path)] = problem or f"{small.shape} {zlib.crc32(small.tobytes()):08x}"
-            if small is not None:
-                small[:] = 0  # it is ours
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                name = waiting.pop(future)
+                try:
+                    small = future.result()
+                except ValueError as error:
+                    done[name] = f"{type(error).__name__} {future.exception() is error}"
+                else:
+                    done[name] = f"{small.shape} {zlib.crc32(small.tobytes()):08x}"
+                    small[:] = 0  # it is ours
         for name in sorted(done):
             print(name, done[name])
         print(sum(name.startswith("thumbnail") for name in os.listdir(folder)), "thumbnails", file=sys.stdout)
