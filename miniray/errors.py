@@ -6,6 +6,7 @@ the original class, so `except ValueError` works; the original is its `__cause__
 
 from __future__ import annotations
 
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 
@@ -42,10 +43,22 @@ class TaskError(MinirayError):
             both: Any = type(f"TaskError({kind.__name__})", (TaskError, kind), {"__module__": "miniray.errors"})
             error: TaskError = both.__new__(both)
             vars(error).update(vars(root))
+            _copy_members(error, root)
             error.message, error.cause, error.args = message, cause, (message,)  # no __init__: `kind` has its own
         except Exception:  # a class that cannot be mixed (its own __new__, slots): the plain one still says it all
             return TaskError(message, cause)
         return error
+
+
+def _copy_members(error: BaseException, root: BaseException) -> None:
+    """What an exception of C code keeps outside of its `__dict__`: `errno`, the `name` of a module, ..."""
+    for cls in type(root).__mro__:
+        for name, member in vars(cls).items():
+            if isinstance(member, MemberDescriptorType | GetSetDescriptorType) and name[0] != "_" and name != "args":
+                try:
+                    setattr(error, name, getattr(root, name))
+                except (AttributeError, TypeError):  # it has none, or it is read-only
+                    continue
 
 
 def _task_error(message: str, cause: BaseException | None) -> TaskError:

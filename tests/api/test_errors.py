@@ -143,6 +143,26 @@ def test_exceptions_arrive_as_what_they_are():
         miniray.get(fail.remote(KeyError, "key"))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "names"),
+    [
+        (lambda: open("/no such file"), ("errno", "strerror", "filename")),
+        (lambda: __import__("no_such_module"), ("name", "msg")),
+        (lambda: b"\xff".decode("utf-8"), ("encoding", "object", "start", "end", "reason")),
+        (lambda: compile("1 +", "a file", "exec"), ("filename", "lineno", "offset", "text")),
+        (lambda: next(iter(())), ("value",)),
+    ],
+)
+def test_what_builtin_errors_know_is_known_here(wrong, names):
+    """They keep it outside of `__dict__`."""
+    with pytest.raises(Exception) as there:
+        wrong()
+    with pytest.raises(type(there.value)) as here:
+        miniray.get(miniray.remote(wrong).remote())
+    assert isinstance(here.value, TaskError)
+    assert [getattr(here.value, name) for name in names] == [getattr(there.value, name) for name in names]
+
+
 def test_exceptions_that_cannot_travel():
     @miniray.remote
     def fail(name):
