@@ -62,8 +62,7 @@ class Driver:
         self._session: Session = start_session(plan)
         self._transport: Any = load("local")(me, node, self._session.link)
         owner = Owner(me, node, settings.max_lineage_bytes)
-        self.process = Process(me, owner, StoreClient(arena, me))
-        self.process.surroundings = surroundings
+        self.process = Process(me, owner, StoreClient(arena, me), surroundings)
         loop = Loop(
             me,
             (owner,),

@@ -191,6 +191,8 @@ class Executor:
             process.post(RefsDropped([name]))
 
     def _call(self, task: PushedTask) -> Any:
+        # Before the arguments: it may bring places where their modules are found. An actor's bring its own.
+        function = self._function(task) if task.function and not task.creates_actor else None
         if task.values or task.refs:
             args, kwargs = self._arguments(task)
         elif task.payload:
@@ -199,12 +201,12 @@ class Executor:
             args, kwargs = self._inherited(task)
         if task.method:
             target = getattr(self._instance, task.method)
-            if task.function:
-                args = (self._function(task), *args)
+            if function is not None:
+                args = (function, *args)
         else:
             if task.creates_actor and args and args[0] is ARRIVED:
                 args = args[1:]
-            target = self._function(task)
+            target = self._function(task) if function is None else function
             self.speaker.begins(target, task.raw_output)
         self._process.running = task.task_id
         try:

@@ -7,12 +7,14 @@
   that may have changed, and is made again each time; equal bytes have an equal hash, so nothing is sent twice.
 - Globals travel as (name, version, value): a worker that has seen nothing gets all of them, one that has seen this
   version keeps what it has set since. The rules are in `_serialization/namespaces.py`.
-- Things that an import finds go by reference: the workers have the driver's `sys.path`.
+- Things that an import finds go by reference: the workers have the `sys.path` of `init`. What it has more by now goes
+  with each definition, and when it grows all are made again; a call pays 30 ns to find that it has not.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from types import FunctionType
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from _blake2 import blake2b  # hashlib's own, without OpenSSL (3 MB a session)
 
-from miniray._serialization.values import Serialized, deserialize, serialize_by_value
+from miniray._runtime.surroundings import Additions, Placed, Surroundings
+from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize_by_value
 from miniray.core.ids import FunctionId
 
 if TYPE_CHECKING:
@@ -45,12 +48,17 @@ class FunctionExporter:
     """The driver's side: functions to definitions.
 
     `namespace` names whose globals they share. `inherited`: for workers that were forked from this process, what they
-    have already.
+    have already. `surroundings`: those with which workers begin; None: they find what this process does.
     """
 
-    def __init__(self, namespace: str = "", inherited: Inherited | None = None) -> None:
+    def __init__(
+        self, namespace: str = "", inherited: Inherited | None = None, surroundings: Surroundings | None = None
+    ) -> None:
         self._namespace = namespace
         self._inherited = inherited
+        self._surroundings = surroundings
+        self._path = sys.path  # as it was when it was last looked at
+        self._additions = Additions((), ())
         self._cache: OrderedDict[int, _Exported] = OrderedDict()
 
     def export(self, function: Callable[..., Any]) -> tuple[FunctionId, Serialized]:
@@ -60,7 +68,7 @@ class FunctionExporter:
             SerializationError: it, or something that it needs, cannot be pickled; the message says where that is.
         """
         cached = self._cache.get(id(function))
-        if cached is not None and cached.dependencies.unchanged():
+        if cached is not None and cached.dependencies.unchanged() and sys.path == self._path:
             return cached.function_id, cached.definition
         return self._export_anew(function)
 
@@ -72,16 +80,32 @@ class FunctionExporter:
         from miniray._serialization.by_value import Dependencies
         from miniray._serialization.namespaces import pickling_for
 
+        if self._surroundings is not None:
+            self._look_at_path(self._surroundings)
         dependencies = Dependencies()
         what = f"function {getattr(function, '__qualname__', None) or type(function).__qualname__}"
-        with pickling_for(self._inherited):
-            definition = serialize_by_value(function, self._namespace, what, dependencies=dependencies)
+        sent = Placed(self._additions, function) if self._additions else function
+        try:
+            with pickling_for(self._inherited):
+                definition = serialize_by_value(sent, self._namespace, what, dependencies=dependencies)
+        except SerializationError as error:
+            if sent is function:
+                raise
+            raise SerializationError(what, error.path[1:], error.cause) from error
         function_id = _hash(definition)
         if isinstance(function, _CACHED):
             self._cache[id(function)] = _Exported(function, function_id, definition, dependencies)
             if len(self._cache) > CACHED_DEFINITIONS:
                 self._cache.popitem(last=False)
         return function_id, definition
+
+
+    def _look_at_path(self, surroundings: Surroundings) -> None:
+        path, additions = list(sys.path), surroundings.additions()
+        if additions != self._additions:
+            self._additions = additions
+            self._cache.clear()
+        self._path = path
 
 
 class FunctionImporter:

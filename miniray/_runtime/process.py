@@ -116,14 +116,17 @@ class Process:
     loop: Loop
     post: Callable[..., None]  # of `drives`: steps events now
 
-    def __init__(self, me: ProcessId, owner: Owner, store: StoreClient | None) -> None:
+    def __init__(
+        self, me: ProcessId, owner: Owner, store: StoreClient | None, surroundings: Surroundings | None = None
+    ) -> None:
         self.me = me
         self.pid = os.getpid()
         self.owner = owner
         self.values = owner.values
         self.elsewhere = owner.elsewhere  # own values that lie on another node
         self.store = store
-        self.exporter = FunctionExporter()
+        self.surroundings = surroundings  # those with which its workers begin; None: simulated
+        self.exporter = FunctionExporter(surroundings=surroundings)
         self._exporters_for_forks: OrderedDict[int, FunctionExporter] = OrderedDict()  # by what these have inherited
         self.importer = FunctionImporter()
         self.waiters = Waiters(owner.values)
@@ -136,7 +139,6 @@ class Process:
         self.exiting = False  # the interpreter ends, and the session with it
         self.running: TaskId | None = None  # the task whose code the main thread runs (in a worker)
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
-        self.surroundings: Surroundings | None = None  # those with which its workers begin; None: simulated
         self.may_fork = False  # its actors may live in forks of it
         self.forks: Forks | None = None  # who makes these; nobody in a simulation
         self.inheritance: Inheritance | None = None  # of a process that was forked from the driver
@@ -430,7 +432,8 @@ class Process:
             return self.exporter
         found = self._exporters_for_forks.get(inherited.number)
         if found is None:
-            found = self._exporters_for_forks[inherited.number] = FunctionExporter(inherited=inherited)
+            found = FunctionExporter(inherited=inherited, surroundings=self.surroundings)
+            self._exporters_for_forks[inherited.number] = found
             if len(self._exporters_for_forks) > MAX_EXPORTERS:
                 self._exporters_for_forks.popitem(last=False)
         return found

@@ -39,10 +39,9 @@ def main(endowment: Endowment) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     arena = Arena.attach(endowment.arena_descriptor, endowment.arena_bytes)
     owner = Owner(endowment.me, endowment.node, from_bytes(endowment.config).max_lineage_bytes)
-    process = Process(endowment.me, owner, StoreClient(arena, endowment.me))
+    process = Process(endowment.me, owner, StoreClient(arena, endowment.me), Surroundings())
     process.tells_waits = True
     process.inheritance = endowment.inheritance
-    process.surroundings = Surroundings()
     status = arena.status_word(local_number(endowment.me))
     executor = Executor(process, status.write)
     transport = load("local")(endowment.me, endowment.node, endowment.link)

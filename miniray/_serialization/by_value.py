@@ -46,7 +46,7 @@ class Dependencies:
     __slots__ = ("_cells", "_classes", "_functions", "_globals")
 
     def __init__(self) -> None:
-        self._globals: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._globals: dict[tuple[int, str], tuple[Callable[..., Any], str, Any]] = {}  # how to look, what was seen
         self._cells: list[tuple[Any, Any]] = []
         self._functions: list[tuple[FunctionType, Any, Any, Any]] = []
         self._classes: list[tuple[type[Any], dict[str, Any]]] = []
@@ -54,9 +54,8 @@ class Dependencies:
     def add_function(self, function: FunctionType, names: list[str]) -> None:
         self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
         bound = function.__globals__
-        seen = self._globals.setdefault(id(bound), (bound, {}))[1]
         for name in names:
-            seen[name] = bound.get(name, MISSING)
+            self._globals[id(bound), name] = bound.get, name, bound.get(name, MISSING)
         for cell in function.__closure__ or ():
             self._cells.append((cell, cp._get_cell_contents(cell)))
 
@@ -64,11 +63,9 @@ class Dependencies:
         self._classes.append((cls, dict(vars(cls))))
 
     def unchanged(self) -> bool:
-        for bound, seen in self._globals.values():
-            get = bound.get
-            for name, value in seen.items():
-                if get(name, MISSING) is not value:
-                    return False
+        for get, name, value in self._globals.values():
+            if get(name, MISSING) is not value:
+                return False
         for function, code, defaults, keyword_defaults in self._functions:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 return False

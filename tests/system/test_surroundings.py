@@ -96,7 +96,8 @@ LATER = PRELUDE + """
 
     assert miniray.get(Actor.remote().see.remote(nested)) == ("nested", None)
     assert miniray.get(earlier.see.remote(seen)) == before
-    assert miniray.get(miniray.remote(seen).remote()) == before
+    of_a_task = miniray.get(miniray.remote(seen).remote())
+    assert of_a_task == {**before, "path": of_a_task["path"]}
     os.environ["OWN"], os.environ["LEFT"] = "at first", "at first"
     sys.path.pop()
     os.chdir(before["directory"])
@@ -104,8 +105,71 @@ LATER = PRELUDE + """
     print("seen")
 """
 
+ADDED = PRELUDE + """
+    miniray.init(num_cpus=1)
+    earlier = miniray.Pool(1)
+    assert earlier.apply(seen) == seen()
+
+    @miniray.remote
+    def imports():
+        import own_module
+        return own_module.prepared()
+
+    @miniray.remote
+    def kind(thing, same=None):
+        return type(thing).__module__
+
+    @miniray.remote
+    def nested(refs):
+        return miniray.get([imports.remote(), kind.remote(*miniray.get(refs))])
+
+    @miniray.remote
+    def order():
+        return [os.path.basename(path) for path in sys.path]
+
+    try:
+        miniray.get(imports.remote())
+    except ModuleNotFoundError:
+        pass
+    assert miniray.get(kind.remote(1)) == "builtins"
+    length = len(miniray.get(order.remote()))
+
+    os.chdir(sys.argv[1])
+    sys.path.append("own place")
+    assert miniray.get(imports.remote()) == []
+    from own_module import Thing, prepared
+    assert miniray.get(kind.remote(Thing())) == "own_module"
+    assert miniray.get(kind.remote(miniray.put(Thing()), same=Thing())) == "own_module"
+    assert miniray.get(miniray.remote(prepared).remote()) == []
+    assert miniray.get(nested.remote([miniray.put(Thing())])) == [[], "own_module"]
+    assert earlier.map(type, [Thing()]) == [Thing] and earlier.apply(prepared) == []
+
+    sys.path.insert(0, os.path.abspath("before"))
+    found = miniray.get(order.remote())
+    assert (found[0], found[-1], len(found)) == ("before", "own place", length + 2), found
+    del sys.path[0]
+    assert miniray.get(order.remote()) == found, "what one has brought may be in use"
+
+    class Unsendable:
+        def __reduce__(self):
+            raise ValueError("never")
+
+    def wrong(unsendable=Unsendable()):
+        pass
+
+    try:
+        miniray.remote(wrong).remote()
+    except miniray.errors.SerializationError as error:
+        assert str(error) == "function wrong -> its default 0: never", error
+    earlier.terminate()
+    print("found")
+"""
+
 MODULE = """
 found = []
+
+class Thing:
+    pass
 
 def prepare():
     found.append(1)
@@ -141,6 +205,13 @@ def test_workers_begin_with_what_the_driver_has(tmp_path, flags, seed):
     variables = {"PYTHONHASHSEED": seed} if seed else {}
     theirs, own = run(tmp_path, AT_INIT, flags, **variables).split()
     assert not seed or theirs == own
+
+
+def test_tasks_find_modules_where_their_caller_does(tmp_path):
+    """`sys.path` may have grown since `init`, and the function may have been called before that."""
+    (tmp_path / "place" / "own place").mkdir(parents=True)
+    (tmp_path / "place" / "own place" / "own_module.py").write_text(MODULE)
+    assert run(tmp_path, ADDED, ["-W", "error", "-X", "faulthandler"]) == "found\n"
 
 
 def test_actors_and_pools_are_made_with_what_their_maker_has_then(tmp_path):
