@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from miniray._api.objects import cancel, get, kill, put, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, shutdown
+    from miniray._api.signals import UnbrokenLock, raised_by_handler
     from miniray.executor import Executor
     from miniray.pool import Pool
 
@@ -36,6 +37,7 @@ __all__ = [
     "ObjectRef",
     "Pool",
     "RemoteFunction",
+    "UnbrokenLock",
     "cancel",
     "errors",
     "get",
@@ -43,6 +45,7 @@ __all__ = [
     "is_initialized",
     "kill",
     "put",
+    "raised_by_handler",
     "remote",
     "shutdown",
     "transfer",
@@ -55,6 +58,7 @@ _HOME = {
     "miniray._api.objects": ("cancel", "get", "kill", "put", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "shutdown"),
+    "miniray._api.signals": ("UnbrokenLock", "raised_by_handler"),
     "miniray.executor": ("Executor",),
     "miniray.pool": ("Pool",),
 }

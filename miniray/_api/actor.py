@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray._api import options as _options
 from miniray._api.object_ref import ObjectRef
-from miniray._api.submit import FunctionHandle, submit, submit_inherited
+from miniray._api.submit import FunctionHandle, PreparedCall, submit, submit_inherited
 from miniray._runtime.context import current
 from miniray._runtime.forks import Forks
 from miniray._runtime.process import Process
@@ -182,6 +182,26 @@ class ActorMethod:
             return submit(
                 process, function, args, kwargs, options.task, options.num_returns, self._actor._id, self._name
             )
+
+    def prepare(self, *args: Any, **kwargs: Any) -> PreparedCall:
+        """Pickle a call, which is made later, by `remote()` of what this returns: that runs no code of the arguments,
+        so it can be done under a lock.
+
+        Raises:
+            SerializationError: an argument cannot be pickled.
+        """
+        process, inherited = current(), self._inherited
+        self._actor.check_session(process)
+        function = _NO_FUNCTION
+        if self._handle is not None and self._function is not None:
+            function = self._handle.export(process, self._function, inherited)
+        given = process, function, args, kwargs, self._options.task, self._options.num_returns, self._actor, self._name
+        if inherited is None:
+            return PreparedCall(*given)
+        from miniray._serialization.namespaces import pickling_for
+
+        with pickling_for(inherited):
+            return PreparedCall(*given)
 
     def options(self, **given: Any) -> ActorMethod:
         """The same method with other options.

@@ -13,6 +13,7 @@ from miniray._api.submit import call_site
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
+from miniray._serialization.strikes import raised_by_handler
 from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize
 from miniray.core.ids import ObjectId, ProcessId, return_id
 from miniray.core.owner.events import CancelRequested, KillRequested, ValueOffered, ValuePut
@@ -56,6 +57,8 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
             try:
                 return deserialize(value.data, None, writable)  # by far the most frequent: small, no refs inside
             except Exception as error:
+                if raised_by_handler(error):
+                    raise
                 raise _unreadable(refs, error) from error
         if process.elsewhere:
             _bring_here(process, [refs], timeout)
@@ -108,6 +111,8 @@ def _value(process: Process, ref: ObjectRef[T], writable: bool) -> T:
     try:
         loaded: T = process.load(ref._id, value, writable=writable)
     except Exception as error:
+        if raised_by_handler(error):
+            raise
         raise _unreadable(ref, error) from error
     return loaded
 

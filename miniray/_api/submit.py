@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime.config import INLINE_BYTES
+from miniray._runtime.context import current
 from miniray._runtime.process import Finalised, Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.values import SerializationError, Serialized, Slot, serialize_call
@@ -122,6 +123,46 @@ def submit(
         site, process.running,
     )  # fmt: skip
     return _submit_serialized(process, spec, payload)
+
+
+class PreparedCall:
+    """A call of an actor's method that is pickled, and not made yet."""
+
+    __slots__ = (
+        "_actor", "_args", "_function", "_method", "_num_returns", "_options", "_payload", "_process", "_site", "_tops",
+    )  # fmt: skip
+
+    def __init__(
+        self, process: Process, function: FunctionId, args: tuple[Any, ...], kwargs: dict[str, Any],
+        options: TaskOptions, num_returns: int, actor: ObjectRef[Any], method: str,
+    ) -> None:  # fmt: skip
+        self._process, self._function, self._options, self._num_returns = process, function, options, num_returns
+        self._actor, self._method = actor, method
+        self._site = call_site(3)
+        self._tops: list[ObjectRef[Any]] = []
+        if ObjectRef in map(type, args) or (kwargs and ObjectRef in map(type, kwargs.values())):
+            args, kwargs, self._tops = _take_slots(process, args, kwargs)
+        self._args = args, kwargs  # the refs within them, too, live until it is made
+        try:
+            self._payload = serialize_call(args, kwargs)
+        except SerializationError as error:
+            raise PublicSerializationError(f"{options.name}: {error}\n  called    at {self._site}") from error.cause
+
+    def remote(self) -> Any:
+        """Make it, once: as the method's `remote` would have done. Nothing of the user's runs here.
+
+        Raises:
+            SessionError: the session has ended meanwhile.
+        """
+        process, payload = self._process, self._payload
+        self._actor.check_session(current())
+        small = payload if isinstance(payload, bytes) else b""
+        spec = TaskSpec(
+            process.next_task_id(), self._function, small, self._options, self._num_returns,
+            tuple([ref._id for ref in self._tops]), (), False, self._actor._id, self._method, False, self._site,
+            process.running,
+        )  # fmt: skip
+        return _submit(process, spec) if isinstance(payload, bytes) else _submit_serialized(process, spec, payload)
 
 
 def submit_inherited(process: Process, task: TaskId, options: TaskOptions) -> Any:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+from miniray._serialization.strikes import raised_by_handler
+
 WALK_SECONDS = 1.0
 WALK_DEPTH = 30
 
@@ -76,9 +78,12 @@ def _first_failing(
             try:
                 ByValuePickler(io.BytesIO(), "", lambda buffer: None).dump(part)
             except Exception as error:
+                if raised_by_handler(error):
+                    raise
                 return name, part, error
-    except Exception:  # an attribute that raises when looked at: the path so far must do
-        pass
+    except Exception as error:  # an attribute that raises when looked at: the path so far must do
+        if raised_by_handler(error):
+            raise
     return None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from miniray._serialization import pickles
 from miniray._serialization.pickles import PROTOCOL
+from miniray._serialization.strikes import raised_by_handler
 from miniray.core.ids import ObjectId
 
 CHAIN_LIMIT = 10
@@ -53,10 +54,12 @@ def serialize_exception(error: BaseException) -> tuple[bytes, str, tuple[ObjectI
 
 
 def deserialize_exception(data: bytes) -> BaseException:
-    """The exception, or a `SubstituteError`; never raises."""
+    """The exception, or a `SubstituteError`; never raises by itself."""
     try:
         return _rebuild(pickle.loads(data))
     except Exception as error:
+        if raised_by_handler(error):
+            raise
         return SubstituteError("UnreadableError", f"an exception came that cannot be read here ({error!r})")
 
 
@@ -115,8 +118,9 @@ def _dumps(value: Any) -> _Dumped:
         dumped = pickles.dumps(value, None)
         if not pickles.names_main(dumped[0]):
             return dumped
-    except Exception:
-        pass
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
     return pickles.dumps_by_value(value, "", None)
 
 
@@ -159,5 +163,7 @@ def _traceback_of(error: BaseException) -> str:
 def _safely(make: Any, otherwise: Any) -> Any:
     try:
         return make()
-    except Exception:
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
         return otherwise

@@ -33,6 +33,7 @@ from typing import Any
 from miniray._serialization import arrow, pickles
 from miniray._serialization.culprit import SerializationError, explain
 from miniray._serialization.pickles import IN_BAND_BYTES, PROTOCOL, OutOfBandBytes
+from miniray._serialization.strikes import raised_by_handler
 from miniray.core.ids import ObjectId
 
 ALIGNMENT_BYTES = 64
@@ -151,8 +152,9 @@ def _serialize(value: Any, namespace: str, what: str) -> Serialized:
                 return Serialized(data, buffers, refs)
     except RecursionError as error:
         raise SerializationError(what, [], error) from error
-    except Exception:  # whatever it is, the other pickler may do it, and its error is then the better one
-        pass
+    except Exception as error:  # whatever it is, the other pickler may do it, and its error is then the better one
+        if raised_by_handler(error):
+            raise
     buffers.clear()
     return serialize_by_value(value, namespace, what, buffers)
 
@@ -165,6 +167,8 @@ def serialize_by_value(
     try:
         data, refs = pickles.dumps_by_value(value, namespace, _taker(kept), **how)
     except Exception as error:
+        if raised_by_handler(error):
+            raise
         raise explain(value, what, error) from error
     return Serialized(data, kept, refs)
 

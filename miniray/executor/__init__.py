@@ -121,19 +121,19 @@ class Executor(futures.Executor):
                 strict.
         """
         dispatcher = self._dispatcher or self._begin()
+        callee = dispatcher.callees.find(fn)
         with dispatcher.lock:
             self._check(dispatcher)
-            callee = dispatcher.callees.find(fn)
             future: Future[T] = Future(dispatcher, self._interrupts)
+            dispatcher.joined()
             last = dispatcher.last_in_queue()
             if type(last) is Submissions and last.callee is callee:
                 last.append(future, args, kwargs)
-                dispatcher.joined()
-            else:
-                calls = Submissions(dispatcher, callee, travels_alone=self._cancel_running)
-                calls.append(future, args, kwargs)
-                dispatcher.joined()
-                dispatcher.add(calls)
+                return future
+            calls = Submissions(dispatcher, callee, travels_alone=self._cancel_running)
+            calls.append(future, args, kwargs)
+            dispatcher.enqueue(calls)
+        dispatcher.pump()
         return future
 
     def map(
@@ -194,6 +194,7 @@ class Executor(futures.Executor):
             if items:
                 self._check(dispatcher)
                 calls.extend(items)
+        dispatcher.pump()
 
     def _begin(self) -> Dispatcher:
         """The workers start."""
@@ -201,13 +202,14 @@ class Executor(futures.Executor):
             self._check(None)
             if self._dispatcher is None:
                 try:
-                    self._dispatcher = self._hire()
+                    dispatcher = self._hire()
                 except ForkedDriverError:  # a `multiprocessing.Process` that has an executor of its own
                     miniray.init()
-                    self._dispatcher = self._hire()
+                    dispatcher = self._hire()
                 if self._cancel_running:
-                    self._interrupts = Interrupts(self._dispatcher)
-                _at_work.add(self._dispatcher)
+                    self._interrupts = Interrupts(dispatcher)
+                _at_work.add(dispatcher)
+                self._dispatcher = dispatcher  # last: an interrupt before leaves nothing half begun
             return self._dispatcher
 
     def _hire(self) -> Dispatcher:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 PENDING, RUNNING, FINISHED = _standard.PENDING, _standard.RUNNING, _standard.FINISHED
 CANCELLED = _standard.CANCELLED_AND_NOTIFIED
 _UNDONE = (PENDING, RUNNING)
-LOOK_SECONDS = 0.05  # how soon `result` sees that another thread has cancelled the call
+LOOK_SECONDS = 0.05  # how soon `result` sees that another thread has cancelled the call, while it drives others
 _changing = threading.RLock()  # held for a few assignments only
 
 
@@ -69,7 +69,7 @@ class Future(futures.Future[T]):
     def cancel(self) -> bool:
         """Cancel the call, if no worker has it yet, or the executor has `cancel_running`. Whether it is cancelled."""
         interrupts = self._interrupts
-        with self._condition:
+        with self._dispatcher.lock, self._condition:
             was_running = self._state == RUNNING
             if self._state != PENDING and not (was_running and interrupts is not None):
                 return self._state == CANCELLED
@@ -130,7 +130,8 @@ class Future(futures.Future[T]):
         try:
             self._invoke_callbacks()
         finally:
-            self._dispatcher.ended()
+            with self._dispatcher.lock:
+                self._dispatcher.ended()
 
 
 def start(tokens: Sequence[Future[Any]]) -> list[int]:

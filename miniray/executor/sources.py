@@ -34,7 +34,7 @@ class Submissions(Source):
         self.callee = callee
         self.travels_alone = travels_alone
         self._dispatcher = dispatcher
-        # in one, not two: a signal's handler that brings a call may strike between any two lines
+        # in one, not two: a finaliser that brings a call may run between any two lines
         self._calls: deque[tuple[Future[Any], tuple[tuple[Any, ...], dict[str, Any]]]] = deque()
 
     def append(self, future: Future[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ class MapCalls(Source):
     def cancel(self) -> None:
         """What has not started does not run. From a finaliser, perhaps: no lock is taken."""
         self._is_unwanted = True
-        self._dispatcher.attendant.rouse(now=True)
+        self._dispatcher.attendant.nudge()
 
     # ---- what the user iterates over ----
 
@@ -173,7 +173,7 @@ class MapCalls(Source):
         self._dispatcher.joined(len(items))
         if not self._is_queued:
             self._is_queued = True
-            self._dispatcher.add(self)
+            self._dispatcher.enqueue(self)
 
     def _await(self, number: int, deadline: float | None) -> tuple[Sequence[Any], dict[int, BaseException]]:
         outcomes = self._outcomes

@@ -139,18 +139,20 @@ class Pool:
     ) -> ApplyResult:
         """Like `apply`, at once; callbacks run in a thread of the pool, before the result is ready."""
         dispatcher = self._dispatcher
+        dispatcher.check_running()
+        callee = dispatcher.callees.find(func)
         with dispatcher.lock:
             dispatcher.check_running()
-            callee = self._dispatcher.callees.find(func)
             result = ApplyResult(self, dispatcher, callback, error_callback)
             last = dispatcher.last_in_queue()
             if type(last) is Calls and last.callee is callee:
                 last.append(result, args, kwds)
                 dispatcher.joined()
-            else:
-                calls = Calls(callee)
-                calls.append(result, args, kwds)
-                dispatcher.add(calls, result)
+                return result
+            calls = Calls(callee)
+            calls.append(result, args, kwds)
+            dispatcher.enqueue(calls, result)
+        dispatcher.pump()
         return result
 
     # ---- many calls ----
@@ -252,8 +254,8 @@ class Pool:
         """No more calls; the processes end when all are done."""
         util.debug("closing pool")
         if self._state == RUN:
-            self._state = CLOSE
             self._dispatcher.close()
+            self._state = CLOSE  # last: one that was interrupted can be closed again
 
     def terminate(self) -> None:
         """End the processes at once, whatever they do. What was not done fails with `TaskCancelledError`."""
@@ -286,7 +288,7 @@ class Pool:
     def __del__(self, _warn: Callable[..., None] = warnings.warn, RUN: str = RUN) -> None:
         if getattr(self, "_state", None) == RUN:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._dispatcher.attendant.stop()
+            self._dispatcher.abandon()
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")

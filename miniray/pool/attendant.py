@@ -33,10 +33,7 @@ class Attendant:
     def rouse(self, *, now: bool = False) -> None:
         """There is work; `now`: it does not wait for the next look."""
         if self._thread is None:
-            if self._stopping:
-                return
-            self._thread = threading.Thread(target=self._serve, name="miniray-pool", daemon=True)
-            self._thread.start()
+            self._begin()
         elif self._parked or now:
             self._parked = False
             try:
@@ -44,10 +41,20 @@ class Attendant:
             except RuntimeError:
                 pass  # it is awake
 
-    def stop(self) -> None:
-        """From a finaliser, perhaps: the pool is to be terminated by this thread, which then ends."""
+    def _begin(self) -> None:
+        with self._dispatcher.lock:
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._serve, name="miniray-pool", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def stop(self) -> bool:
+        """From a finaliser, perhaps: the pool is to be terminated by this thread, which then ends. Whether it runs."""
         self._stopping = True
+        if self._thread is None:
+            return False
         self.rouse(now=True)
+        return True
 
     def close(self) -> None:
         """From a finaliser, perhaps: nobody can bring calls any more, and those that are there are done to the end."""
@@ -85,7 +92,7 @@ class Attendant:
             if not dispatcher.is_idle:
                 busy = monotonic()
                 if dispatcher.needs_driving and not dispatcher.waiting:
-                    dispatcher.drive(self._is_wanted, None, WAIT_SECONDS)
+                    dispatcher.drive_while_alone(self._is_wanted, WAIT_SECONDS)
             elif dispatcher.state != "RUN" and dispatcher.has_finished:
                 return
             elif monotonic() - busy > PARK_SECONDS:

@@ -77,7 +77,8 @@ class Board:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    __del__ = close
+    def __del__(self) -> None:
+        self.close()
 
 
 def _part(mark: int, number: int, calls: int, *, earlier: int, later: int) -> int:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from miniray.pool.crew import CrewMember
 
 
+NUMBER_STEP = 64  # between two groups is room for those that go before the second after all (`CrewMember.load`)
+
+
 class CallQueue:
     """
     Args:
@@ -37,7 +40,7 @@ class CallQueue:
 
     def next_number(self) -> int:
         """Groups are numbered as they are cut: the board tells the later one by that."""
-        self._numbers += 1
+        self._numbers += NUMBER_STEP
         return self._numbers
 
     def next_group(self, member: CrewMember) -> Group | None:
@@ -49,7 +52,7 @@ class CallQueue:
             taken = entry.take(self._limit(source, entry.remaining(), member))
             if taken is None:
                 entries.popleft()
-                if entry.remaining():  # a signal's handler has just brought a call
+                if entry.remaining():  # a finaliser has just brought a call
                     entries.appendleft(entry)
                 continue
             tokens, items = taken

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from multiprocessing import get_context, util
 from multiprocessing.context import BaseContext
+from threading import get_ident
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -128,7 +129,7 @@ class Crew:
     def unoccupied(self) -> CrewMember | None:
         """A worker for a single call, when none of them has anything to do."""
         for member in self._members:
-            if member.groups:
+            if member.is_busy:
                 return None
         first = self._members[0]
         if first.quota is not None:
@@ -137,7 +138,7 @@ class Crew:
 
     @property
     def has_idle(self) -> bool:
-        return any(member.can_take() and not member.groups for member in self._members if member.is_up)
+        return any(member.can_take() and not member.is_busy for member in self._members if member.is_up)
 
     def to_collect(self) -> tuple[list[Group], bool]:
         """Groups whose answers come next; whether something else may happen meanwhile: a worker idles, or may hold
@@ -180,7 +181,7 @@ class Crew:
 
     def found_dead(self) -> list[CrewMember]:
         """Those that have died with nothing to do, and are let go."""
-        dead = [one for one in self._members if not one.groups and one.has_started() and not one.is_alive()]
+        dead = [one for one in self._members if not one.is_busy and one.has_started() and not one.is_alive()]
         for member in dead:
             member.release()
         return dead
@@ -218,6 +219,9 @@ class CrewMember:
         self._is_forked = is_forked
         self.name = standing.name
         self.groups: deque[Group] = deque()
+        self.loading: list[Group] = []  # their calls are being pickled
+        self._loader = 0  # by this thread
+        self._last = 0  # the number of the group that it got last
         self.quota: Fraction | None = None if quota is None else Fraction(quota)  # tasks that it may still get
         self.has_ended = False
         self.sent_at = 0.0  # when it last got a group, or answered one
@@ -236,15 +240,28 @@ class CrewMember:
         groups = self.groups
         if self.has_ended or (self.quota is not None and self.quota <= 0):
             return False
+        if self.loading:
+            return self._lets_in()
         if not groups:
             return True
         if len(groups) >= MAX_GROUPS:
             return False
         return sum([group.expected for group in groups]) < PIPELINE_GROUPS * groups[-1].target
 
-    def send(self, group: Group) -> None:
-        """Pickles the calls, and runs users' code with it; raises what that raises."""
+    def _lets_in(self) -> bool:
+        """While one thread pickles a group for it no other does. But that runs users' code, which may bring a call and
+        wait for it: this one goes before the group, and is numbered so."""
+        return len(self.loading) == 1 and self._loader == get_ident() and self._last + 1 < self.loading[0].number
+
+    def load(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
+        """It is to get these calls: the method that runs them, and arguments, which are to be pickled under no lock."""
         source = group.source
+        if self.loading:
+            group.number = self._last + 1
+        self.loading.append(group)
+        self._loader = get_ident()
+        if self.quota is not None:
+            self.quota -= Fraction(len(group.items), source.chunk)
         if source.argument is None and (group.callee.is_sent_once or self._is_forked):
             methods = self._methods.get(group.callee)
             if methods is None:
@@ -257,17 +274,42 @@ class CrewMember:
         run, run_whole, run_one = methods
         args = group.single()
         if args is not None:
-            group.ref = run_one.remote(*function, group.number, *args)
-        elif group.runs_whole:
-            group.ref = run_whole.remote(*function, group.number, source.mode, group.items)
-        else:
-            group.ref = run.remote(*function, group.number, source.mode, group.items, LONGEST * group.target)
+            return run_one, (*function, group.number, *args)
+        if group.runs_whole:
+            return run_whole, (*function, group.number, source.mode, group.items)
+        return run, (*function, group.number, source.mode, group.items, LONGEST * group.target)
+
+    def unload(self, group: Group) -> bool:
+        """It does not get them; whether it was to."""
+        if group not in self.loading:
+            return False
+        self.loading.remove(group)
+        return True
+
+    def push(self, group: Group, call: Any) -> None:
+        """They are pickled, and go."""
+        group.ref = call.remote()
+        self.loading.remove(group)
+        self._last = group.number
         if not self.groups:
             self.sent_at = monotonic()
-        group.member = self
         self.groups.append(group)
-        if self.quota is not None:
-            self.quota -= Fraction(len(group.items), source.chunk)
+
+    def let_go(self) -> list[Group]:
+        """It runs none of its groups any more."""
+        groups = [*self.groups, *self.loading]
+        self.groups.clear()
+        self.loading.clear()
+        return groups
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.groups or self.loading)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it has run all tasks that it may, and is to be replaced."""
+        return self.quota is not None and self.quota <= 0 and not self.is_busy and not self.has_ended
 
     def refund(self, group: Group, calls: int) -> None:
         """It has not run so many of the calls of a group."""
@@ -379,7 +421,8 @@ class CrewMember:
 
 def _groups_of(member: CrewMember) -> int:
     """One that has not started yet comes last: what it gets waits for that."""
-    return len(member.groups) if member.is_up else len(member.groups) + MAX_GROUPS
+    groups = len(member.groups) + len(member.loading)
+    return groups if member.is_up else groups + MAX_GROUPS
 
 
 def await_end(pid: int, seconds: float | None) -> bool:

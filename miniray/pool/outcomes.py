@@ -14,7 +14,6 @@ from miniray.errors import (
     MinirayError,
     ObjectStoreFullError,
     ResultSerializationError,
-    SerializationError,
     TaskError,
     WorkerCrashedError,
     WorkerInitializerError,
@@ -48,6 +47,8 @@ def read(group: Group, member: CrewMember) -> Read:
         unread = _harmless(group, error.cause or error, has_run=False)
         return 1, NOT_SENT, {0: _with_traceback(unread, error.message)}, NOT_MEASURED
     except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:  # the last: by users' __setstate__
+        if miniray.raised_by_handler(error):
+            raise
         return _pick_all(group, member, error)
     if len(answer) == 2:
         result, seconds = answer
@@ -64,12 +65,14 @@ def read_posted(group: Group, content: bytes) -> tuple[list[Any], dict[int, Base
     read like this: they come again."""
     try:
         results, raised = pickle.loads(content)
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as error:
+        if miniray.raised_by_handler(error):
+            raise
         return [], {}
     return results, {index: _exception(group, group.member, index, one) for index, one in raised.items()}
 
 
-def unsent(error: SerializationError) -> BaseException:
+def unsent(error: MinirayError) -> BaseException:
     """Arguments that could not be pickled: what pickle raised, with the path to the culprit as a note."""
     cause = error.__cause__
     if cause is None:
@@ -85,6 +88,8 @@ def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> 
         try:
             return _with_traceback(_harmless(group, pickle.loads(dumped)), text)
         except Exception as problem:
+            if miniray.raised_by_handler(problem):
+                raise
             return _with_traceback(MaybeEncodingError(problem, name), text)
     try:
         miniray.get(member.actor.pick.remote(group.number, index))
@@ -128,6 +133,8 @@ def _pick_all(group: Group, member: CrewMember, problem: MinirayError | SystemEx
         except TaskError as error:
             errors[index] = _with_traceback(_harmless(group, error.cause or error), error.message)
         except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:
+            if miniray.raised_by_handler(error):
+                raise
             errors[index] = _encoding_error(group, member, index, error)
         results.append(None)
     return count, results, errors, NOT_MEASURED

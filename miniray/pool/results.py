@@ -78,12 +78,13 @@ class ApplyResult:
         raise self._value
 
     def settle(self, success: bool, value: Any) -> None:
-        """The outcome. With a callback for it, it is shown only when that has run."""
+        """The outcome. With a callback for it, it is shown only when that has run. Under the lock."""
         self._success, self._value = success, value
         callback = self._callback if success else self._error_callback
         dispatcher = self._dispatcher
         if not callback or dispatcher.state == "TERMINATE":
-            dispatcher.show(self)
+            self.show()
+            dispatcher.ended()
         else:
             dispatcher.call_back(partial(self._call_back, callback))
 
@@ -91,7 +92,9 @@ class ApplyResult:
         try:
             callback(self._value)
         finally:
-            self._dispatcher.show(self)
+            with self._dispatcher.lock:
+                self.show()
+                self._dispatcher.ended()
 
     def show(self) -> None:
         self._pool = self._callback = self._error_callback = None
@@ -113,7 +116,7 @@ class Calls(Source):
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
-        # in one, not two: a signal's handler that brings a call may strike between any two lines
+        # in one, not two: a finaliser that brings a call may run between any two lines
         self._calls: deque[tuple[ApplyResult, tuple[Sequence[Any], Mapping[str, Any]]]] = deque()
 
     def append(self, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
@@ -245,25 +248,26 @@ class IMapIterator(Source):
             multiprocessing.TimeoutError: it has not ended after `timeout` seconds.
         """
         if not self._is_asked:
-            self._is_asked = True
             self._dispatcher.asked(self)
-        try:
-            success, value = self._items.popleft()
-        except IndexError:
-            self._dispatcher.wait_until(self._has_next, timeout)
-            try:
-                success, value = self._items.popleft()
-            except IndexError:
-                if self._has_next():
-                    self._pool = None
-                    raise StopIteration from None
-                raise TimeoutError from None
-        self._consumed += 1
+            self._is_asked = True
         if self.is_stalled and self.room() > 0:
             self._dispatcher.resume(self)
+        items = self._items
+        if not items:
+            self._dispatcher.wait_until(self._has_next, timeout)
+            if not items:
+                if self._has_next():
+                    self._pool = None
+                    raise StopIteration
+                raise TimeoutError
+        # Nothing is called from here on: Python runs no signal's handler, and no other thread, between the look at the
+        # result and its way to the caller. An interrupt costs none.
+        success, value = items[0]
+        del items[0]
+        self._consumed += 1
         if success:
             return value
-        if isinstance(value, StopIteration):
+        if type(value) is StopIteration:
             raise RuntimeError("the call raised StopIteration") from value
         raise value
 

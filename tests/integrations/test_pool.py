@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import miniray
-from miniray.pool import dispatch
+from miniray.pool import exchange
 from tests.integrations import pool_functions as functions
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -202,8 +202,8 @@ def test_a_worker_may_give_back_all_that_it_got(pool: Any, monkeypatch: pytest.M
         given_back.append(group.number)
         return (0, [], {}, -1.0) if len(given_back) == 1 else outcome
 
-    read = dispatch.read
-    monkeypatch.setattr(dispatch, "read", read_once)
+    read = exchange.read
+    monkeypatch.setattr(exchange, "read", read_once)
     assert pool.map(functions.square, range(100), chunksize=10) == [x * x for x in range(100)]
 
 

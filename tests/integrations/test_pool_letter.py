@@ -6,7 +6,6 @@ Where the standard pool has an answer, both are asked (`alike`), and types and t
 from __future__ import annotations
 
 import collections
-import itertools
 import multiprocessing
 import os
 import signal
@@ -22,7 +21,6 @@ import pytest
 
 import miniray
 import miniray.multiprocessing
-from miniray.pool.dispatch import Dispatcher
 from miniray.pool.results import Calls
 from tests.integrations import pool_functions as functions
 
@@ -394,30 +392,3 @@ def test_a_handler_may_bring_a_call_between_any_two_lines_of_another() -> None:
         assert brought, "a handler has run within"
         assert (first.get(30), mine.get(30)) == (10_000, 10_201)
         assert all(result.get(30) == number * number for number, result in brought)
-
-
-@pytest.mark.parametrize("call", ["map", "apply"])
-def test_an_interrupt_between_any_two_lines_of_collecting_leaves_nothing_behind(call: str) -> None:
-    lines: Any
-
-    def strike(frame: Any, event: str, _: Any) -> Any:
-        if event == "line" and next(lines) == 0:
-            raise KeyboardInterrupt
-        return strike if frame.f_code is Dispatcher._collect.__code__ else None
-
-    given = (functions.square, range(100)) if call == "map" else (functions.square, (3,))
-    with miniray.Pool(2) as pool:
-        struck = 0
-        for line in range(12):
-            lines, before = itertools.count(-line), sys.gettrace()
-            sys.settrace(strike)
-            try:
-                getattr(pool, call)(*given)
-            except KeyboardInterrupt:
-                struck += 1
-            finally:
-                sys.settrace(before)
-            assert pool.map_async(functions.square, range(9)).get(30) == [x * x for x in range(9)]
-        assert struck > 5
-        pool.close()
-        pool.join()

@@ -1,0 +1,208 @@
+"""The exchange of a pool with its workers: calls go out in groups, and come back as outcomes.
+
+- There is one queue, and a worker gets little ahead of what it runs; so a slow call hides nothing, whatever chunks
+  the user has asked for. What waits behind one all the same is taken back when a worker idles (`rebalance`).
+- Users' code (pickling calls, unpickling outcomes) runs under no lock, and may be struck by a signal's handler, or take
+  for ever. A group belongs to whoever pickles or reads it: it is *loading* at its worker, or *claimed*. Whatever is
+  raised there, under the lock it is given back before it is raised.
+- What is to be done next is seen in the tables by whoever waits: nothing is forgotten when the thread that was to do
+  it is struck.
+
+Methods that say so are called under the lock; the others take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import miniray
+from miniray.errors import (
+    ActorDiedError, MinirayError, ObjectStoreFullError, SerializationError, SessionError, TaskCancelledError,
+)  # fmt: skip
+from miniray.pool.call_queue import CallQueue
+from miniray.pool.crew import Crew, CrewMember
+from miniray.pool.groups import Group
+from miniray.pool.losses import Losses
+from miniray.pool.outcomes import NOT_SENT, read, read_posted, unsent
+
+
+class Exchange:
+    """
+    Args:
+        changed: whoever sleeps looks again. Called under the lock.
+    """
+
+    def __init__(
+        self, lock: miniray.UnbrokenLock, queue: CallQueue, crew: Crew, losses: Losses, changed: Callable[[], None]
+    ) -> None:
+        self._lock = lock
+        self._queue = queue
+        self._crew = crew
+        self._losses = losses
+        self._changed = changed
+
+    # ---- out ----
+
+    def pump(self) -> None:
+        """Give workers what they can take. Not under the lock, where a finaliser may ask for it: then whoever waits
+        does it."""
+        if self._queue and not self._lock.is_mine():
+            while self.send(self._next) is not None:
+                pass
+
+    def _next(self) -> Group | None:
+        member = None if self._losses.broken else self._crew.idlest()
+        group = None if member is None else self._queue.next_group(member)
+        if group is not None:
+            group.member = member
+        return group
+
+    def send(self, cut: Callable[[], Group | None]) -> Group | None:
+        """What `cut` gives, under the lock, goes to its worker; None if it gives none."""
+        group: Group | None = None
+        try:
+            with self._lock:
+                group = cut()
+                if group is None:
+                    return None
+                method, args = group.member.load(group)
+            call = method.prepare(*args)
+            with self._lock:
+                if group in group.member.loading:  # else the worker was lost meanwhile, or the pool terminated
+                    group.member.push(group, call)
+                    self._changed()
+        except (SerializationError, ObjectStoreFullError) as error:
+            with self._lock:
+                self._not_pickled(group, error)
+        except ActorDiedError as error:  # it has ended between two groups
+            with self._lock:
+                if group is not None:
+                    if group.member.unload(group):
+                        self._again(group, 0)
+                    self._losses.lost(group.member, error)
+                    self._changed()
+        except SessionError as error:
+            with self._lock:
+                self._losses.give_up(error)
+        except BaseException:
+            with self._lock:
+                self._interrupted(group)
+            raise
+        return group
+
+    def _not_pickled(self, group: Group | None, error: MinirayError) -> None:
+        if group is not None and group.member.unload(group):
+            if len(group.items) > 1:
+                self._again(group, 0, limit=1)
+            else:
+                group.deliver(1, NOT_SENT, {0: unsent(error)})
+            self._changed()
+
+    def _interrupted(self, group: Group | None) -> None:
+        """It was not sent. One that its caller alone waits for (`Dispatcher.run_alone`) is nobody's any more."""
+        if group is not None and group.member.unload(group):
+            if group.is_claimed:
+                group.fail(group.kept, TaskCancelledError("interrupted before it was sent"))
+            else:
+                self._again(group, 0)
+            self._changed()
+
+    def _again(self, group: Group, first: int, *, limit: int | None = None) -> None:
+        """What has not run of a group goes back to the head of the queue. Under the lock."""
+        self._queue.put_back(group, first, limit=limit)
+        group.member.refund(group, group.kept - first)
+
+    # ---- back ----
+
+    def collect(self, group: Group, *, is_ours: bool = False) -> None:
+        """Read its answer, unless another thread does, and send what comes next."""
+        member: CrewMember = group.member
+        is_claimed = is_ours
+        try:
+            with self._lock:
+                if group.is_claimed and not is_ours:
+                    return
+                group.is_claimed = is_claimed = True
+            outcome = read(group, member)
+            with self._lock:
+                self._settle(member, group, *outcome)
+        except TaskCancelledError:  # taken back: it had not begun
+            with self._lock:
+                self._unrun(member, group)
+        except ActorDiedError as error:
+            with self._lock:
+                self._losses.lost(member, error)
+                self._changed()
+        except SessionError as error:
+            with self._lock:
+                self._losses.give_up(error)
+        except MinirayError:  # the worker could not even read the group: each call for itself
+            with self._lock:
+                self._unrun(member, group, limit=1)
+        except BaseException:
+            with self._lock:
+                if is_claimed:
+                    group.is_claimed = False
+                    self._changed()
+            raise
+        self.pump()
+
+    def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
+        if group in member.groups:
+            self._again(group, group.delivered, limit=limit)
+            self._close(member, group)
+            self._changed()
+
+    def _settle(
+        self, member: CrewMember, group: Group, done: int, results: Sequence[Any], errors: Any, seconds: float
+    ) -> None:
+        if group not in member.groups:
+            return  # the worker was lost, or the pool terminated, meanwhile
+        if done and seconds >= 0:
+            group.callee.measured(done, seconds)
+        if done < group.kept:
+            self._again(group, done)
+        self._close(member, group)
+        if done:  # a worker that was held up before it began has given back all of it
+            group.deliver(done, results, errors)
+        self._changed()
+
+    def _close(self, member: CrewMember, group: Group) -> None:
+        member.groups.remove(group)
+        member.sent_at = monotonic()
+        self._crew.does_start()
+        if member.is_used_up:
+            member.has_ended = True
+            self._losses.replace(member)
+
+    # ---- what slow calls hold up ----
+
+    def take_posted(self) -> None:
+        """What slow calls would have kept behind them."""
+        with self._lock:
+            found = self._crew.posted()
+        for group, content in found:
+            results, errors = read_posted(group, content)
+            with self._lock:
+                if group in group.member.groups and not group.delivered:
+                    group.deliver(len(results), results, errors)
+                    self._changed()
+
+    def rebalance(self) -> None:
+        """A worker idles: what waits behind slow calls elsewhere is taken back."""
+        self.pump()
+        with self._lock:
+            if not self._crew.has_idle:
+                return
+            for member in self._crew:
+                if not member.is_stuck():
+                    continue
+                first = member.groups[0]
+                kept = self._crew.kept(first)
+                if kept < first.kept and not first.is_claimed:
+                    self._again(first, kept)
+                    first.kept = kept  # which it has answered for when it answers
+                member.recall()
+        self.pump()

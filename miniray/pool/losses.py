@@ -1,0 +1,92 @@
+"""Workers that are lost, and the pool that can run nothing any more.
+
+A worker is lost by one road: a call to it raises `ActorDiedError`. The board then says what had started: that fails, or
+is run again while it has retries left; the rest is simply run, and another worker takes the place.
+
+A pool is given up when that is of no use: its workers die before they can work, it is strict, its session has ended,
+it is terminated. All calls, now and later, then fail with the reason.
+
+All methods run under the pool's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from miniray.errors import ActorDiedError, MinirayError, WorkerCrashedError
+from miniray.pool.call_queue import CallQueue
+from miniray.pool.crew import Crew, CrewMember
+from miniray.pool.groups import Group
+from miniray.pool.outcomes import reason, start_error
+
+
+class Losses:
+    """
+    Args:
+        retries: how many more times a call is started whose worker died.
+        is_strict: when a worker is lost all calls fail, now and later.
+        on_broken: is told why nothing can be run any more; perhaps several times.
+    """
+
+    def __init__(
+        self, queue: CallQueue, crew: Crew, retries: int, is_strict: bool, on_broken: Callable[[BaseException], None]
+    ) -> None:
+        self._queue = queue
+        self._crew = crew
+        self._retries = retries
+        self._is_strict = is_strict
+        self._on_broken = on_broken
+        self.broken: BaseException | None = None  # why nothing can be run any more
+
+    def lost(self, member: CrewMember, error: ActorDiedError) -> None:
+        """Its process is gone: what had started fails, what had not goes to others, another takes its place."""
+        if member.has_ended and not (member.groups or member.loading):
+            return
+        member.was_lost(error)
+        if self._crew.cannot_start(member, error):
+            self.give_up(start_error(error))
+            return
+        if self._is_strict:
+            self.give_up(WorkerCrashedError(f"a worker was lost: {reason(error)}"))
+            return
+        for group in reversed(member.let_go()):
+            started = self._crew.started(group)
+            self._queue.put_back(group, started)
+            if started:
+                self._had_started(group, started, error)
+        if self.broken is None:
+            self.replace(member)
+
+    def _had_started(self, group: Group, started: int, error: ActorDiedError) -> None:
+        """So many calls of a group: the last was under way, and is run again by itself. The others had ended, but
+        their results are lost with the worker."""
+        attempt = group.attempt + 1
+        if attempt <= self._retries:
+            last = max(started - 1, group.delivered)
+            self._queue.put_back(group, last, started, limit=1, attempt=attempt)
+            self._queue.put_back(group, group.delivered, last, attempt=attempt)
+            return
+        again = f"it had started, and is not run again (retries={self._retries})"
+        group.fail(started, WorkerCrashedError(f"{group.callee.name} was lost: {reason(error)}; {again}"))
+
+    def replace(self, member: CrewMember) -> None:
+        try:
+            self._crew.replace(member)
+        except MinirayError as error:
+            self.give_up(error)
+
+    def replace_the_dead(self) -> None:
+        """A worker that dies without a call is not missed before it gets the next one; now somebody looks."""
+        for member in self._crew.found_dead():
+            self.replace(member)
+
+    def give_up(self, error: BaseException) -> None:
+        """Nothing can be run any more: all calls, now and later, fail with this."""
+        if self.broken is None:
+            self.broken = error
+        for member in self._crew:
+            for group in member.let_go():
+                group.fail(group.kept, error)
+            member.end()
+        self._queue.abandon(error)
+        self._on_broken(error)
