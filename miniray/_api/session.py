@@ -18,7 +18,7 @@ from miniray.errors import SessionError
 MIN_STORE_BYTES = 4 << 20
 # A program that has the first loaded will want the second in its workers: they have it from the zygote, and share its
 # pages. It takes a worker 100 ms of CPU to import.
-_WANTED_IN_WORKERS = {"miniray.pool": "miniray.pool.worker"}
+_WANTED_IN_WORKERS = {"miniray.pool": "miniray.pool_worker.worker"}
 
 _driver: Driver | None = None
 _lock = threading.RLock()

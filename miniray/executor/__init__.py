@@ -39,7 +39,7 @@ from miniray.executor.interrupts import Interrupts
 from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
-from miniray.pool.worker import MAP, STARMAP
+from miniray.pool_worker.worker import MAP, STARMAP
 
 __all__ = ["Executor", "Future"]
 

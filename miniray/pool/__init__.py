@@ -44,7 +44,7 @@ from miniray.pool.results import (
     IMapUnorderedIterator,
     MapResult,
 )
-from miniray.pool.worker import MAP, STARMAP
+from miniray.pool_worker.worker import MAP, STARMAP
 
 __all__ = [
     "ApplyResult", "AsyncResult", "CLOSE", "ExceptionWithTraceback", "INIT", "IMapIterator", "IMapUnorderedIterator",

@@ -25,11 +25,11 @@ from weakref import WeakKeyDictionary
 
 import miniray
 from miniray.errors import ActorDiedError, MinirayError, SerializationError, SessionError
-from miniray.pool.board import Board
+from miniray.pool_worker.board import Board
 from miniray.pool.groups import Callee, Group
 from miniray.pool.inheritance import find_in_main, find_shared, is_fork_context
-from miniray.pool.standing import Standing, next_standing
-from miniray.pool.worker import PoolWorker
+from miniray.pool_worker.standing import Standing, next_standing
+from miniray.pool_worker.worker import PoolWorker
 
 PIPELINE_GROUPS = 1.7  # a worker that has work for less gets another group
 LONGEST = 2.0  # a group that lasts so many times longer than it should ends after the call at hand

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 import miniray
 from miniray.errors import SerializationError
-from miniray.pool.worker import APPLY, LIGHT, MAP, weigh
+from miniray.pool_worker.worker import APPLY, LIGHT, MAP, weigh
 
 GROUP_SECONDS = 0.001  # what a group should last
 TOGETHER_SECONDS = 0.005  # the same where results are only seen together: each group costs a tenth of a millisecond

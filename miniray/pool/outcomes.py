@@ -20,7 +20,7 @@ from miniray.errors import (
 )
 from miniray.pool.crew import CrewMember
 from miniray.pool.groups import Group
-from miniray.pool.worker import Raised
+from miniray.pool_worker.worker import Raised
 
 MaybeEncodingError: Any = vars(_standard)["MaybeEncodingError"]  # not declared by its stubs
 RemoteTraceback: Any = vars(_standard)["RemoteTraceback"]

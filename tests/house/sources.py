@@ -22,6 +22,7 @@ DOORS = (
     "miniray.transport",
     "miniray.testing",
     "miniray.pool",
+    "miniray.pool_worker",
     "miniray.multiprocessing",
     "miniray.executor",
     "miniray.actor_pool",

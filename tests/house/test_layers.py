@@ -75,6 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "miniray": ("miniray._api", "miniray.errors", *TOP),
     **{room: (*DOORS, *TOP) for room in TOP},
+    "miniray.pool_worker": ("miniray", "miniray.errors"),  # it is imported in each worker, so it stays small
 }
 
 # These grant only the module itself, not what lies in the package of that name.

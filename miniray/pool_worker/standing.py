@@ -14,9 +14,10 @@ import logging
 import os
 from itertools import count
 from multiprocessing import process as _process
-from multiprocessing import util
-from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
 
 _standard: Any = _process  # its stubs declare none of this
 
@@ -35,6 +36,8 @@ class Standing(NamedTuple):
 
 def next_standing(context: BaseContext) -> Standing:
     """For the next worker of this process: numbered on with its `multiprocessing.Process`es, as the standard pool's."""
+    from multiprocessing import util
+
     parent = _standard.current_process()
     identity = (*parent._identity, next(_standard._process_counter))
     kind = getattr(context, "Process", _standard.BaseProcess).__name__.replace("Process", "PoolWorker")
@@ -61,6 +64,10 @@ def take(standing: Standing) -> None:
         pass  # it is gone, and this process with it
     else:
         _standard._parent_process = _standard._ParentProcess(standing.parent_name, standing.parent_pid, sentinel)
+    if not standing.logs_to_stderr and standing.log_level == logging.NOTSET:
+        return
+    from multiprocessing import util  # here: most workers are done without it
+
     if standing.logs_to_stderr and not vars(util)["_log_to_stderr"]:
         util.log_to_stderr()
     if standing.log_level != logging.NOTSET:

@@ -28,8 +28,8 @@ from time import perf_counter
 from typing import Any
 
 import miniray
-from miniray.pool.board import INDEX_BITS, Marks
-from miniray.pool.standing import Standing, take
+from miniray.pool_worker.board import INDEX_BITS, Marks
+from miniray.pool_worker.standing import Standing, take
 
 APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
 SLOW_SECONDS = 0.002  # a call that lasts longer gives back what is behind it
