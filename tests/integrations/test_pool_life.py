@@ -225,7 +225,7 @@ def test_exit_with_a_live_pool(ending: str) -> None:
 
 
 def test_workers_have_the_pools_code_from_the_start() -> None:
-    """Where the driver had it when the session began. Where not, they import what they need and not the driver's side."""
+    """Where the driver had it when the session began. Where not they import what they need, not the driver's side."""
     program = (
         "import sys, miniray\n"
         "@miniray.remote\n"
