@@ -46,7 +46,7 @@ def get(refs: Any, *, timeout: float | None = None, writable: bool = False) -> A
     process = current()
     if timeout is not None:
         timeout = _checked_timeout(timeout)
-    if writable is not False:
+    if writable is not False and writable is not True:
         check_bools("get", writable=writable)
     if type(refs) is ObjectRef:
         value = process.values.get(refs._id)

@@ -10,7 +10,7 @@ A thread that is done hands the token to another waiting thread at once. Only wh
 thread take it, when for `WATCH_SECONDS` nobody else had it:
 
     PARKED    someone else has been driving for long; sleeps until the token is free
-    WATCHING  looks once a millisecond whether the token lies free
+    WATCHING  looks once a millisecond whether the token lies free (less often while it is taken again and again)
     DRIVING   has the token, and sleeps in `poll` until the loop's deadline or something arrives
 
 A waiter that finds it DRIVING kicks it out of `poll`. Nothing is woken under a lock; three rules do instead:
@@ -45,6 +45,8 @@ from miniray.core.record import Event
 from miniray.transport import Clock, Transport
 
 WATCH_SECONDS = 0.001
+NAP_SECONDS = 0.004  # the same while a thread calls and waits, calls and waits: each look costs it 40 us, and the GIL
+HANDOVERS = 2  # of the token within WATCH_SECONDS: that is such a thread
 PARK_AFTER_SECONDS = 0.02
 NEAR_SECONDS = 0.002  # a deadline nearer than this needs no rousing
 
@@ -339,9 +341,11 @@ class Driving:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         seen = self._generation
         quiet_since = self._clock()
+        pause = WATCH_SECONDS
         while not self._stopping:
-            self._background_sleep.acquire(timeout=WATCH_SECONDS)
+            self._background_sleep.acquire(timeout=pause)
             self._send_signals_again()
+            pause = NAP_SECONDS if self._generation - seen >= HANDOVERS * pause / WATCH_SECONDS else WATCH_SECONDS
             if self._token.locked():
                 if seen == self._generation and self._clock() - quiet_since > PARK_AFTER_SECONDS:
                     self._park()

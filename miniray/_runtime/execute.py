@@ -271,7 +271,7 @@ class Executor:
     def _value(self, task: PushedTask, index: int, result: Any) -> Value:
         try:
             small = serialize_plain(result)
-            if small is not None:
+            if small is not None and len(small) < INLINE_BYTES:
                 return Inline(small)
             serialized = serialize(result)
             if not (serialized.buffers or serialized.refs) and len(serialized.data) < INLINE_BYTES:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from miniray.transport import Arrival, Clock, Transport
 
-SPIN_SECONDS = 150e-6
+SPIN_SECONDS = 300e-6
 MAX_PAUSE_WAITS = 1024
 
 

@@ -118,8 +118,12 @@ def serialize(value: object, namespace: str = "") -> Serialized:
 
 
 def serialize_plain(value: object) -> bytes | None:
-    """The inline form of a number, a string, a boolean or None, which most small results are; None for all else."""
-    return dumps(value, PROTOCOL) if type(value) in _SCALARS else None
+    """The inline form of a number, a string, a boolean, None or a tuple of these, as most small results are; None for
+    all else."""
+    kind = type(value)
+    if kind in _SCALARS or (kind is tuple and _SCALARS.issuperset(map(type, value))):  # type: ignore[call-overload]
+        return dumps(value, PROTOCOL)
+    return None
 
 
 def serialize_call(args: tuple[Any, ...], kwargs: dict[str, Any], namespace: str = "") -> bytes | Serialized:
