@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 
 import psutil
@@ -327,7 +328,7 @@ def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pyte
 
     def interrupted(self: Forks, token: object) -> None:
         monkeypatch.undo()
-        signal.raise_signal(signal.SIGINT)  # noted: this thread is in the runtime
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # whichever thread this is
         self.on_readable(token)
 
     children = _children()
