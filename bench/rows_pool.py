@@ -20,6 +20,7 @@ MAPPED = 200_000
 UNORDERED = 20_000
 BUSY_CALLS, BUSY_SECONDS = 500, 0.001
 SKEWED_CALLS, SHORTEST_SECONDS, LONGEST_SECONDS = 64, 0.001, 1.0
+QUICK_CALLS, SLOW_SECONDS, SLOW_TIMES = 300, 0.1, 10
 BIG_BYTES, BIG_CALLS = 100_000_000, 4
 OBJECTS = 50_000
 PATIENCE_SECONDS = 5.0  # so long without an outcome: it hangs
@@ -99,6 +100,12 @@ def skewed(count: int) -> list[Row]:
     return [Row("map of 1 ms to 1 s mixed, makespan", "x greedy", samples, [Goal(at_most=1.1), Goal(POOL)], notes)]
 
 
+def lateness(count: int) -> list[Row]:
+    wanted = systems("lateness", QUICK_CALLS, SLOW_SECONDS, SLOW_TIMES, family="pools")
+    samples, notes = interleave_processes(wanted, count, lambda late: 1e3 * sorted(late)[len(late) * 95 // 100])
+    return [Row("results of quick calls beside slow ones come late, 95 of 100 by", "ms", samples, [Goal(POOL)], notes)]
+
+
 def big_arguments(count: int) -> list[Row]:
     wanted = systems("big_arguments", BIG_BYTES, BIG_CALLS, family="pools")
     samples, notes = interleave_processes(wanted, count, lambda s: 1e3 * s / BIG_CALLS)
@@ -162,6 +169,7 @@ ROWS = {
     "map_busy": map_busy,
     "unordered": unordered,
     "skewed": skewed,
+    "lateness": lateness,
     "big_arguments": big_arguments,
     "big_results": big_results,
     "small_objects": small_objects,

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from bench.versus.work import die, doze, ends, held, hold, make_array, nothing, pin, record, same, spin
+from bench.versus.work import die, doze, ends, held, hold, make_array, nothing, pin, record, same, spin, spin_and_tell
 
 RECOVERY_CALLS = 100
 
@@ -73,6 +73,15 @@ class PoolVerbs:
         began = perf_counter()
         took = self.map(spin, seconds)
         return [perf_counter() - began, *took]
+
+    def lateness(self, quick: int, slow: float, times: int) -> list[float]:
+        """How long after it was there each result reaches the caller, seconds: one call in so many quick ones is slow."""
+        late = []
+        list(self.unordered(spin_and_tell, [0.0] * 20_000))  # a system that learns from the calls before has learned
+        for _ in range(times):
+            for there in self.unordered(spin_and_tell, [0.0] * quick + [slow] + [0.0] * quick):
+                late.append(monotonic() - there)
+        return late
 
     def share_array(self, nbytes: int, tasks: int) -> float:
         array = make_array(nbytes)

@@ -63,6 +63,12 @@ def spin(seconds: float) -> float:
     return now - began
 
 
+def spin_and_tell(seconds: float) -> float:
+    """When its result was there, by the clock that all processes of a host share."""
+    spin(seconds)
+    return time.monotonic()
+
+
 def doze(seconds: float) -> None:
     time.sleep(seconds)
 
