@@ -75,7 +75,7 @@ class PoolVerbs:
         return [perf_counter() - began, *took]
 
     def lateness(self, quick: int, slow: float, times: int) -> list[float]:
-        """How long after it was there each result reaches the caller, seconds: one call in so many quick ones is slow."""
+        """How long after it was there each result reaches the caller, seconds. One call between quick ones is slow."""
         late = []
         list(self.unordered(spin_and_tell, [0.0] * 20_000))  # a system that learns from the calls before has learned
         for _ in range(times):

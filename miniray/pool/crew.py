@@ -153,6 +153,12 @@ class Crew:
                 restless = True
         return groups, restless
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether outcomes exist that a slow call may keep behind it."""
+        firsts = [member.groups[0] for member in self._members if member.groups]
+        return any(group.may_post and self.started(group) > 1 for group in firsts)
+
     def posted(self) -> list[tuple[Group, bytes]]:
         """Outcomes that came before their groups have ended."""
         found = []

@@ -19,7 +19,7 @@ from miniray.pool.crew import Crew
 from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Group
 
-FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles
+FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles, or holds outcomes back
 LONGEST_PAUSE_SECONDS = 0.02
 
 
@@ -54,7 +54,7 @@ class Waiting:
 
     def drive(self, done: Callable[[], bool], deadline: float | None, longest: float | None) -> bool:
         """The same, of a thread that does not count as waiting."""
-        exchange, pause = self._exchange, FIRST_PAUSE_SECONDS
+        exchange, pause, looked = self._exchange, FIRST_PAUSE_SECONDS, monotonic()
         while not done():
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
@@ -70,10 +70,12 @@ class Waiting:
                 exchange.collect(group)
             if ready:
                 pause = FIRST_PAUSE_SECONDS
-            elif restless:
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if restless and (not ready or monotonic() - looked > pause):
                 exchange.take_posted()
                 exchange.rebalance()
+                with self._lock:
+                    pause = FIRST_PAUSE_SECONDS if self._crew.holds_back else min(2 * pause, LONGEST_PAUSE_SECONDS)
+                looked = monotonic()
         return True
 
     def _await_one(self, groups: list[Group], patience: float | None) -> list[Group]:
