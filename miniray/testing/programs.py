@@ -67,6 +67,7 @@ class Op(Record, frozen=True):
     given: tuple[Any, ...] = ()  # plain arguments
     expected: int = 0
     outcomes: int = VALUE
+    fork: bool = False  # an actor of the driver's, forked from it (`forking.py`)
 
 
 # ---- the interpreter ------------------------------------------------------------------------------------
@@ -184,19 +185,24 @@ def _pass_on(op: Op, slots: dict[int, Any]) -> None:
     slots[op.slot] = miniray.remote(max_retries=-1)(add).remote(0.0, *slots[op.slots[0]])
 
 
+def _start(op: Op) -> dict[str, str]:
+    return {"start": "fork" if op.fork else "zygote"}
+
+
 def _make_actor(op: Op, slots: dict[int, Any]) -> None:
-    slots[op.slot] = miniray.remote(Counter).remote(*[slots[slot] for slot in op.slots], *op.given)
+    slots[op.slot] = miniray.remote(**_start(op))(Counter).remote(*[slots[slot] for slot in op.slots], *op.given)
 
 
 def _make_seated(op: Op, slots: dict[int, Any]) -> None:
     """An actor that occupies a CPU, on whichever node has one."""
-    slots[op.slot] = miniray.remote(num_cpus=1)(Counter).remote(*op.given)
+    slots[op.slot] = miniray.remote(num_cpus=1, **_start(op))(Counter).remote(*op.given)
 
 
 def _make_phoenix(op: Op, slots: dict[int, Any]) -> None:
     """given: options, and what it begins with if that is not a slot."""
     options, *start = op.given
-    slots[op.slot] = miniray.remote(**options)(Phoenix).remote(*[slots[slot] for slot in op.slots], *start)
+    phoenix = miniray.remote(**options, **_start(op))(Phoenix)
+    slots[op.slot] = phoenix.remote(*[slots[slot] for slot in op.slots], *start)
 
 
 def _call_flaky(op: Op, slots: dict[int, Any]) -> None:

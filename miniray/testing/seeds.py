@@ -22,14 +22,16 @@ from miniray.testing.choices import SeededChoices
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
+from miniray.testing.forking import fork_some
 from miniray.testing.programs import Op, run
 from miniray.testing.recorder import Recorder
 from miniray.testing.spreading import spread
 from miniray.testing.story import HEADING, last_steps, whole
 
 # Seeds of other sources: what they draw changes nothing else.
-_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING = (1 << bit for bit in range(40, 45))
+_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING, _OF_FORKS = (1 << bit for bit in range(40, 46))
 _NODES = (1, 1, 1, 2, 3)
+_FORKS_ONE_IN = 4  # programs
 _CHUNK = 20  # seeds that one process runs before it says what failed
 SAY_SECONDS = 30.0  # between two words of how far it is
 
@@ -93,6 +95,9 @@ def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple
     if spreads:
         ops = spread(of_spreading, ops)
         num_cpus = 1 + (of_spreading.choose(4, "CPUs") == 0)
+    of_forks = SeededChoices(seed + _OF_FORKS)
+    if not of_forks.choose(_FORKS_ONE_IN, "whether it forks"):
+        ops = fork_some(of_forks, ops)
     faults = _faults.draw(choices, nodes)
     if spreads:
         faults = _faults.draw_strikes(of_spreading, faults, nodes)

@@ -5,7 +5,7 @@
     cluster.settle()
     watch.at_end()
 
-What one machine can see alone is in its `check()`. Of the thirteen:
+What one machine can see alone is in its `check()`. Of the thirteen, and of one that came with forks:
 
 | | invariant | where |
 |---|---|---|
@@ -22,6 +22,7 @@ What one machine can see alone is in its `check()`. Of the thirteen:
 | 11 | limits | `limits.py` |
 | 12 | a worker runs one task at a time | `one_task.py` |
 | 13 | same seed, same trace | `tests/sim/test_replay.py`: it takes two runs |
+| 14 | what was forked for one actor serves that actor alone, and ends with it | `forks.py` |
 
 That results are right, and every error legal, is the programs' oracle (`programs.py`). `spread.py` counts how far a
 run has used its nodes.

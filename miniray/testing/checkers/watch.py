@@ -9,6 +9,7 @@ from miniray.testing.checkers.call_order import CallOrder
 from miniray.testing.checkers.checker import After, Checker, Decided, Kind
 from miniray.testing.checkers.ends import Ends
 from miniray.testing.checkers.fences import Fences
+from miniray.testing.checkers.forks import ForkedForOne
 from miniray.testing.checkers.freed_ids import FreedIds
 from miniray.testing.checkers.held import Held
 from miniray.testing.checkers.leases import Leases
@@ -40,6 +41,7 @@ ALL: tuple[type[Checker], ...] = (
     Places,
     Limits,
     OneTask,
+    ForkedForOne,
     Quiet,  # the last at the end: what the others say is nearer to the cause
 )
 

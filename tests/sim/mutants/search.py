@@ -10,7 +10,7 @@ from pathlib import Path
 from miniray.testing.seeds import FailedSeed, run_seed
 from tests.sim.mutants import ALL, MOST_SEEDS, Mutant
 
-FAMILIES = ("counting", "leases", "tasks", "lives", "nodes", "copies", "sessions", "control")
+FAMILIES = ("counting", "leases", "tasks", "lives", "nodes", "copies", "sessions", "control", "forks")
 HINTS = Path(__file__).with_name("first_seeds.json")
 
 
