@@ -9,17 +9,23 @@ leak).
 
 Who keeps tables of his own above the runtime, as a pool does, does the same by an `UnbrokenLock`.
 
+Only the main thread may change handlers, and it has no reason to come by when another one begins or ends a session. So
+that one has Python do it there (`Py_AddPendingCall`: where it would run a handler, before the next line or so).
+
 Masking instead would cost two system calls a step (2.3 us).
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
+import ctypes
 import os
 import signal
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -79,12 +85,14 @@ class Signals:
         self._wanted = False
 
     def install(self) -> None:
-        """Wrap the Python handlers that there are; only the main thread may, and only it is guarded. Where another one
-        begins the session, the main one does it when it first waits."""
+        """Wrap the Python handlers that there are. Only the main thread is guarded."""
         self._wanted = True
         if self not in _guards:
             _guards.append(self)
-        if threading.get_ident() == self.main:
+        _in_main_thread(self._wrap_all)
+
+    def _wrap_all(self) -> None:
+        if self._wanted:
             for number in _WRAPPED:
                 self._wrap(number)
 
@@ -96,12 +104,12 @@ class Signals:
             if type(handler := _getsignal(_SIGALRM)) is not Wrapper and callable(handler):
                 self._wrap(_SIGALRM)
         elif self._wanted:
-            self.install()
+            self._wrap_all()
 
     def _wrap(self, number: int) -> None:
         handler = _getsignal(number)
         ours = isinstance(handler, Wrapper) and handler.signals is self
-        if callable(handler) and not ours and threading.get_ident() == self.main:
+        if callable(handler) and not ours and get_ident() == self.main:
             self._installed[number] = Wrapper(self, handler)
             signal.signal(number, self._installed[number])
 
@@ -110,7 +118,10 @@ class Signals:
         self._wanted = False
         if self in _guards:
             _guards.remove(self)
-        if threading.get_ident() == self.main:
+        _in_main_thread(self._unwrap_all)
+
+    def _unwrap_all(self) -> None:
+        if not self._wanted:
             for number, wrapper in self._installed.items():
                 if _getsignal(number) is wrapper:
                     signal.signal(number, wrapper.handler)
@@ -204,11 +215,41 @@ class UnbrokenLock:
         self._release()
 
 
+_for_main: deque[Callable[[], None]] = deque()
+
+
+def _in_main_thread(action: Callable[[], None]) -> None:
+    """Do this, there: at once, or soon."""
+    if get_ident() == _main:
+        action()
+        return
+    _for_main.append(action)
+    ctypes.pythonapi.Py_AddPendingCall(_pending_call, None)  # full (32 others): then it is done with the next one
+
+
+def _do_for_main(_: object) -> int:
+    interrupted = False
+    while _for_main:
+        try:
+            _for_main[0]()
+        except KeyboardInterrupt:  # whatever leaves this function is printed and forgotten
+            interrupted = True
+        else:
+            _for_main.popleft()
+    if interrupted:
+        _thread.interrupt_main()
+    return 0
+
+
+_pending_call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_do_for_main)
+
+
 def _after_fork() -> None:
     """The locks that the parent held are nobody's here, and so are its guards."""
     global _main, _held
     _main, _held = threading.main_thread().ident, 0
     _guards.clear()
+    _for_main.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -222,7 +263,7 @@ def held() -> Iterator[None]:
     """Signals of the main thread wait until the end of this stretch, where no session has its own guard yet."""
     signals = Signals(lambda: None, lambda number: None)
     signals.install()
-    guarded = signals.enter(threading.get_ident())
+    guarded = signals.enter(get_ident())
     try:
         yield
     finally:

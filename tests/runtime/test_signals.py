@@ -192,3 +192,21 @@ def test_every_signal_that_was_noted_is_handled_though_the_first_raises(signals:
     assert sorted(calls) == sorted([signal.SIGALRM, signal.SIGUSR1])
     assert not signals.noted and not signals.depth
     signals.uninstall()
+
+
+def test_the_main_thread_is_guarded_by_whoever_begins_a_session() -> None:
+    """At once, and not only when it waits; and afterwards it is not, however often that was."""
+
+    def in_another_thread(action: Callable[[], None]) -> None:
+        thread = threading.Thread(target=action)
+        thread.start()
+        thread.join()
+
+    before = signal.getsignal(signal.SIGINT)
+    for _ in range(3):
+        another = Signals(lambda: None, lambda number: None)
+        in_another_thread(another.install)
+        guarded = signal.getsignal(signal.SIGINT)
+        assert isinstance(guarded, Wrapper) and guarded.signals is another
+        in_another_thread(another.uninstall)
+        assert signal.getsignal(signal.SIGINT) is before
