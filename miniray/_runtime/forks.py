@@ -205,15 +205,15 @@ class Forks:
         self._line.send(Started(request.number, pid))
 
     def _reap(self, pid: int) -> None:
-        """While its pid is still its own, kill its group. Somebody else in this program may have reaped it already."""
+        """While its pid is still its own, kill its group."""
         child = self._children.pop(pid)
         status = UNKNOWN_STATUS
         try:
             os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
             lifelines.kill_group(pid)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except ChildProcessError:
-            pass
+        except ChildProcessError:  # reaped by somebody else in this program, or by the kernel if SIGCHLD is ignored
+            lifelines.kill_group_of_the_gone(pid)
         os.close(child.pidfd)
         self._process.views_dropped.extend(child.viewed)
         self._forget_gone()
@@ -235,15 +235,21 @@ class Forks:
             if lifelines.wait_for_end(child.pidfd, REAP_SECONDS):
                 self._reap(pid)
         self._inheritance.creations.clear()
+        self._close_expected()
 
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
         for child in self._children.values():
             os.close(child.pidfd)
         self._children.clear()
+        self._close_expected()
+
+    def _close_expected(self) -> None:
+        """The links of processes that will never be."""
         for expected in self._expected.values():
-            if expected.request is not None and expected.request[1] >= 0:
-                os.close(expected.request[1])
+            request, expected.request = expected.request, None
+            if request is not None and request[1] >= 0:
+                os.close(request[1])
 
     # ---- in the child ----
 

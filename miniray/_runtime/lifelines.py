@@ -87,6 +87,13 @@ def kill_group(leader: int) -> None:
         pass
 
 
+def kill_group_of_the_gone(leader: int) -> None:
+    """SIGKILL what is left of the process group of a child that was reaped already. While some of it lives no process
+    is given this pid: whoever has it leads another group."""
+    if not os.path.exists(f"/proc/{leader}"):
+        kill_group(leader)
+
+
 def kill_by_pidfd(pidfd: int) -> None:
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)

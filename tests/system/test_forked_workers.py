@@ -129,6 +129,40 @@ def test_its_end_is_told_with_its_status_and_no_zombie_stays(session: None, how:
     assert_quiet()
 
 
+@pytest.mark.parametrize("reaper", ["signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "os.wait()"])
+def test_what_it_has_started_ends_with_it_though_somebody_else_reaps_it(script: Callable, reaper: str) -> None:
+    """The kernel, where the program ignores SIGCHLD; or the program itself."""
+    driver = script(
+        HEAD
+        + f"""
+ignores, reaper = "SIGCHLD" in {reaper!r}, lambda: {reaper}
+if ignores:
+    reaper()
+actor = Forked.remote()
+pid = miniray.get(actor.evaluate.remote("os.getpid()"))
+started = miniray.get(actor.evaluate.remote(
+    "(__import__('warnings').simplefilter('ignore'), os.fork() or time.sleep(999))[1]"  # what is executed dies anyhow
+))
+if not ignores:
+    threading.Thread(target=reaper, daemon=True).start()
+    time.sleep(0.1)  # so that it is there first, mostly
+os.kill(pid, signal.SIGKILL)
+try:
+    miniray.get(actor.evaluate.remote("1"))
+except miniray.errors.ActorDiedError:
+    print(started, flush=True)
+sys.stdin.read(1)
+"""
+    )
+    pid = int(driver.line())
+    try:
+        await_end(pid, GRACE_SECONDS)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    driver.end()
+
+
 def test_descriptors_come_back_and_a_worker_has_none_of_the_runtime_but_its_own(script: Callable) -> None:
     driver = script(
         HEAD
