@@ -8,7 +8,8 @@ travel alone: with others in one group, these would be struck, too.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import miniray
 from miniray.errors import MinirayError
@@ -19,11 +20,16 @@ from miniray.pool.groups import Group
 GRACE_SECONDS = 1.0
 
 
+class _Strike(NamedTuple):
+    group: Group
+    answer: Any  # comes when the worker is done with it
+    until: float  # then it is long enough
+
+
 class Interrupts:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        # the call that was struck last, and an answer that comes when the worker has stopped with it
-        self._awaited: dict[CrewMember, tuple[Group, Any]] = {}
+        self._struck: dict[CrewMember, list[_Strike]] = {}
 
     def strike(self, token: Any) -> None:
         """The worker that has this call stops with it."""
@@ -31,29 +37,33 @@ class Interrupts:
             for member in self._dispatcher.crew:
                 for group in member.groups:
                     if group.tokens[0] is token and member.actor is not None:
-                        miniray.cancel(group.ref)
-                        if not self._dispatcher.crew.is_at(group):
-                            return  # it waits behind others, and is only taken back
-                        is_watched = member in self._awaited
-                        self._awaited[member] = group, member.actor.pid.remote()
-                        if not is_watched:
-                            self._look_later(member)
+                        self._strike(member, group, member.actor.pid)
                         return
 
+    def _strike(self, member: CrewMember, group: Group, pid: Any) -> None:
+        """One that waits behind others is only taken back. But it may begin in this very moment, so it is watched."""
+        miniray.cancel(group.ref)
+        strikes = self._struck.setdefault(member, [])
+        strikes.append(_Strike(group, pid.remote(), monotonic() + GRACE_SECONDS))
+        if len(strikes) == 1:
+            self._look_later(member)
+
     def _look_later(self, member: CrewMember) -> None:
-        timer = threading.Timer(GRACE_SECONDS, self._look, (member, self._awaited[member][1]))
+        timer = threading.Timer(GRACE_SECONDS, self._look, (member,))
         timer.daemon = True
         timer.start()
 
-    def _look(self, member: CrewMember, answer: Any) -> None:
+    def _look(self, member: CrewMember) -> None:
         with self._dispatcher.lock:
-            group, latest = self._awaited[member]
-            if latest is not answer:  # it was struck again, and has a second from then on
-                self._look_later(member)
-                return
-            del self._awaited[member]
+            crew, now = self._dispatcher.crew, monotonic()
+            strikes = self._struck.pop(member)
             try:
-                if self._dispatcher.crew.is_at(group) and not miniray.wait([answer], timeout=0)[0]:
+                strikes = [one for one in strikes if not miniray.wait([one.answer], timeout=0)[0]]
+                if any(one.until <= now and crew.is_at(one.group) for one in strikes):
                     member.kill()
+                    return
             except MinirayError:
-                pass  # the session has ended, and the worker with it
+                return  # the session has ended, and the worker with it
+            if strikes:
+                self._struck[member] = strikes
+                self._look_later(member)

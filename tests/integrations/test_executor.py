@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import miniray
+from miniray.pool.crew import Crew
 from tests.integrations import pool_functions as functions
 from tests.quiescence import eventually
 
@@ -208,6 +209,17 @@ def test_cancel_of_what_runs(tmp_path: Path) -> None:
         assert deaf.cancel()
         assert [future.result() for future in behind] == [x * x for x in range(20)]
         assert one.submit(os.getpid).result() != pid, "one that does not listen is ended"
+
+
+def test_a_deaf_call_that_begins_as_it_is_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with miniray.Executor(1, cancel_running=True) as one:
+        pid = one.submit(os.getpid).result()
+        deaf = one.submit(_be_deaf, str(tmp_path / "deaf"))
+        eventually((tmp_path / "deaf").exists, "the call has begun", 30)
+        with monkeypatch.context() as not_yet:
+            not_yet.setattr(Crew, "is_at", lambda crew, group: False)
+            assert deaf.cancel()
+        assert one.submit(os.getpid).result() != pid
 
 
 def test_a_cancelled_call_costs_no_other_of_its_worker() -> None:
