@@ -103,8 +103,8 @@ def _reduce_cached_property(made: functools.cached_property[Any]) -> Any:
 
 def _reduce_lru_cache(made: Any) -> Any:
     """Without its entries, as the function that it wraps; by name where an import finds it."""
-    module, name = made.__module__, made.__qualname__
-    if module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is made:
+    module, name = made.__module__, getattr(made, "__qualname__", None)  # none around an instance, or a partial
+    if name and module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is made:
         return name
     return make_lru_cache, (made.__wrapped__, made.cache_parameters())
 

@@ -205,6 +205,10 @@ def test_what_functools_makes_of_main_functions(drive) -> None:
         assert (worker(show, 1), worker(show, "s")) == ("int", "any")
         show("now its cache has an entry")
         assert worker(show, 1) == "int"
+        class Adder:
+            def __init__(self, by): self.by = by
+            def __call__(self, x): return x + self.by
+        assert worker(cache(Adder(3)), 4) == worker(cache(functools.partial(Adder(3))), 4) == 7  # they have no name
         import re
         assert worker(functools._lru_cache_wrapper.cache_info, functools.lru_cache(len)).currsize == 0
     """)
