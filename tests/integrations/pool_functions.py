@@ -69,6 +69,30 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def wait_for_file(path: str) -> str:
+    deadline = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return "waited"
+
+
+class Plain:
+    """Something that a weak reference can name."""
+
+
+def raise_with_cause(x: int) -> None:
+    try:
+        {}[x]
+    except KeyError as error:
+        failure = ValueError("with a cause")
+        failure.add_note("and a note")
+        raise failure from error
+
+
+def raise_a_group(x: int) -> None:
+    raise ExceptionGroup("two", [ValueError(x), KeyError(x)])
+
+
 def await_others(of: tuple[str, int]) -> int:
     """The slow call: it ends when so many others have left their file, or in a minute."""
     folder, others = of
