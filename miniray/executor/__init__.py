@@ -28,6 +28,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
+from operator import index
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -83,6 +84,7 @@ class Executor(futures.Executor):
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
+        max_workers = index(max_workers)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):

@@ -234,6 +234,9 @@ def test_other_wrong_uses(executor: miniray.Executor) -> None:
     wrong: Any = "fork"
     with pytest.raises(TypeError, match="get_context"):
         miniray.Executor(mp_context=wrong)
+    wrong = 1.5
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        miniray.Executor(wrong)  # the standard one says so at its first call
     with pytest.raises(ValueError, match="chunksize must be >= 1"):
         executor.map(functions.square, [1], chunksize=0)
     with pytest.raises(ValueError, match="buffersize must be None or > 0"):
