@@ -16,13 +16,13 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from miniray._runtime import config
+from miniray._runtime import config, lifelines
 from miniray._runtime.driving import Driving
 from miniray._runtime.forks import Forks
 from miniray._runtime.loop import Loop
 from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Ended, Process
-from miniray._runtime.spawn import Endowment, Inheritance, Plan, Session, StartError, start_session
+from miniray._runtime.spawn import WORKER_VARIABLE, Endowment, Inheritance, Plan, Session, StartError, start_session
 from miniray._runtime.surroundings import Surroundings
 from miniray._store.arena import Arena, default_capacity_bytes
 from miniray._store.client import StoreClient
@@ -131,6 +131,8 @@ class Driver:
 
     def _end_process(self) -> None:
         self._forks.kill_all()
+        # The zygote, which gets what workers leave behind, may be dead itself; these have died with it.
+        lifelines.kill_executed_with(WORKER_VARIABLE.encode(), self._plan.session.hex().encode())
         self.process.end(
             NodeDiedError,
             "the node process of the miniray session has died, and with it all tasks and objects of the session; "

@@ -154,8 +154,13 @@ class Loaded:
         """No process, and no file in a place for temporary things that is this session's alone. (`conftest.py` looks
         at /dev/shm.)"""
         deadline = time.monotonic() + GONE_SECONDS
-        for process in self.brood:
-            await_end(process.pid, max(0.01, deadline - time.monotonic()))
+        try:
+            for process in self.brood:
+                await_end(process.pid, max(0.01, deadline - time.monotonic()))
+        finally:
+            for process in self.brood:
+                if process.is_running():  # still the same one
+                    process.kill()
         assert not list(self.temporary.iterdir())
 
 
@@ -180,6 +185,20 @@ def test_nothing_is_left_whichever_way_it_ends(script, tmp_path, monkeypatch, wa
     loaded.assert_nothing_is_left()
     assert loaded.script.process.returncode == status
     assert tuple(output.splitlines()) == printed
+
+
+@pytest.mark.parametrize("victim", ["zygote", "node"])
+def test_nothing_is_left_when_one_of_its_own_processes_is_killed(script, tmp_path, monkeypatch, victim):
+    """Not even what has made sessions of its own, though the zygote was the one that would have got it as an orphan."""
+    waits = "print('waits', flush=True)\ntry: miniray.get(ref)\nexcept miniray.errors.NodeDiedError: print('told')\n"
+    loaded = Loaded(script, tmp_path, monkeypatch, waits + "sys.stdin.read()")
+    loaded.go()
+    assert loaded.script.line() == "waits"
+    (zygote,) = psutil.Process(loaded.script.pid).children()
+    (zygote if victim == "zygote" else min(zygote.children(), key=lambda one: one.pid)).kill()
+    loaded.assert_nothing_is_left()
+    output, _ = loaded.script.process.communicate(timeout=20)
+    assert output.startswith("told\n")
 
 
 def test_nothing_is_left_of_a_program_that_becomes_another_one(script, tmp_path, monkeypatch):
