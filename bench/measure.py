@@ -132,10 +132,27 @@ def cores() -> tuple[int, int]:
     return available[0], available[1 % len(available)]
 
 
-def pin_threads(core: int) -> None:
-    """Pin every thread of this process (affinity belongs to threads; new ones inherit it)."""
-    for thread in os.listdir("/proc/self/task"):
+def pin_threads(core: int, pid: int | None = None) -> None:
+    """Pin every thread of this process, or of another (affinity belongs to threads; new ones inherit it)."""
+    for thread in os.listdir(f"/proc/{pid or 'self'}/task"):
         os.sched_setaffinity(int(thread), {core})
+
+
+def descendants(root: int) -> list[int]:
+    """This process and all that it has started, and those that these have."""
+    parents: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry))
+    found, queue = [], [root]
+    while queue:
+        found.append(queue.pop())
+        queue += parents.get(found[-1], [])
+    return found
 
 
 def machine() -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 
-from bench.measure import MINIRAY, Goal, MeasurementError, Row, in_process, interleave_processes
+from bench.measure import MINIRAY, Goal, MeasurementError, Row, descendants, in_process, interleave_processes
 from bench.versus import FAMILIES, WORKERS, load
 
 SETTLE_SECONDS = 0.5
@@ -22,22 +22,6 @@ def life(family: str, name: str) -> list[float]:
     first = perf_counter()
     adapter.stop()
     return [first - began, perf_counter() - first]
-
-
-def descendants(root: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:
-                continue
-            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry))
-    found, queue = [], [root]
-    while queue:
-        found.append(queue.pop())
-        queue += parents.get(found[-1], [])
-    return found
 
 
 def idle_pss(family: str, name: str) -> list[float]:

@@ -10,8 +10,8 @@ import signal
 from heapq import heapreplace
 from typing import Any
 
-from bench.measure import Goal, Row, interleave_processes
-from bench.rows_lifecycle import descendants, figures
+from bench.measure import Goal, Row, descendants, interleave_processes
+from bench.rows_lifecycle import figures
 from bench.versus import POOLS, WORKERS, counted, load, systems
 
 CALLS = 2_000
@@ -41,7 +41,11 @@ def _milliseconds(seconds: float) -> float:
 
 def apply(count: int) -> list[Row]:
     samples, notes = interleave_processes(counted("roundtrip", CALLS, "pools"), count, _microseconds)
-    return [Row("apply, one call after another", "us", samples, [Goal(POOL, at_most=0.5)], notes)]
+    pinned, _ = interleave_processes(counted("roundtrip_pinned", CALLS, "pools"), count, _microseconds)
+    return [
+        Row("apply, one call after another", "us", samples, [Goal(POOL, at_most=0.5)], notes),
+        Row("the same, pinned, two cores", "us", pinned, [Goal(POOL)]),
+    ]
 
 
 def apply_async(count: int) -> list[Row]:
@@ -58,7 +62,7 @@ def map_trivial(count: int) -> list[Row]:
 def map_busy(count: int) -> list[Row]:
     wanted = systems("map_busy", BUSY_CALLS, BUSY_SECONDS, family="pools")
     samples, notes = interleave_processes(wanted, count, _milliseconds)
-    return [Row(f"map of {BUSY_CALLS} calls of 1 ms", "ms", samples, [Goal(POOL)], notes)]
+    return [Row(f"map of {BUSY_CALLS} calls of 1 ms", "ms", samples, [Goal(POOL, at_most=1.05)], notes)]
 
 
 def unordered(count: int) -> list[Row]:
@@ -162,6 +166,15 @@ def executor_submit(count: int) -> list[Row]:
     return [Row(f"{SUBMITTED:,} calls by Executor.submit, gathered", "calls/s", samples, goals, notes)]
 
 
+def executor_call(count: int) -> list[Row]:
+    rows = []
+    for verb, how in (("roundtrip", "result"), ("roundtrip_wait", "wait"), ("roundtrip_asyncio", "asyncio")):
+        samples, notes = interleave_processes(counted(verb, CALLS, "executors"), count, _microseconds)
+        name = f"one call after another by Executor.submit and {how}"
+        rows.append(Row(name, "us", samples, [Goal("Executor", at_most=1.0)], notes))
+    return rows
+
+
 ROWS = {
     "apply": apply,
     "apply_async": apply_async,
@@ -177,4 +190,5 @@ ROWS = {
     "pool_idle": idle,
     "pool_recovery": recovery,
     "executor_submit": executor_submit,
+    "executor_call": executor_call,
 }

@@ -14,10 +14,12 @@ An adapter of the families POOLS and EXECUTORS says these, and has all the verbs
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from time import monotonic, perf_counter
 from typing import Any
 
+from bench.measure import cores, descendants, pin_threads
 from bench.versus.work import die, doze, ends, held, hold, make_array, nothing, pin, record, same, spin, spin_and_tell
 
 RECOVERY_CALLS = 100
@@ -42,6 +44,14 @@ class PoolVerbs:
         for i in range(count):
             call(nothing, i)
         return perf_counter() - began
+
+    def roundtrip_pinned(self, count: int) -> float:
+        """The same, with all threads of this process on one core, and those of all others on another."""
+        driver, worker = cores()
+        for pid in descendants(os.getpid())[1:]:
+            pin_threads(worker, pid)
+        pin_threads(driver)
+        return self.roundtrip(count)
 
     def submit_gather(self, count: int) -> float:
         submit, result = self.submit, self.result
@@ -198,6 +208,30 @@ class StandardExecutor(PoolVerbs):
         submit = self.executor.submit
         for future in as_completed([submit(function, item) for item in items]):
             yield future.result()
+
+    def roundtrip_wait(self, count: int) -> float:
+        """As `roundtrip`, by `concurrent.futures.wait`."""
+        from concurrent.futures import wait
+
+        submit = self.executor.submit
+        began = perf_counter()
+        for i in range(count):
+            done, _ = wait([submit(nothing, i)])
+            assert done.pop().result() == i
+        return perf_counter() - began
+
+    def roundtrip_asyncio(self, count: int) -> float:
+        """As `roundtrip`, by asyncio's `run_in_executor`."""
+        import asyncio  # here: idle memory is a row, too
+
+        async def all_of_them() -> None:
+            run = asyncio.get_running_loop().run_in_executor
+            for i in range(count):
+                assert await run(self.executor, nothing, i) == i
+
+        began = perf_counter()
+        asyncio.run(all_of_them())
+        return perf_counter() - began
 
     def stop(self) -> None:
         self.executor.shutdown()

@@ -3,7 +3,7 @@
 A standard future makes a Condition when it is born, takes it for each change and each look, and so costs 8 us of a
 call. Here `result` drives the workers itself, and a Condition is made when somebody asks for one: `wait`,
 `as_completed`, asyncio, a callback, `cancel`. That is also the sign that somebody waits who cannot drive, so that the
-attendant thread has to.
+attendant thread has to (but for one short call, which whoever asks drives to its end himself: no two handovers then).
 
 - While a future has no condition its state changes under `_changing`, and nobody has to be told. Once it has one, the
   state changes with that held, as in the standard class; whoever makes it holds `_changing`. So no look, no waiter and
@@ -57,6 +57,8 @@ class Future(futures.Future[T]):
         """`_condition`, at its first use."""
         if name != "_condition":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._state == RUNNING and self._interrupts is None:
+            self._dispatcher.help_out(self.done)
         fields = vars(self)
         with _changing:
             fields.setdefault("_waiters", [])

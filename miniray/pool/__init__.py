@@ -42,6 +42,7 @@ from miniray.pool.results import (
     Calls,
     IMapIterator,
     IMapUnorderedIterator,
+    LoneCall,
     MapResult,
 )
 from miniray.pool_worker.worker import MAP, STARMAP
@@ -125,9 +126,11 @@ class Pool:
     def apply(self, func: Callable[..., Any], args: Sequence[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
         """`func(*args, **kwds)` in a worker; its exception is raised here."""
         dispatcher = self._dispatcher
-        result = ApplyResult(self, dispatcher, None, None)
-        dispatcher.run_alone(dispatcher.callees.find(func), result, args, kwds)
-        return result.get()
+        call = LoneCall(dispatcher, dispatcher.callees.find(func), args, kwds)
+        dispatcher.run_alone(call)
+        if call.success:
+            return call.value
+        raise call.value
 
     def apply_async(
         self,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from miniray.pool.groups import LAST_GROUPS, Group, Remainder, Source, fitting, target_of
+from miniray.pool.groups import Group, Remainder, Source, fitting, sizes_of
 
 if TYPE_CHECKING:
     from miniray.pool.crew import CrewMember
@@ -70,11 +70,11 @@ class CallQueue:
     def _limit(self, source: Source, remaining: int | None, member: CrewMember) -> int:
         if source.travels_alone:
             return 1
-        size = source.callee.group_size(target_of(source))
+        size, last = sizes_of(source)
         if member.quota is not None:
             size = min(size, int(member.quota * source.chunk))
         if remaining is not None:  # towards the end, groups of which every worker gets some
-            size = min(size, max(-(-remaining // self._processes), size // LAST_GROUPS))
+            size = min(size, max(-(-remaining // self._processes), last))
         return max(1, size)
 
     def put_back(

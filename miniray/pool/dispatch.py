@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -29,13 +29,15 @@ from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew
 from miniray.pool.exchange import Exchange
-from miniray.pool.groups import Callee, Callees, Group, Source
+from miniray.pool.groups import Callees, Group, Source
 from miniray.pool.inheritance import meet
 from miniray.pool.losses import Losses
-from miniray.pool.results import ApplyResult, Calls, IMapIterator
+from miniray.pool.results import ApplyResult, IMapIterator, LoneCall
 from miniray.pool.waiting import Waiting
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+SHORT_SECONDS = 100e-6  # a call that is known to be shorter is awaited by whoever is about to have it awaited
+HELP_SECONDS = 0.001
 
 
 class Dispatcher:
@@ -101,7 +103,7 @@ class Dispatcher:
         """Workers get what they can take."""
         self._exchange.pump()
 
-    def run_alone(self, callee: Callee, result: ApplyResult, args: Sequence[Any], kwds: Mapping[str, Any]) -> None:
+    def run_alone(self, call: LoneCall) -> None:
         """One call, and the caller waits for it: when the pool has nothing else to do, without the detours. If he is
         interrupted before it was sent, it is not."""
         group: Group | None = None
@@ -109,14 +111,12 @@ class Dispatcher:
         def cut() -> Group | None:
             nonlocal group
             self.check_running()
-            calls = Calls(callee)
             self._unfinished += 1
             member = None if self._queue or self.broken else self.crew.unoccupied()
             if member is None:
-                calls.append(result, args, kwds)
-                self.enqueue(calls)
+                self.enqueue(call)
                 return None
-            group = Group(calls, (result,), ((args, kwds),), self._queue.next_number())
+            group = Group(call, *call.all(), self._queue.next_number())
             group.is_claimed = True
             group.member = member
             return group
@@ -127,12 +127,14 @@ class Dispatcher:
             elif group is not None and group.ref is not None:
                 self._exchange.collect(group, is_ours=True)
         finally:
-            if not result.ready():  # it was interrupted, or is to be run again
+            if not call.is_done:  # it was interrupted, or is to be run again
                 with self.lock:
                     if group is not None:
                         group.is_claimed = False
                         self.attendant.rouse()
                         self.show_waiters()
+        if not call.is_done:
+            self.wait_until(lambda: call.is_done)
 
     def last_in_queue(self) -> Any:
         return self._queue.last()
@@ -186,6 +188,19 @@ class Dispatcher:
     def drive_while_alone(self, is_over: Callable[[], bool], longest: float) -> None:
         """Of the attendant: until `is_over`, which is looked at each `longest` seconds."""
         self._waiting.drive(is_over, None, longest)
+
+    def help_out(self, done: Callable[[], bool]) -> None:
+        """Somebody is about to wait who cannot drive. If all that there is to do is one short call, he drives before,
+        until it has ended: to have the attendant do so, and then tell him, takes longer than the call."""
+        if self._unfinished != 1 or self.lock.is_mine():
+            return
+        with self.lock:
+            groups = [group for member in self.crew for group in member.groups]
+        if len(groups) == 1 and groups[0].expected < SHORT_SECONDS:
+            try:
+                self.wait_until(done, HELP_SECONDS)
+            except RuntimeError:
+                pass  # this is a finaliser, which runs within a wait
 
     def attend(self) -> None:
         """Somebody waits for results who cannot drive: the attendant does, from now on until all is done."""

@@ -121,10 +121,11 @@ class Exchange:
         member: CrewMember = group.member
         is_claimed = is_ours
         try:
-            with self._lock:
-                if group.is_claimed and not is_ours:
-                    return
-                group.is_claimed = is_claimed = True
+            if not is_ours:
+                with self._lock:
+                    if group.is_claimed:
+                        return
+                    group.is_claimed = is_claimed = True
             outcome = read(group, member)
             with self._lock:
                 self._settle(member, group, *outcome)

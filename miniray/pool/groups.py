@@ -20,10 +20,12 @@ from miniray.errors import SerializationError
 from miniray.pool_worker.worker import APPLY, LIGHT, MAP, weigh
 
 GROUP_SECONDS = 0.001  # what a group should last
-TOGETHER_SECONDS = 0.005  # the same where results are only seen together: each group costs a tenth of a millisecond
+TOGETHER_SECONDS = 0.05  # the same where results are only seen together: each time a worker stands still for 0.5 ms,
+# since the pool's process, which reads the group and sends another, takes its core
 GROWTH = 32  # a group is at most this many times as large as the largest that was measured
 MAX_GROUP_ITEMS = 25_000
-LAST_GROUPS = 4  # towards the end of a `map` groups become smaller, down to this part of their size
+LAST_GROUPS = 4  # towards the end groups become smaller, down to this part of their size
+LAST_TOGETHER = 8  # the same where results are only seen together
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
@@ -142,6 +144,12 @@ class Source:
 
 def target_of(source: Source) -> float:
     return TOGETHER_SECONDS if source.fails_as_one else GROUP_SECONDS
+
+
+def sizes_of(source: Source) -> tuple[int, int]:
+    """How many calls a group of it has, and how many at least towards the end."""
+    size = source.callee.group_size(target_of(source))
+    return size, size // (LAST_TOGETHER if source.fails_as_one else LAST_GROUPS)
 
 
 class Remainder:

@@ -144,6 +144,47 @@ class Calls(Source):
             self._calls.popleft()[0].settle(False, error)
 
 
+class LoneCall(Source):
+    """A source: the one call of `apply`, and its outcome, for the caller who waits for it."""
+
+    __slots__ = ("_dispatcher", "_items", "callee", "is_done", "success", "value")
+
+    mode = APPLY
+    argument: Any = None
+    chunk = 1
+    fails_as_one = False
+
+    def __init__(
+        self, dispatcher: Dispatcher, callee: Callee, args: Sequence[Any], kwds: Mapping[str, Any]
+    ) -> None:
+        self._dispatcher = dispatcher
+        self.callee = callee
+        self._items: Sequence[Any] = ((args, kwds),)
+        self.is_done = False
+        self.success = False
+        self.value: Any = None
+
+    def all(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        items, self._items = self._items, ()
+        return (self,), items
+
+    def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        return self.all() if self._items else None
+
+    def remaining(self) -> int | None:
+        return len(self._items)
+
+    def deliver(self, tokens: Sequence[Any], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        self.success = not errors
+        self.value = errors[0] if errors else results[0]
+        self.is_done = True
+        self._dispatcher.ended()
+
+    def abandon(self, error: BaseException) -> None:
+        if self._items:
+            self.deliver(self.all()[0], (None,), {0: error})
+
+
 class MapResult(ApplyResult, Source):
     """The result of `map_async`: a list of values, or the first exception once all calls have ended."""
 
