@@ -7,7 +7,7 @@ from typing import Any
 from owner_alone import FUNCTION, ME, NODE, Talk, said
 
 from miniray.core.failures import DeathCause, FailureKind
-from miniray.core.ids import FunctionId, LeaseId, ObjectId, ProcessId, process_id, return_id, task_id
+from miniray.core.ids import FunctionId, LeaseId, ObjectId, ProcessId, node_of, process_id, return_id, task_id
 from miniray.core.machine import PeerLost
 from miniray.core.messages import (
     AddHolder,
@@ -15,6 +15,7 @@ from miniray.core.messages import (
     DropHolders,
     KillWorker,
     LeaseGranted,
+    NodeDied,
     ProcessDied,
     PushTasks,
     RefGone,
@@ -226,3 +227,16 @@ def test_the_last_hold_of_an_actor_is_a_pin_of_its_own_process() -> None:
     talk.does(RefsDropped([ACTOR]))
     talk.dies(FIRST)
     assert not talk.owner.knows(ACTOR)
+
+
+def test_a_borrower_hears_of_the_death_of_an_actors_node_before_the_actors_owner() -> None:
+    """It has no lease there and its link tells nothing: what it had called would wait for an answer for ever."""
+    talk = Caller()
+    actor, away = return_id(task_id(OTHER, 1)), process_id(b"test", (1 << 20) + 5)
+    talk.does(RefsHeld([actor]))
+    talk.calls(10, actor=actor)
+    assert numbers(talk.hears(ValueIs(actor, ActorAt(away, 1)), OTHER)) == [10]
+    effects = talk.hears(NodeDied(node_of(away)), NODE)
+    assert talk.outcome(10) is FailureKind.ACTOR_DIED
+    assert not numbers(talk.calls(11, actor=actor)), "nobody calls the dead"
+    assert said(effects, WhereIs) == [WhereIs(actor, after=1)]

@@ -14,8 +14,10 @@ from miniray.core.messages import (
     CallActor,
     DropHolders,
     ExecutionEnded,
+    FreePlaces,
     HolderAdded,
     LeaseGranted,
+    PlacesHeld,
     ProcessDied,
     PushTasks,
     RequestLease,
@@ -28,7 +30,7 @@ from miniray.core.messages import (
 )
 from miniray.core.owner.events import FunctionExported, RefsDropped, RefsHeld, Submitted, ValuePut
 from miniray.core.owner.owner import Owner
-from miniray.core.task_spec import ActorAt, Failed, Inline, TaskOptions, TaskResult, TaskSpec
+from miniray.core.task_spec import ActorAt, Failed, Inline, Place, Stored, TaskOptions, TaskResult, TaskSpec
 
 WORKER, OTHER, THIRD = (process_id(b"test", number) for number in range(2, 5))
 OPTIONS = TaskOptions("f", (("CPU", 10_000),))
@@ -136,3 +138,14 @@ def test_an_idle_lease_waits_for_what_is_taken_back() -> None:
     talk.hears(TasksDone([TaskResult(ids[2], 2, (Inline(b""),), 100)]), OTHER)
     talk.now += 0.5
     assert said(talk.does(Tick()), ReturnLease) == [ReturnLease(LeaseId(2))]
+
+
+def test_places_that_a_peer_names_in_a_new_session_are_freed_where_no_value_lies() -> None:
+    """The word that freed them, or brought them, was lost with the link."""
+    talk = Talk()
+    mine, gone = (return_id(task_id(ME, number)) for number in (1, 2))
+    place, other, old = (Place(OTHER, offset, 100) for offset in (4096, 8192, 12288))
+    talk.does(ValuePut(mine, Stored(place)))
+    freed = said(talk.hears(PlacesHeld([(mine, place), (gone, other), (mine, old)]), OTHER), FreePlaces)
+    assert freed == [FreePlaces([(gone, other), (mine, old)])]
+    assert not talk.hears(PlacesHeld([(mine, place)]), OTHER)
