@@ -121,14 +121,15 @@ class FunctionImporter:
     def load(self, definition: bytes | memoryview, pin: object | None = None) -> Callable[..., Any]:
         """The callable. Runs users' code (imports, constructors), and raises what that raises.
 
-        Its globals are applied now: to be called when the task starts, in the order in which the tasks run.
+        Its globals are applied now: to be called when the task starts, in the order in which the tasks run. They are
+        this process's own: arrays among them may be changed, as lists may.
         """
         from miniray._serialization import namespaces
 
         if self._table is None:
             self._table = namespaces.GlobalsTable({}) if self._isolated else namespaces.process_table()
         with namespaces.loading_into(self._table):
-            function: Callable[..., Any] = deserialize(definition, pin)
+            function: Callable[..., Any] = deserialize(definition, pin, writable=True)
         return function
 
 

@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any
 
 import cloudpickle.cloudpickle as cp
@@ -31,6 +31,7 @@ from miniray._serialization.namespaces import (
     class_versions,
     is_only_inherited,
     same_objects,
+    state_of,
     versions,
 )
 from miniray._serialization.pickles import PROTOCOL, find_wrapper, unwrap
@@ -60,7 +61,7 @@ class Dependencies:
             self._cells.append((cell, cp._get_cell_contents(cell)))
 
     def add_class(self, cls: type[Any]) -> None:
-        self._classes.append((cls, dict(vars(cls))))
+        self._classes.append((cls, state_of(cls)))
 
     def unchanged(self) -> bool:
         for get, name, value in self._globals.values():
@@ -76,7 +77,7 @@ class Dependencies:
                 return False
         if not self._classes:
             return True
-        return all(same_objects(state, dict(vars(cls))) for cls, state in self._classes)
+        return all(same_objects(state, state_of(cls)) for cls, state in self._classes)
 
 
 class _NamedGlobals(dict[str, Any]):
@@ -164,7 +165,10 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             return unwrap, wrapped
         if self._dependencies is not None:
             self._dependencies.add_class(cls)
-        return (*reduced[:2], (reduced[2], versions.of_class(cls)), None, None, _set_class_state)
+        maker, arguments, own = reduced[:3]
+        if maker is cp._make_skeleton_class and "__slots__" in vars(cls):
+            arguments = _with_slots(cls, arguments, own[0])
+        return maker, arguments, (own, versions.of_class(cls)), None, None, _set_class_state
 
     def _reduce_function(self, function: FunctionType) -> Any:
         names = list(cp._extract_code_globals(function.__code__))
@@ -204,6 +208,17 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
                 version = versions.of_global(module, name, value)
                 if inherited.get(name) != version:
                     yield name, version, value
+
+
+def _with_slots(cls: type[Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
+    """cloudpickle makes a class that has a `__dict__` instead, and its instances then do not fit the original."""
+    own = vars(cls)
+    slots = [name for name, value in own.items() if type(value) is MemberDescriptorType]
+    for name in slots:  # a private one is called otherwise than in `__slots__`
+        attributes.pop(name, None)
+    slots += [name for name in ("__dict__", "__weakref__") if name in own]
+    constructor, name, bases, named, *rest = arguments
+    return constructor, name, bases, {**named, "__slots__": tuple(slots)}, *rest
 
 
 class _Definition:

@@ -122,6 +122,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _parts_of_instance(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(type(value).__reduce__, FunctionType) or isinstance(type(value).__reduce_ex__, FunctionType):
+        return  # its own code says what is pickled, and what its error is
     state = getattr(value, "__dict__", None)
     if type(value).__module__ != "builtins" and hasattr(type(value), "__getstate__"):
         custom = type(value).__getstate__ is not getattr(object, "__getstate__", None)

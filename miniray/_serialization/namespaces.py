@@ -103,7 +103,7 @@ class _Versions:
             known = class_versions.get(cls)
             if known is not None and known[0] != self.origin:
                 return known
-            state = dict(vars(cls))
+            state = state_of(cls)
             held = self.states.get(id(cls))
             if known is None or held is None or not same_objects(held[1], state):
                 known = (self.origin, known[1] + 1 if known else 1)
@@ -135,6 +135,13 @@ def _hold(value: Any) -> Callable[[], Any]:
     except TypeError:
         return lambda: value
     return lambda: MISSING if (held := weak()) is None else held  # a dead one must not pass for None
+
+
+def state_of(cls: type[Any]) -> dict[str, Any]:
+    """Its attributes, but for what pickle notes there about its slots: nobody has changed the class then."""
+    state = dict(vars(cls))
+    state.pop("__slotnames__", None)
+    return state
 
 
 def same_objects(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -126,3 +126,41 @@ def test_a_forked_worker_has_what_it_inherited(drive) -> None:
         assert type(again(lambda: Later())) is Later
         again.close()
     """)
+
+
+def test_classes_with_slots_fit_their_instances_both_ways(drive) -> None:
+    drive("""
+        class Slotted:
+            __slots__ = ("a", "b")
+            def __init__(self, a): self.a = a
+        class Open(Slotted):
+            __slots__ = ("__dict__", "__private", "__weakref__")
+            def __init__(self, a):
+                super().__init__(a)
+                self.__private, self.more = "secret", 3
+            def tell(self): return self.a, self.__private, self.more
+        class Single:
+            __slots__ = "only"
+            def __new__(cls, only):
+                made = super().__new__(cls)
+                made.only = only
+                return made
+            def __getnewargs__(self): return (self.only,)
+        def work(slotted, other, single): return slotted, other, single, other.tell(), hasattr(slotted, "__dict__")
+        for _ in range(2):
+            slotted, other, single, told, has_dict = worker(work, Slotted(1), Open(2), Single(3))
+            assert type(slotted) is Slotted and slotted.a == 1 and not hasattr(slotted, "b") and not has_dict
+            assert type(other) is Open and other.tell() == told == (2, "secret", 3)
+            assert type(single) is Single and single.only == 3
+    """)
+
+
+def test_pickling_an_instance_changes_no_class(drive) -> None:
+    drive("""
+        class Table:
+            rows = None
+            def look(self): return self.rows
+        def fill(): Table.rows = "filled here"
+        worker(fill)
+        assert worker(lambda table: table.look(), Table()) == "filled here"  # pickle has noted its slots meanwhile
+    """)
