@@ -63,6 +63,10 @@ class Wrapper:
         self.signals = signals
         self.handler = handler
 
+    @property
+    def __name__(self) -> str:  # `signal.getsignal(SIGINT).__name__`, in programs that log it
+        return getattr(self.handler, "__name__", type(self.handler).__name__)
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.signals.handle(self.handler, number, frame)
 

@@ -40,6 +40,7 @@ from miniray.executor.interrupts import Interrupts
 from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
+from miniray.pool.pending import unfinished
 from miniray.pool_worker.worker import MAP, STARMAP
 
 __all__ = ["Executor", "Future"]
@@ -84,9 +85,9 @@ class Executor(futures.Executor):
     ) -> None:
         if max_workers is None:
             max_workers = len(os.sched_getaffinity(0))
-        max_workers = index(max_workers)
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
+        max_workers = index(max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None and not isinstance(max_tasks_per_child, int):
@@ -274,6 +275,11 @@ class Executor(futures.Executor):
         """The workers, each like a process of `multiprocessing`, by their pids."""
         crew = [] if self._dispatcher is None else [*self._dispatcher.crew]
         return {member.pid: member for member in crew if member.pid is not None}
+
+    @property
+    def _pending_work_items(self) -> dict[int, Any]:
+        """What has not ended: futures; a `map`, as a whole."""
+        return {} if self._dispatcher is None else unfinished(self._dispatcher)
 
     @property
     def _broken(self) -> str | bool:

@@ -35,6 +35,7 @@ from miniray.errors import ForkedDriverError
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import CLOSE, RUN, TERMINATE, Dispatcher
 from miniray.pool.outcomes import MaybeEncodingError, RemoteTraceback
+from miniray.pool.pending import TaskQueue, unfinished
 from miniray.pool.results import (
     ApplyResult,
     AsyncResult,
@@ -309,6 +310,15 @@ class Pool:
     def _repopulate_pool(self) -> None:
         """Workers that have died while they had nothing to do are replaced; others are when that is seen anyway."""
         self._dispatcher.replace_the_dead()
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        """What has not ended, by its `_job`."""
+        return unfinished(self._dispatcher)
+
+    @property
+    def _taskqueue(self) -> TaskQueue:
+        return TaskQueue(self._dispatcher)
 
     @property
     def _pool(self) -> list[CrewMember]:

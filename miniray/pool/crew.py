@@ -268,7 +268,8 @@ class CrewMember:
         self._loader = get_ident()
         if self.quota is not None:
             self.quota -= Fraction(len(group.items), source.chunk)
-        if source.argument is None and (group.callee.is_sent_once or self._is_forked):
+        callee = group.callee
+        if source.argument is None and (callee.is_sent_once or (self._is_forked and callable(callee.function))):
             methods = self._methods.get(group.callee)
             if methods is None:
                 of = group.callee.function

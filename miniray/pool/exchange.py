@@ -24,6 +24,7 @@ from miniray.errors import (
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
 from miniray.pool.groups import Group
+from miniray.pool.inheritance import inherit_instead
 from miniray.pool.losses import Losses
 from miniray.pool.outcomes import NOT_SENT, read, read_posted, unsent
 
@@ -94,7 +95,7 @@ class Exchange:
 
     def _not_pickled(self, group: Group | None, error: MinirayError) -> None:
         if group is not None and group.member.unload(group):
-            if len(group.items) > 1:
+            if inherit_instead(self._crew, error, self._again) or len(group.items) > 1:
                 self._again(group, 0, limit=1)
             else:
                 group.deliver(1, NOT_SENT, {0: unsent(error)})

@@ -12,15 +12,21 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext, ForkContext
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from miniray.errors import MinirayError, SessionError
+
 if TYPE_CHECKING:
+    from miniray.pool.crew import Crew
     from miniray.pool.dispatch import Dispatcher
+    from miniray.pool.groups import Group
 
 MAX_VISITED = 10_000  # things that are looked at; who hides a lock behind more asks for `context` himself
 MAX_OF_FUNCTION = 300
@@ -43,7 +49,7 @@ def is_fork_context(context: BaseContext | None) -> bool:
 
 def find_in_function(function: Any) -> Any:
     """What a function uses that has to be inherited; asked for each function that a pool has not met yet."""
-    return find_shared(function, most=MAX_OF_FUNCTION) if "multiprocessing.synchronize" in sys.modules else None
+    return find_shared(function, most=MAX_OF_FUNCTION)
 
 
 def find_shared(*values: Any, most: int = MAX_VISITED) -> Any:
@@ -63,12 +69,31 @@ def find_shared(*values: Any, most: int = MAX_VISITED) -> Any:
 
 
 def find_in_main() -> Any:
-    """The same, among the globals of the program: a function will name them, or call one that does."""
+    """The same, among the globals of the program: a function will name them, or call one that does. And where it logs:
+    what a worker logs shall not be lost."""
     main = sys.modules.get("__main__")
     names = vars(main) if main is not None else {}
     held = [value for value in list(names.values()) if not isinstance(value, FunctionType)]
     kinds = tuple(kind for kind in _kinds() if not kind.__module__.endswith((".managers", ".connection")))
-    return next((value for value in held if isinstance(value, kinds) or _is_shared_ctypes(value)), None)
+    found = next((value for value in held if isinstance(value, kinds) or _is_shared_ctypes(value)), None)
+    return find_log() if found is None else found
+
+
+def find_log() -> Any:
+    """A handler of the program's logging that writes to a descriptor; None: there is none."""
+    root = logging.root
+    for logger in [root, *root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):
+            if _has_descriptor(getattr(handler, "stream", None)) and getattr(handler, "baseFilename", "") != os.devnull:
+                return handler
+    return None
+
+
+def _has_descriptor(stream: Any) -> bool:
+    try:
+        return stream.fileno() >= 0  # type: ignore[no-any-return]
+    except Exception:
+        return False
 
 
 def meet(pool: Dispatcher, function: Any) -> None:
@@ -90,6 +115,25 @@ def meet(pool: Dispatcher, function: Any) -> None:
         "and the pool's workers have begun without it and are busy; make the pool when it is there, with "
         'context=multiprocessing.get_context("fork")'
     )
+
+
+def inherit_instead(crew: Crew, error: MinirayError, again: Callable[[Group, int], None]) -> bool:
+    """A function could not be sent. If it was for a global of the program (a lock, an open file, a database), then
+    workers that are forked now have it. Under the pool's lock; whether they are there.
+
+    `again` queues groups that other threads pickle for the workers that make room.
+    """
+    before = [*crew]
+    if crew.is_forked or not str(error).startswith("function ") or any(member.groups for member in before):
+        return False
+    try:
+        crew.fork_anew()
+    except SessionError:  # this is not the driver
+        return False
+    for member in before:
+        for group in member.let_go():
+            again(group, 0)
+    return True
 
 
 def _kinds() -> tuple[type[Any], ...]:

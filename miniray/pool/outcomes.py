@@ -14,6 +14,7 @@ from miniray.errors import (
     MinirayError,
     ObjectStoreFullError,
     ResultSerializationError,
+    SerializationError,
     TaskError,
     WorkerCrashedError,
     WorkerInitializerError,
@@ -97,7 +98,7 @@ def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> 
         cause = error.cause
         if cause is not None and type(cause).__name__ == name:
             return _with_traceback(_harmless(group, cause), text)
-        return _with_traceback(MaybeEncodingError(cause, name), text)
+        return _with_traceback(_untravelled(cause or error), text)
     except ActorDiedError:
         return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
     except MinirayError as error:
@@ -153,6 +154,15 @@ def _encoding_error(
     error.args = details.exc, details.value
     path = str(problem).partition("\n")[0].partition(": value")[2]
     error.add_note("the result" + re.sub(r"^ -> \[1\] -> \[\d+\]", "", path))  # of the lists that it travelled in
+    return error
+
+
+def _untravelled(told: BaseException) -> BaseException:
+    """Of an exception that could not be pickled itself: its name and its text."""
+    error: BaseException = MaybeEncodingError(SerializationError("this exception cannot be pickled"), None)
+    details: Any = error
+    details.value = str(told)
+    error.args = details.exc, details.value
     return error
 
 

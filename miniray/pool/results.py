@@ -57,6 +57,10 @@ class ApplyResult:
             raise ValueError(f"{self!r} not ready")
         return self._success
 
+    @property
+    def _job(self) -> int:
+        return id(self)
+
     def wait(self, timeout: float | None = None) -> None:
         """Block until it has ended, or `timeout` seconds have passed."""
         if not self._done:
@@ -128,6 +132,10 @@ class Calls(Source):
 
     def remaining(self) -> int | None:
         return len(self._calls)
+
+    def waiting(self) -> list[ApplyResult]:
+        """What was not taken yet."""
+        return [result for result, _ in self._calls]
 
     def deliver(
         self, tokens: Sequence[ApplyResult], results: Sequence[Any], errors: dict[int, BaseException]
