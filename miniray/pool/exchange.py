@@ -27,6 +27,7 @@ from miniray.pool.groups import Group
 from miniray.pool.inheritance import inherit_instead
 from miniray.pool.losses import Losses
 from miniray.pool.outcomes import NOT_SENT, read, read_posted, unsent
+from miniray.pool_worker.worker import OwnFaultError
 
 
 class Exchange:
@@ -140,9 +141,12 @@ class Exchange:
         except SessionError as error:
             with self._lock:
                 self._losses.give_up(error)
-        except MinirayError:  # the worker could not even read the group: each call for itself
+        except MinirayError as error:
             with self._lock:
-                self._unrun(member, group, limit=1)
+                if isinstance(error.__cause__, OwnFaultError):
+                    self._failed(member, group, error)
+                else:  # the worker could not even read the group: each call for itself
+                    self._unrun(member, group, limit=1)
         except BaseException:
             with self._lock:
                 if is_claimed:
@@ -155,6 +159,12 @@ class Exchange:
         if group in member.groups:
             self._again(group, group.delivered, limit=limit)
             self._close(member, group)
+            self._changed()
+
+    def _failed(self, member: CrewMember, group: Group, error: MinirayError) -> None:
+        if group in member.groups:
+            self._close(member, group)
+            group.fail(group.kept, error)
             self._changed()
 
     def _settle(

@@ -22,10 +22,11 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import starmap
 from operator import length_hint
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import miniray
 from miniray.pool_worker.board import INDEX_BITS, Marks
@@ -38,6 +39,8 @@ KEPT_GROUPS = 8  # more than the pool has under way at one worker
 PARK_SECONDS = 0.05
 LIGHT = frozenset({int, float, bool, complex, type(None)})
 _ALWAYS_PICKLED = LIGHT | {str, bytes, bytearray}
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 # number of results, results, errors by index, seconds, what is told when all this has been pickled
 Outcome = tuple[int, list[Any], dict[int, "Raised"], float, Any]
@@ -71,6 +74,24 @@ class _Run:
             return self.calls - taken
 
 
+class OwnFaultError(Exception):
+    """The pool's own code has failed in a worker. It is told as it is: each call run by itself might go well, and a
+    hundred times as slowly."""
+
+
+def _own(method: _F) -> _F:
+    """What this raises is no error of the user's code: that one's errors are outcomes."""
+
+    @wraps(method)
+    def run(*given: Any) -> Any:
+        try:
+            return method(*given)
+        except Exception as error:
+            raise OwnFaultError(f"a fault of miniray's pool, please report it: {error!r}") from error
+
+    return cast(_F, run)
+
+
 class PoolWorker:
     """Runs in a process of its own; what `initializer` raises ends it."""
 
@@ -93,6 +114,7 @@ class PoolWorker:
     def pid(self) -> int:
         return os.getpid()
 
+    @_own
     def run(
         self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any], longest: float
     ) -> Single | Outcome:
@@ -154,6 +176,7 @@ class PoolWorker:
         self._keep(number, [result], {})
         return 1, [result], {}, seconds, _Pickled(self._kept, number)
 
+    @_own
     def run_whole(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
         """All or nothing, for calls of a `map` that last less than this loop's overhead does."""
         self._marks.words[0] = (number << INDEX_BITS) + len(items)
@@ -292,7 +315,10 @@ def weigh(value: Any, depth: int = 2) -> int:
     kind = type(value)
     if kind in LIGHT:
         return 0
-    size = getattr(value, "nbytes", None)
+    try:
+        size = getattr(value, "nbytes", None)
+    except Exception:  # of the user's
+        return 0
     if type(size) is int:
         return size
     if kind is bytes or kind is str or kind is bytearray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,37 @@ def test_calls_whose_results_nobody_asks_for_are_run(use: str, kind: Any, tmp_pa
     pool.close()
     pool.join()
     assert len(os.listdir(tmp_path)) == 2000
+
+
+def test_a_fault_of_the_pool_in_a_worker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not hidden by running each call by itself."""
+    crew = sys.modules["miniray.pool.crew"]
+    with miniray.Pool(2) as pool:
+        pool.map(functions.square, range(10))
+        monkeypatch.setattr(crew, "LONGEST", _Nonsense())
+        with pytest.raises(miniray.errors.TaskError, match="a fault of miniray's pool"):
+            list(pool.imap_unordered(functions.square, range(5000)))
+        monkeypatch.undo()
+        assert pool.map(functions.square, range(10)) == [x * x for x in range(10)]
+
+
+class _Nonsense:
+    """A number of seconds that is none."""
+
+    def __mul__(self, other: float) -> str:
+        return "long"
+
+
+class Heavy:
+    """Does not say how heavy it is."""
+
+    @property
+    def nbytes(self) -> int:
+        raise RuntimeError("nobody knows")
+
+
+def test_what_cannot_be_weighed_travels(pool: Any) -> None:
+    assert [type(one) for one in pool.map(functions.same, [Heavy() for _ in range(30)])] == [Heavy] * 30
 
 
 def test_a_map_of_short_calls_travels_in_few_groups() -> None:

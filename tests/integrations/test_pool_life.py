@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import partial
@@ -176,6 +177,17 @@ def test_terminate_with_long_calls() -> None:
         results[0].get(timeout=5)
     with pytest.raises(ValueError, match="Pool not running"), pool:
         pass
+
+
+def test_a_pool_without_calls_is_collected_without_a_thread() -> None:
+    """A finaliser begins none."""
+    unused = miniray.Pool(2)
+    before, begun = pids(unused), threading.active_count()
+    with pytest.warns(ResourceWarning, match="unclosed running"):
+        del unused
+        gc.collect()
+    assert threading.active_count() == begun
+    wait_gone(before)
 
 
 def test_collected_without_close() -> None:
