@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray._runtime.signals import Signals, Wrapper
+from miniray._runtime.signals import Signals, UnbrokenLock, Wrapper
 from tests.runtime.scripted_cluster import ScriptedCluster
 
 STRIDE = 1 if os.environ.get("CI") == "true" else 3
@@ -210,3 +210,60 @@ def test_the_main_thread_is_guarded_by_whoever_begins_a_session() -> None:
         assert isinstance(guarded, Wrapper) and guarded.signals is another
         in_another_thread(another.uninstall)
         assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---- locks
+
+
+def test_no_handler_runs_where_a_lock_is_held(cluster: ScriptedCluster) -> None:
+    lock = UnbrokenLock()
+    with lock, lock:
+        cluster.interrupt(sys._getframe())
+    assert cluster.resent == [signal.SIGINT], "it comes again"
+    with lock, pytest.raises(ZeroDivisionError):
+        _ = 1 // 0
+    with pytest.raises(KeyboardInterrupt):
+        cluster.interrupt(sys._getframe())
+    assert not lock.is_mine()
+
+
+def test_a_new_handler_is_guarded_against_from_the_next_lock_on(signals: Signals) -> None:
+    signals.install()
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    resent: list[int] = []
+    signals._resend = resent.append
+    with UnbrokenLock():
+        signal.raise_signal(signal.SIGALRM)
+    assert resent == [signal.SIGALRM]
+    signals.uninstall()
+
+
+def test_a_lock_held_by_another_thread_is_waited_for_unbroken(signals: Signals) -> None:
+    """The wait for it may be that of a `finally`, which is done to its end."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signals.install()
+    lock, is_held, resent = UnbrokenLock(), threading.Event(), threading.Event()
+    signals._resend = lambda number: resent.set()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            assert resent.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(30)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with lock:
+        assert resent.is_set()
+    holder.join(30)
+    signals.uninstall()
+
+
+def test_a_lock_that_the_parent_held_defers_nothing_in_a_forked_child(signals: Signals) -> None:
+    with UnbrokenLock():
+        child = os.fork()
+        if child == 0:
+            Signals(lambda: None, lambda number: os._exit(1)).handle(lambda *_: os._exit(0), signal.SIGALRM, None)
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
