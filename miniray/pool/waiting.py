@@ -46,11 +46,12 @@ class Waiting:
             with self._lock:
                 self.threads += 1
                 is_counted = True
-            return self.drive(done, None if timeout is None else monotonic() + timeout, look)
+            in_time = self.drive(done, None if timeout is None else monotonic() + timeout, look)
         finally:
             with self._lock:
                 if is_counted:
                     self.threads -= 1
+        return in_time
 
     def drive(self, done: Callable[[], bool], deadline: float | None, longest: float | None) -> bool:
         """The same, of a thread that does not count as waiting."""
