@@ -128,7 +128,11 @@ class Pool:
         """`func(*args, **kwds)` in a worker; its exception is raised here."""
         dispatcher = self._dispatcher
         call = LoneCall(dispatcher, dispatcher.callees.find(func), args, kwds)
-        dispatcher.run_alone(call)
+        try:
+            dispatcher.run_alone(call)
+        except BaseException:
+            dispatcher.drop(call)
+            raise
         if call.success:
             return call.value
         raise call.value
@@ -163,15 +167,13 @@ class Pool:
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """`[func(x) for x in iterable]`; the first exception is raised once all calls have ended."""
-        values: list[Any] = self.map_async(func, iterable, chunksize).get()
-        return values
+        return _wait_for(self.map_async(func, iterable, chunksize))
 
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """`[func(*x) for x in iterable]`."""
-        values: list[Any] = self.starmap_async(func, iterable, chunksize).get()
-        return values
+        return _wait_for(self.starmap_async(func, iterable, chunksize))
 
     def map_async(
         self,
@@ -328,6 +330,17 @@ class Pool:
         if self._state == RUN:
             self._repopulate_pool()
         return list(self._dispatcher.crew)
+
+
+def _wait_for(result: MapResult) -> list[Any]:
+    """All its values, for the one who alone knows of it."""
+    try:
+        values: list[Any] = result.get()
+    except BaseException:
+        if not result.ready():
+            result.drop()
+        raise
+    return values
 
 
 def _check_chunksize(chunksize: int) -> None:

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from miniray.errors import TaskCancelledError
 from miniray.pool.groups import Group, Remainder, Source, fitting, sizes_of
 
 if TYPE_CHECKING:
     from miniray.pool.crew import CrewMember
 
 
+DROPPED = TaskCancelledError("its caller was interrupted")
 NUMBER_STEP = 64  # between two groups is room for those that go before the second after all (`CrewMember.load`)
 
 
@@ -82,7 +84,9 @@ class CallQueue:
     ) -> None:
         """Calls of a group that are to be run before all others; `limit`: at most so many in a group."""
         end = group.kept if end is None else end
-        if first < end:
+        if first < end and group.source.is_dropped:
+            _fail(Remainder(group.source, group.tokens[first:end], ()), DROPPED)
+        elif first < end:
             attempt = group.attempt if attempt is None else attempt
             back = Remainder(group.source, group.tokens[first:end], group.items[first:end], limit, attempt)
             self._entries.appendleft(back)
@@ -96,8 +100,23 @@ class CallQueue:
         """All that is here fails with this."""
         entries, self._entries = self._entries, deque()
         for entry in entries:
-            if isinstance(entry, Remainder):
-                errors = dict.fromkeys(range(len(entry.tokens)), error)
-                entry.source.deliver(entry.tokens, [None] * len(entry.tokens), errors)
+            _fail(entry, error)
+
+    def drop(self, source: Source) -> None:
+        """Whatever is here of this source is not wanted any more."""
+        entries, self._entries = self._entries, deque()
+        for entry in entries:
+            if source is (entry.source if isinstance(entry, Remainder) else entry):
+                _fail(entry, DROPPED)
             else:
-                entry.abandon(error)
+                self._entries.append(entry)
+
+
+def _fail(entry: Source | Remainder, error: BaseException) -> None:
+    if isinstance(entry, Remainder):
+        if not entry.tokens:
+            return  # all were taken, and nobody has looked since
+        errors = dict.fromkeys(range(len(entry.tokens)), error)
+        entry.source.deliver(entry.tokens, [None] * len(entry.tokens), errors)
+    else:
+        entry.abandon(error)

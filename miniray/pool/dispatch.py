@@ -32,7 +32,7 @@ from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Callees, Group, Source
 from miniray.pool.inheritance import meet
 from miniray.pool.losses import Losses
-from miniray.pool.results import ApplyResult, IMapIterator, LoneCall
+from miniray.pool.results import ApplyResult, IMapIterator, LoneCall, MapResult
 from miniray.pool.waiting import Waiting
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
@@ -135,6 +135,18 @@ class Dispatcher:
                         self.show_waiters()
         if not call.is_done:
             self.wait_until(lambda: call.is_done)
+
+    def drop(self, source: LoneCall | MapResult) -> None:
+        """Whoever waited for it was interrupted, and nobody else can have its outcomes: what waits is not run, and what
+        runs is stopped by KeyboardInterrupt, as Ctrl-C in a terminal does it to the standard pool's workers."""
+        with self.lock:
+            source.is_dropped = True
+            self._queue.drop(source)
+            for member in self.crew:
+                for group in reversed(member.groups):  # first what waits, lest it begins
+                    if group.source is source:
+                        miniray.cancel(group.ref)
+            self.show_waiters()
 
     def last_in_queue(self) -> Any:
         return self._queue.last()

@@ -116,6 +116,7 @@ class Source:
     chunk: int  # so many calls are one task for `maxtasksperchild`
     fails_as_one: bool
     travels_alone = False  # whether a group has one call of it only
+    is_dropped = False  # whether nobody can have the outcomes any more: what comes back unrun is not run again
     raises_exits = False  # whether SystemExit and KeyboardInterrupt of a call are raised as they are
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:

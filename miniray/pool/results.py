@@ -155,7 +155,7 @@ class Calls(Source):
 class LoneCall(Source):
     """A source: the one call of `apply`, and its outcome, for the caller who waits for it."""
 
-    __slots__ = ("_dispatcher", "_items", "callee", "is_done", "success", "value")
+    __slots__ = ("_dispatcher", "_items", "callee", "is_done", "is_dropped", "success", "value")
 
     mode = APPLY
     argument: Any = None
@@ -168,7 +168,7 @@ class LoneCall(Source):
         self._dispatcher = dispatcher
         self.callee = callee
         self._items: Sequence[Any] = ((args, kwds),)
-        self.is_done = False
+        self.is_done = self.is_dropped = False
         self.success = False
         self.value: Any = None
 
@@ -210,6 +210,10 @@ class MapResult(ApplyResult, Source):
         self._left = len(items)
         self._success = True
         self._value = [None] * len(items)
+
+    def drop(self) -> None:
+        """Its calls are not wanted any more."""
+        self._dispatcher.drop(self)
 
     @property
     def _number_left(self) -> int:

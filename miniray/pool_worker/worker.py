@@ -143,6 +143,8 @@ class PoolWorker:
             except BaseException as error:
                 raised[len(results)] = error
                 result = None
+                if isinstance(error, KeyboardInterrupt):  # perhaps the group was dropped: its rest goes back
+                    run.take_rest()
             results.append(result)
             now = perf_counter()
             if type(result) not in LIGHT:

@@ -156,6 +156,33 @@ class Calls:
         self.got(numbers, found)
 
 
+NAPS = {
+    "apply": lambda pool: pool.apply(time.sleep, (60,)),
+    "map": lambda pool: pool.map(time.sleep, [60] * 9, 3),
+    "starmap": lambda pool: pool.starmap(time.sleep, [(60,)] * 9),
+    "map_of_many": lambda pool: pool.map(time.sleep, [0.01] * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", NAPS)
+def test_whoever_is_interrupted_as_he_waits_leaves_the_workers_free(
+    strikes: Strikes, begun: list[Any], kind: str
+) -> None:
+    """Nobody can have the results: a cell that is interrupted and run again does not wait for what it ran before."""
+    pool = miniray.Pool(2)
+    begun.append(pool)
+    workers = [member.pid for member in pool._pool]
+    strikes.is_armed = True
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    with pytest.raises(Struck):
+        NAPS[kind](pool)
+    assert pool.map_async(abs, range(-9, 0)).get(20) == list(range(9, 0, -1))
+    assert [member.pid for member in pool._pool] == workers
+    assert not pool._cache
+    pool.close()
+    pool.join()
+
+
 @pytest.mark.parametrize("kind", ["map", "apply", "apply_async", "imap", "submit"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_interrupts(
