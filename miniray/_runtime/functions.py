@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from _blake2 import blake2b  # hashlib's own, without OpenSSL (3 MB a session)
 
 from miniray._runtime.surroundings import Additions, Placed, Surroundings
-from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize_by_value
+from miniray._serialization.culprit import SerializationError, explain
+from miniray._serialization.values import Serialized, deserialize, serialize_by_value
 from miniray.core.ids import FunctionId
 
 if TYPE_CHECKING:
@@ -85,20 +86,19 @@ class FunctionExporter:
         dependencies = Dependencies()
         what = f"function {getattr(function, '__qualname__', None) or type(function).__qualname__}"
         sent = Placed(self._additions, function) if self._additions else function
-        try:
-            with pickling_for(self._inherited):
+        with pickling_for(self._inherited):
+            try:
                 definition = serialize_by_value(sent, self._namespace, what, dependencies=dependencies)
-        except SerializationError as error:
-            if sent is function:
-                raise
-            raise SerializationError(what, error.path[1:], error.cause) from error
+            except SerializationError as error:
+                if sent is function:
+                    raise
+                raise explain(function, what, error.cause) from error  # the path begins at what the caller knows
         function_id = _hash(definition)
         if isinstance(function, _CACHED):
             self._cache[id(function)] = _Exported(function, function_id, definition, dependencies)
             if len(self._cache) > CACHED_DEFINITIONS:
                 self._cache.popitem(last=False)
         return function_id, definition
-
 
     def _look_at_path(self, surroundings: Surroundings) -> None:
         path, additions = list(sys.path), surroundings.additions()
