@@ -36,6 +36,9 @@ class Board:
     """
 
     def __init__(self, slots: int) -> None:
+        self._descriptor = -1  # `close` is called also where one of the next lines fails
+        self._map: mmap.mmap | None = None
+        self._slots: list[tuple[memoryview, memoryview]] = []
         self._descriptor = os.memfd_create("miniray-pool", os.MFD_CLOEXEC)
         os.ftruncate(self._descriptor, slots * _SLOT_BYTES)
         self._map = mmap.mmap(self._descriptor, slots * _SLOT_BYTES)
@@ -73,7 +76,8 @@ class Board:
             for words, box in self._slots:
                 words.release()
                 box.release()
-            self._map.close()
+            if self._map is not None:
+                self._map.close()
             os.close(self._descriptor)
             self._descriptor = -1
 

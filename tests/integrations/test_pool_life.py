@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,6 +22,11 @@ import pytest
 
 import miniray
 from miniray.errors import TaskCancelledError, WorkerCrashedError, WorkerInitializerError
+from miniray.pool.call_queue import CallQueue
+from miniray.pool.dispatch import Dispatcher
+from miniray.pool.groups import Callee
+from miniray.pool.results import LoneCall
+from miniray.pool_worker.board import Board
 from tests.integrations import pool_functions as functions
 
 pytestmark = pytest.mark.usefixtures("session")
@@ -138,6 +144,42 @@ def test_initializer_that_exits() -> None:
     with miniray.Pool(1, functions.exit_now) as pool:
         with pytest.raises(WorkerInitializerError, match="before the initializer has ended"):
             pool.apply(functions.square, (1,))
+
+
+def test_calls_that_all_went_to_a_worker_are_not_there_to_be_abandoned() -> None:
+    """One worker has died before it began, another has what it had: should it die as well, there is one outcome."""
+    queue, call = CallQueue(1), LoneCall(_Nobody(), Callee(abs), (-3,), {})
+    worker: Any = SimpleNamespace(quota=None)
+    queue.append(call)
+    group = queue.next_group(worker)
+    assert group is not None
+    queue.put_back(group, 0)
+    assert queue.next_group(worker) is not None
+    queue.abandon(LookupError("of nothing"))
+    assert not call.is_done
+
+
+class _Nobody(Dispatcher):
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_board_that_cannot_be_made_leaves_nothing() -> None:
+    gc.collect()
+    before = _boards()
+    with pytest.raises(OSError, match=r"\[Errno"):
+        Board(1 << 40)
+    gc.collect()
+    assert _boards() == before
+
+
+def _boards() -> list[str]:
+    found = []
+    for place in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the session's other threads open and close theirs
+            if "miniray-pool" in os.readlink(place):
+                found.append(place.name)
+    return sorted(found)
 
 
 def test_maxtasksperchild() -> None:
