@@ -27,7 +27,7 @@ class Script:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-X", "faulthandler", str(path), *arguments],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_as_in_a_terminal,
             )  # fmt: skip
         self.pid = self.process.pid
 
@@ -51,6 +51,12 @@ class Script:
         errors = self.errors.read_text()
         assert self.process.returncode == 0 and not errors, f"status {self.process.returncode}: {output}\n{errors}"
         return output
+
+
+def _as_in_a_terminal() -> None:
+    """Below `nohup`, or in the background of a shell's script, signals are ignored, and a driver leaves it at that."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
