@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import sleep
+from time import monotonic, sleep
 
 import psutil
 
@@ -20,6 +20,7 @@ CYCLES = 1000
 FIRST = 5  # what is made once and kept is there by then
 SETTLE_SECONDS = 0.5  # a session lets drops drain and leases go
 TIMEOUT_SECONDS = 1800
+MEET_SECONDS = 20
 GROWN_MB = 10  # allowed, in 1,000 cycles
 FIGURES = ("processes", "descriptors", "threads", "files", "maps", "objects", "MB")
 
@@ -41,10 +42,10 @@ def _grown(what: str, times: int) -> dict[str, float]:
         miniray.init(num_cpus=WORKERS)
     for i in range(FIRST):
         cycle(i)
-    before = figures()
+    before = figures_at_rest(what)
     for i in range(times):
         cycle(i)
-    after = figures()
+    after = figures_at_rest(what)
     miniray.shutdown()
     return {name: after[name] - before[name] for name in FIGURES}
 
@@ -80,6 +81,28 @@ def pool(i: int) -> None:
         elif i % 3 == 1:
             made.close()
             made.join()
+
+
+def figures_at_rest(what: str) -> dict[str, float]:
+    """A session keeps at most one idle worker a CPU. After a pool there may be none, or one that was started for it and
+    came too late: how many is chance, unless all are there."""
+    import miniray
+
+    if what == "pools":
+        with TemporaryDirectory(prefix="miniray-meet-") as folder:
+            task = miniray.remote(meet)
+            miniray.get([task.remote(folder) for _ in range(WORKERS)])
+    return figures()
+
+
+def meet(folder: str) -> None:
+    """Return when as many run this as there are CPUs, each in a worker of its own."""
+    Path(folder, str(os.getpid())).touch()
+    deadline = monotonic() + MEET_SECONDS
+    while len(os.listdir(folder)) < WORKERS:
+        if monotonic() > deadline:
+            raise MeasurementError("the workers do not all come")
+        sleep(0.001)
 
 
 def figures() -> dict[str, float]:
