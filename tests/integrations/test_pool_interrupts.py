@@ -241,6 +241,7 @@ class Places:
                     self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
                     self._strikes.is_armed = True
                     signal.raise_signal(signal.SIGALRM)
+                    sys.settrace(None)  # it was put off, and comes where Python can run a handler, not in a trace
         return self.trace
 
 
