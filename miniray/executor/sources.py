@@ -146,7 +146,8 @@ class MapCalls(Source):
         try:
             while number < self._read:
                 results, errors = self._await(number, deadline)
-                left = list(results)
+                # the list itself is emptied, since the thread that has delivered it may not have let go of it yet
+                left = results if isinstance(results, list) else list(results)
                 del results
                 left.reverse()
                 size = len(left)

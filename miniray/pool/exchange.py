@@ -131,6 +131,7 @@ class Exchange:
             outcome = read(group, member)
             with self._lock:
                 self._settle(member, group, *outcome)
+            del outcome  # not under the lock: the results are their callers' alone, whatever this thread does next
         except TaskCancelledError:  # taken back: it had not begun
             with self._lock:
                 self._unrun(member, group)

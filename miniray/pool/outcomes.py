@@ -53,7 +53,7 @@ def read(group: Group, member: CrewMember) -> Read:
         return _pick_all(group, member, error)
     if len(answer) == 2:
         result, seconds = answer
-        return 1, (result,), {}, seconds
+        return 1, [result], {}, seconds
     done, results, raised, seconds, _ = answer
     if not raised:
         return done, results, {}, seconds

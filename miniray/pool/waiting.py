@@ -67,11 +67,13 @@ class Waiting:
                 self._sleep(done, _least(left, longest))
                 continue
             ready = self._await_one(groups, _least(left, pause if restless else None, longest))
-            for group in ready:
-                exchange.collect(group)
-            if ready:
+            has_read = bool(ready)
+            groups.clear()  # what they hold, arguments and results, does not stay while this thread waits on
+            while ready:
+                exchange.collect(ready.pop(0))
+            if has_read:
                 pause = FIRST_PAUSE_SECONDS
-            if restless and (not ready or monotonic() - looked > pause):
+            if restless and (not has_read or monotonic() - looked > pause):
                 exchange.take_posted()
                 exchange.rebalance()
                 with self._lock:

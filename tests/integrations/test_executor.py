@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -330,3 +331,32 @@ def test_map_that_is_closed_runs_no_further(executor: miniray.Executor, tmp_path
     gc.collect()
     assert executor.submit(functions.square, 2).result() == 4, "what comes after it does not wait for it"
     assert len(os.listdir(tmp_path)) < 100
+
+
+def test_no_result_is_held_by_the_thread_that_has_read_it(
+    executor: miniray.Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attendant has read it, and is about to send what comes next, which may take long."""
+    executor.submit(functions.square, 1).result()
+    dispatcher = executor._dispatcher
+    assert dispatcher is not None
+    exchange, is_held_up, go_on = dispatcher._exchange, threading.Event(), threading.Event()
+    pump = exchange.pump
+
+    def hold_up() -> None:
+        if threading.current_thread().name == "miniray-pool" and dispatcher.has_finished:
+            is_held_up.set()
+            go_on.wait(20)
+        pump()
+
+    monkeypatch.setattr(exchange, "pump", hold_up)
+    results = executor.map(set, [[1]])
+    try:
+        assert is_held_up.wait(20)
+        result = next(results)
+        assert result == {1}
+        held = weakref.ref(result)
+        del result
+        assert held() is None
+    finally:
+        go_on.set()
