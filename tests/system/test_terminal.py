@@ -55,7 +55,10 @@ SOURCE = """
     sys.stdin.readline()
 """
 
-SPEAKS = {"get": "a worker speaks 0 True", "map": "a worker speaks 1 True"}  # the others' calls wait behind these
+SPEAKS = {  # the others wait for the first one's task; an interrupted `map` or `apply` leaves the worker free
+    "get": "a worker speaks 0 True", "map": "a worker speaks 1 True", "apply": "a worker speaks 0 True",
+    "imap": "a worker speaks 2 True",
+}  # fmt: skip
 
 
 class Terminal:
@@ -118,6 +121,6 @@ def test_ctrl_c_in_a_terminal(terminal):
     terminal.type("\n")
     assert terminal.process.wait(SECONDS) == 0
     screen = re.sub(r"pid=\d+", "pid=N", terminal.text.replace("^C", ""))
-    spoken = ["(slow pid=N) a worker speaks 0 True", "a worker speaks 1 True"]
+    spoken = ["(slow pid=N) a worker speaks 0 True", *list(SPEAKS.values())[1:]]
     told = [line for line in screen.splitlines() if line and line not in spoken]
     assert told == [line for name in names for line in (f"waits: {name}", f"interrupted: {name}")] + ["goes on"]
