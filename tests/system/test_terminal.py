@@ -25,7 +25,12 @@ SOURCE = """
 
     def slow(x=0):
         print("a worker speaks", x, sys.stdout.isatty())
-        subprocess.run(["sleep", "60"])
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            child.wait()
+        finally:  # an interrupted call leaves nothing, which would be told as a warning
+            child.kill()
+            child.wait()
 
     @miniray.remote
     def f(x):
