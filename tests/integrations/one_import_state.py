@@ -23,16 +23,8 @@ import numpy
 from one_import import WAY, Executor, mp, said, setting, snippet, tell
 
 
-def square(x):
-    return x * x
-
-
 def same(x):
     return x
-
-
-def divide(a, b=1):
-    return a / b
 
 
 # ---- what travels ----

@@ -6,7 +6,6 @@ Once at random moments, with real signals, and once at every place of the pool's
 
 from __future__ import annotations
 
-import dis
 import itertools
 import mmap
 import os
@@ -24,6 +23,7 @@ import pytest
 
 import miniray
 from tests.integrations import pool_functions as functions
+from tests.places import Places
 
 STRIDE = 2 if os.environ.get("CI") == "true" else 7
 ROUNDS = 60
@@ -217,32 +217,13 @@ def test_random_interrupts(
 # ---- at every place
 
 
-class Places:
-    """Counts the places that the main thread passes in the pool's files, and strikes at one of them."""
+def struck_by(strikes: Strikes) -> Callable[[FrameType], None]:
+    def strike(frame: FrameType) -> None:
+        strikes.is_armed = True
+        signal.raise_signal(signal.SIGALRM)
+        sys.settrace(None)  # it was put off, and comes where Python can run a handler, not in a trace
 
-    def __init__(self, strike_at: int, strikes: Strikes) -> None:
-        self.count = 0
-        self.struck = ""
-        self._last: dict[int, int] = {}  # of each frame, by its id: the instruction before
-        self._strike_at, self._strikes = strike_at, strikes
-
-    def trace(self, frame: FrameType, kind: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(WATCHED):
-            return None
-        frame.f_trace_opcodes = True
-        if kind == "call":
-            self._last[id(frame)] = 0
-        if kind == "opcode":
-            last = self._last.get(id(frame), 0)
-            self._last[id(frame)] = frame.f_code.co_code[frame.f_lasti]
-            if dis.opname[last].startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
-                self.count += 1
-                if self.count == self._strike_at:
-                    self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                    self._strikes.is_armed = True
-                    signal.raise_signal(signal.SIGALRM)
-                    sys.settrace(None)  # it was put off, and comes where Python can run a handler, not in a trace
-        return self.trace
+    return strike
 
 
 def one_apply(pool: Any) -> None:
@@ -275,7 +256,7 @@ def test_an_interrupt_at_every_place(
     begun.append(target)
     program(target)
     for strike_at in itertools.count(1, STRIDE):
-        places, before = Places(strike_at, strikes), sys.gettrace()
+        places, before = Places(strike_at, struck_by(strikes), WATCHED), sys.gettrace()
         try:
             sys.settrace(places.trace)
             program(target)

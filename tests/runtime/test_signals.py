@@ -9,7 +9,6 @@ with real signals, at random.
 
 from __future__ import annotations
 
-import dis
 import gc
 import itertools
 import os
@@ -25,6 +24,7 @@ import pytest
 
 import miniray
 from miniray._runtime.signals import Signals, UnbrokenLock, Wrapper
+from tests.places import Places
 from tests.runtime.scripted_cluster import ScriptedCluster
 
 STRIDE = 1 if os.environ.get("CI") == "true" else 3
@@ -39,43 +39,6 @@ def cluster() -> Iterator[ScriptedCluster]:
     yield made
     gc.enable()
     made.close()
-
-
-class Places:
-    """Counts the places that a program passes in watched files, and strikes at one of them."""
-
-    def __init__(self, strike_at: int, strike: Callable[[FrameType], None]) -> None:
-        self.count = 0
-        self.struck = ""
-        self._last: dict[
-            int, int
-        ] = {}  # of each frame, by its id (it must not outlive its end): the instruction before
-        self._strike_at, self._strike = strike_at, strike
-
-    def trace(self, frame: FrameType, kind: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(WATCHED):
-            return None
-        frame.f_trace_opcodes = True
-        if kind == "call":
-            self._last[id(frame)] = 0
-        if kind == "opcode":
-            last = self._last.get(id(frame), 0)
-            self._last[id(frame)] = frame.f_code.co_code[frame.f_lasti]
-            if not dis.opname[last].startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
-                return self.trace
-            self.count += 1
-            if self.count == self._strike_at:
-                self.struck = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                self._strike(frame)
-        return self.trace
-
-    def run(self, program: Callable[[], None]) -> None:
-        before = sys.gettrace()
-        sys.settrace(self.trace)
-        try:
-            program()
-        finally:
-            sys.settrace(before)
 
 
 def submits_and_gets(f: Any) -> None:
@@ -113,7 +76,7 @@ def test_ctrl_c_at_every_place(
     f = miniray.remote(lambda x: x)
     miniray.get(f.remote(0))
     for strike_at in itertools.count(1, STRIDE):
-        places = Places(strike_at, cluster.interrupt)
+        places = Places(strike_at, cluster.interrupt, WATCHED)
         interrupts = 0
         try:
             places.run(lambda: program(f))
