@@ -33,11 +33,17 @@ def break_handler(kind):
     get_current().owner._on[kind] = break_rule
 
 
+def submit_and_break():
+    """Under the driver's lock: no thread receives an answer before all are submitted."""
+    refs = [add.remote(1, 2) for _ in range(3)]
+    break_handler(TasksDone)
+    return refs
+
+
 @pytest.mark.parametrize("who", ["the waiting thread", "the background thread"])
 def test_every_wait_of_the_driver_ends_with_the_story(who):
     assert miniray.get(add.remote(1, 2)) == 3
-    get_current().drives.locked(lambda: break_handler(TasksDone))  # before any answer can come
-    refs = [add.remote(1, 2) for _ in range(3)]
+    refs = get_current().drives.locked(submit_and_break)
     ended = []
 
     def wait():
