@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miniray.core.ids import LeaseId, process_id
+from miniray.core.ids import LeaseId, TaskId, process_id
 from miniray.core.node.lease_queue import LeaseQueue, Request
 from miniray.core.node.policies import grantable, to_revoke
 from miniray.core.resources import ResourcePool, demand
@@ -92,6 +92,16 @@ def test_a_request_of_the_same_class_revokes_nothing() -> None:
     queue.grant(ask(queue, DRIVER, 1), WORKERS[0])
     ask(queue, DRIVER, 2)
     assert to_revoke(queue) is None
+
+
+def test_what_needs_nothing_has_nothing_revoked_unless_no_worker_may_be_started_for_it() -> None:
+    queue = a_queue(1)
+    row = queue.grant(ask(queue, DRIVER, 1), WORKERS[0])
+    ask(queue, OTHER, 1, ())
+    assert to_revoke(queue) is None
+    assert to_revoke(queue, full=True) is row
+    queue.requests[OTHER, 1].fork = TaskId(bytes(14))
+    assert to_revoke(queue, full=True) is None, "a worker that comes back is no fork of its owner"
 
 
 def test_fractions_return_exactly() -> None:

@@ -5,7 +5,8 @@
   which blocks too, and so on until the host is full of waiting processes. (In order of arrival, a call tree of 109
   tasks on two CPUs took 43 workers.)
 - Otherwise in order of arrival, and nobody is overtaken by a request for the resource that it lacks.
-- *Revoking.* An owner without any lease whose request waits gets one from the owner that has most.
+- *Revoking.* An owner without any lease whose request waits gets one from the owner that has most; one that asks for
+  nothing only waits for a worker, and lacks one when no more may be started (`full`).
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ def grantable(queue: LeaseQueue) -> list[Request]:
     return served
 
 
-def to_revoke(queue: LeaseQueue) -> Granted | None:
+def to_revoke(queue: LeaseQueue, *, full: bool = False) -> Granted | None:
     """A lease to ask back for an owner that has none while another has several, or idles on one."""
     having: dict[ProcessId, list[Granted]] = {}
     for row in queue.granted.values():
         if not row.for_actor:
             having.setdefault(row.owner, []).append(row)
-    starving = [one for one in queue.requests.values() if (one.demand or not one.fork) and _starves(one, having)]
+    lacking = [one for one in queue.requests.values() if one.demand or (full and one.fork is None)]
+    starving = [one for one in lacking if _starves(one, having)]
     if not starving or any(row.revoked for row in queue.granted.values()):
         return None
     candidates = [row for rows in having.values() for row in rows if not row.blocked and not row.revoked]

@@ -53,7 +53,8 @@ class Staffing:
         missing = len(wanted) - len(idle) - self._pool.starting_count()
         for _ in range(min(missing, self._max_workers - len(self._pool.rows))):
             self._emit(StartWorker(self._pool.new().process))
-        revoke = to_revoke(self._leases) if self._leases.requests else None
+        full = len(self._pool.rows) >= self._max_workers
+        revoke = to_revoke(self._leases, full=full) if self._leases.requests else None
         if revoke is not None:
             revoke.revoked = True
             self._emit(Send(revoke.owner, RevokeLease(revoke.lease)))
