@@ -108,7 +108,7 @@ class Driver:
         plan, session = self._plan, self._session
         return Endowment(
             process_id(plan.session, number), plan.session, "worker", link, plan.arena_descriptor, plan.arena_bytes,
-            -1, session.node_pidfd, None, None, plan.config, inheritance,
+            -1, session.node_pidfd, None, None, plan.config, session.tracker.writer, inheritance,
         )  # fmt: skip
 
     def _on_readable(self, token: Any) -> Event | None:

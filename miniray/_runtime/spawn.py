@@ -33,6 +33,7 @@ from miniray.core.record import Record, make_decoder, make_encoder
 
 from .lifelines import kill_by_pidfd, wait_for_end
 from .surroundings import search_path
+from .tracker import TrackerPipe
 
 if TYPE_CHECKING:
     import subprocess
@@ -73,6 +74,7 @@ class Endowment:
     zygote: Forker | None  # node only
     driver_forks: Forker | None  # node only
     config: bytes
+    tracker: int = -1  # worker only: the pipe to its resource tracker (`tracker.py`)
     inheritance: Inheritance | None = None  # of a worker that was forked from the driver
 
     @property
@@ -126,6 +128,8 @@ class ZygotePlan(Record, frozen=True, array_like=True, gc=False):
     driver_pidfd: int
     birth_descriptor: int
     forks_descriptor: int
+    tracker_reader: int
+    tracker_writer: int
 
 
 class Fork(Record, frozen=True, array_like=True, gc=False, tag=True):
@@ -268,9 +272,15 @@ class Session:
     """The driver's hold on what it has started."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], link: socket.socket, birth: socket.socket, forks: socket.socket
+        self,
+        process: subprocess.Popen[bytes],
+        link: socket.socket,
+        birth: socket.socket,
+        forks: socket.socket,
+        tracker: TrackerPipe,
     ) -> None:
         self._process = process
+        self.tracker = tracker
         self._birth: socket.socket | None = birth
         self.link = link  # to the node process, for LocalTransport
         self.forks = Channel(forks)  # on which the node asks this process for forks of it
@@ -338,6 +348,7 @@ class Session:
         if self._birth is not None:
             self._birth.close()
             self._birth = None
+        self.tracker.close()
         return in_time
 
 
@@ -353,6 +364,7 @@ def start_session(plan: Plan) -> Session:
     forks, node_forks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     driver_pidfd = os.pidfd_open(os.getpid())
     plan_descriptor = os.memfd_create("miniray-plan")
+    tracker = TrackerPipe()
     try:
         zygote_plan = ZygotePlan(
             session=plan.session,
@@ -367,12 +379,13 @@ def start_session(plan: Plan) -> Session:
             driver_pidfd=driver_pidfd,
             birth_descriptor=zygote_birth.fileno(),
             forks_descriptor=node_forks.fileno(),
+            tracker_reader=tracker.reader,
+            tracker_writer=tracker.writer,
         )
         with open(plan_descriptor, "wb", closefd=False) as file:
             file.write(encode(zygote_plan))
         passed = [plan_descriptor, node_link.fileno(), zygote_birth.fileno(), driver_pidfd, node_forks.fileno()]
-        if plan.arena_descriptor >= 0:
-            passed.append(plan.arena_descriptor)
+        passed += [one for one in (plan.arena_descriptor, tracker.reader, tracker.writer) if one >= 0]
         # As multiprocessing does it: this is the interpreter's only account of its own flags.
         flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
         process = subprocess.Popen(
@@ -382,8 +395,9 @@ def start_session(plan: Plan) -> Session:
             start_new_session=True,
             env={**_environment(), **plan.environment},
         )
+        tracker.given_away()
     except BaseException:
-        for ours in (link, birth, forks):
+        for ours in (link, birth, forks, tracker):
             ours.close()
         raise
     finally:
@@ -391,7 +405,7 @@ def start_session(plan: Plan) -> Session:
             theirs.close()
         os.close(driver_pidfd)
         os.close(plan_descriptor)
-    return Session(process, link, birth, forks)
+    return Session(process, link, birth, forks, tracker)
 
 
 def _environment() -> dict[str, str]:

@@ -22,6 +22,7 @@ from miniray._runtime.perform import rows_for
 from miniray._runtime.process import Process
 from miniray._runtime.spawn import Endowment
 from miniray._runtime.surroundings import Surroundings
+from miniray._runtime.tracker import share
 from miniray._store.arena import Arena
 from miniray._store.client import StoreClient
 from miniray.core.ids import ProcessId, local_number
@@ -37,6 +38,8 @@ _NODE_ENDED = "node"
 def main(endowment: Endowment) -> None:
     """Called in the forked process; returns when nobody needs it any more."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    if endowment.tracker >= 0:
+        share(endowment.tracker)
     arena = Arena.attach(endowment.arena_descriptor, endowment.arena_bytes)
     owner = Owner(endowment.me, endowment.node, from_bytes(endowment.config).max_lineage_bytes)
     process = Process(endowment.me, owner, StoreClient(arena, endowment.me), Surroundings())

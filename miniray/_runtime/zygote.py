@@ -43,6 +43,7 @@ from .spawn import (
     decode_request,
     mark_of,
 )
+from .tracker import become_tracker
 
 CLEANUP_SECONDS = 5.0  # what has not died of SIGKILL by then hangs in the kernel
 CLEANUP_PAUSE_SECONDS = 0.005
@@ -80,7 +81,7 @@ def main(plan_descriptor: int) -> NoReturn:
 class _Server:
     def __init__(self, plan: ZygotePlan) -> None:
         given = (plan.arena_descriptor, plan.link_descriptor, plan.driver_pidfd, plan.birth_descriptor)
-        for descriptor in (*given, plan.forks_descriptor):
+        for descriptor in (*given, plan.forks_descriptor, plan.tracker_reader, plan.tracker_writer):
             if descriptor >= 0:
                 os.set_inheritable(descriptor, False)
         for module in plan.imports:
@@ -91,6 +92,8 @@ class _Server:
         self._node_pid = 0
         self._node_pidfd = -1
         self._workers: dict[int, int] = {}  # pid -> process number
+        self._tracker_reader = plan.tracker_reader  # until somebody writes to it
+        self._tracker_pid = 0
         self._ending = False
         self._forks_elsewhere = False
         self._rescans = 0
@@ -102,8 +105,9 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._poller = select.poll()
-        for watched in (self._signal_reader, plan.driver_pidfd):
-            self._poller.register(watched, select.POLLIN)
+        for watched in (self._signal_reader, plan.driver_pidfd, self._tracker_reader):
+            if watched >= 0:
+                self._poller.register(watched, select.POLLIN)
 
     # ---- the two kinds of child
 
@@ -173,6 +177,8 @@ class _Server:
             os.close(self._signal_reader)
             os.close(self._signal_writer)
             self._birth.close()
+            if self._tracker_reader >= 0:
+                os.close(self._tracker_reader)
             body()
 
         live(alone)
@@ -190,7 +196,7 @@ class _Server:
         me: ProcessId = process_id(plan.session, number)
         return Endowment(
             me, plan.session, role, link, plan.arena_descriptor, plan.arena_bytes, plan.driver_pidfd, node_pidfd,
-            zygote, driver, plan.config,
+            zygote, driver, plan.config, plan.tracker_writer,
         )  # fmt: skip
 
     # ---- serving
@@ -211,6 +217,21 @@ class _Server:
                     return
                 elif descriptor == channel.fileno():
                     self._serve_requests()
+                elif descriptor == self._tracker_reader:
+                    self._start_tracker()
+
+    def _start_tracker(self) -> None:
+        """If that fails, nobody is at the end of the pipe, and `multiprocessing` says so."""
+        reader, self._tracker_reader = self._tracker_reader, -1
+        self._poller.unregister(reader)
+        try:
+            self._tracker_pid = self._fork()
+            if self._tracker_pid == 0:
+                become_tracker(reader)
+        except (OSError, RuntimeError):
+            traceback.print_exc()
+        finally:
+            os.close(reader)
 
     def _serve_requests(self) -> None:
         for data, descriptor in self._channel.receive():
@@ -232,6 +253,8 @@ class _Server:
             _, status = os.waitpid(pid, 0)
             if pid == self._node_pid:
                 self._ending = True
+            elif pid == self._tracker_pid:
+                self._tracker_pid = 0
             elif (number := self._workers.pop(pid, None)) is not None:
                 self._channel.send(Exited(number, pid, os.waitstatus_to_exitcode(status)))
         if reaped:
@@ -243,27 +266,34 @@ class _Server:
         session = self._plan.session
         living = {mark_of(process_id(session, number)).encode() for number in self._workers.values()}
         for pid in lifelines.children():
-            if pid != self._node_pid and pid not in self._workers:
+            if pid not in (self._node_pid, self._tracker_pid) and pid not in self._workers:
                 if lifelines.environment_value(pid, WORKER_VARIABLE.encode()) not in living:
                     lifelines.kill(pid)
 
     def end_all(self) -> None:
-        """Kill and reap until nothing is left below this process."""
+        """Kill and reap until nothing is left below this process, but for a tracker: that ends by itself when all who
+        had its pipe have ended, among them the driver."""
         if self._forks_elsewhere:
             lifelines.kill_executed_with(WORKER_VARIABLE.encode(), self._plan.session.hex().encode())
         deadline = monotonic() + CLEANUP_SECONDS
         signal.set_wakeup_fd(-1)
-        while monotonic() < deadline:
-            for pid in lifelines.children():
+        lone_scans = 0
+        while monotonic() < deadline and lone_scans <= RESCANS:
+            found = lifelines.children()
+            lone_scans = lone_scans + 1 if found == [self._tracker_pid] else 0
+            for pid in found:
                 if pid in self._workers or pid == self._node_pid:
                     lifelines.kill_group(pid)
-                lifelines.kill(pid)
+                if pid != self._tracker_pid:
+                    lifelines.kill(pid)
             try:
                 while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
                     self._workers.pop(pid, None)
             except ChildProcessError:
-                return
+                break
             select.select([], [], [], CLEANUP_PAUSE_SECONDS)
+        if self._tracker_reader >= 0 and select.select([self._tracker_reader], [], [], 0)[0]:
+            self._start_tracker()  # for what the last of them have said
 
     def _on_sigterm(self, *_: object) -> None:
         self._ending = True

@@ -125,8 +125,8 @@ def test_a_worker_is_born_with_what_it_was_promised(talk: Talk) -> None:
     assert talk.ask(7, "endowment.zygote") == "None"
     assert talk.ask(7, "os.getcwd()") == repr(os.getcwd())
     assert talk.ask(7, "sys.argv") == repr(sys.argv)
-    # stdin, stdout, stderr, the link, two pidfds, and the directory that is being listed
-    assert talk.ask(7, "len(os.listdir('/proc/self/fd'))") == "7"
+    # stdin, stdout, stderr, the link, two pidfds, the tracker's pipe, and the directory that is being listed
+    assert talk.ask(7, "len(os.listdir('/proc/self/fd'))") == "8"
     assert talk.ask(7, "signal.pthread_sigmask(signal.SIG_BLOCK, [])") == "set()"
     ignored = "[int(s) for s in signal.valid_signals() if signal.getsignal(s) not in (signal.SIG_DFL, None)]"
     assert eval(talk.ask(7, ignored)) == sorted([signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ])
@@ -144,7 +144,7 @@ def test_workers_that_are_asked_for_together_have_nothing_of_each_other(talk: Ta
     assert talk.ask_node("1") == "1"
     os.kill(talk.session.zygote_pid, signal.SIGCONT)
     talk.pids += [int(talk.hear("said ").split()[2]) for _ in numbers]
-    assert [talk.ask(number, "len(os.listdir('/proc/self/fd'))") for number in numbers] == ["7"] * len(numbers)
+    assert [talk.ask(number, "len(os.listdir('/proc/self/fd'))") for number in numbers] == ["8"] * len(numbers)
 
 
 def test_the_zygote_is_light(talk: Talk) -> None:
