@@ -175,7 +175,7 @@ class Process:
         while functions:
             function_id, key = functions.popleft()
             self.exporter.forget(key)  # else what the function has captured lives on, refs too
-            for exporter in self._exporters_for_forks.values():
+            for exporter in [*self._exporters_for_forks.values()]:  # another thread may add one
                 exporter.forget(key)
             events.append(FunctionDropped(function_id))
         return events

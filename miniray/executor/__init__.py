@@ -65,7 +65,8 @@ class Executor(futures.Executor):
         strict: a worker that dies breaks the executor, as it does the standard one: all calls fail with
             BrokenProcessPool, and no more are taken.
         cancel_running: `cancel` of a future stops a call that runs, too: with KeyboardInterrupt, or after a second by
-            the end of its process. asyncio's `wait_for` and `timeout` cancel so. Calls then travel one by one.
+            the end of its process. asyncio's `wait_for` and `timeout` cancel so. So do a `map` whose iterator is closed
+            or timed out, and `shutdown(cancel_futures=True)`. Submitted calls then travel one by one.
 
     Raises:
         ValueError, TypeError: as the standard executor does.
@@ -110,7 +111,8 @@ class Executor(futures.Executor):
         self._cancel_running = cancel_running
         self._interrupts: Interrupts | None = None
         self._is_shut = False
-        self._starting = threading.Lock()
+        self._is_starting = False
+        self._starting = threading.RLock()  # a signal's handler may end the executor while it starts
         self._dispatcher: Dispatcher | None = None
 
     # ---- calls ----
@@ -178,7 +180,7 @@ class Executor(futures.Executor):
             items, rows = rows if isinstance(rows, range | tuple) else list(rows), None
         mode = MAP if len(iterables) == 1 else STARMAP
         callee = dispatcher.callees.find(fn)
-        calls = MapCalls(dispatcher, callee, mode, chunksize, rows)
+        calls = MapCalls(dispatcher, callee, mode, chunksize, rows, self._interrupts)
         calls.argument = dispatcher.crew.stored(callee)
         self._extend(calls, items)
         this = weakref.ref(self)
@@ -200,26 +202,38 @@ class Executor(futures.Executor):
         dispatcher.pump()
 
     def _begin(self) -> Dispatcher:
-        """The workers start."""
+        """The workers start. That runs users' code (`initargs` are pickled), which may be interrupted by more of it."""
         with self._starting:
             self._check(None)
             if self._dispatcher is None:
+                if self._is_starting:
+                    raise RuntimeError(
+                        "the executor is just starting its workers, and this call comes from within that: from "
+                        "initargs that are being pickled, or from a signal's handler"
+                    )
+                self._is_starting = True
                 try:
                     dispatcher = self._hire()
-                except ForkedDriverError:  # a `multiprocessing.Process` that has an executor of its own
-                    miniray.init()
-                    dispatcher = self._hire()
+                finally:
+                    self._is_starting = False
                 if self._cancel_running:
                     self._interrupts = Interrupts(dispatcher)
                 _at_work.add(dispatcher)
                 self._dispatcher = dispatcher  # last: an interrupt before leaves nothing half begun
+                if self._is_shut:  # by a handler of a signal, when there was nothing to end
+                    self.shutdown(wait=False)
             return self._dispatcher
 
     def _hire(self) -> Dispatcher:
-        return Dispatcher(
-            self._max_workers, self._start, self._max_tasks_per_child,
+        make = partial(
+            Dispatcher, self._max_workers, self._start, self._max_tasks_per_child,
             retries=self._retries, context=self._asked_context, is_strict=self._strict,
         )  # fmt: skip
+        try:
+            return make()
+        except ForkedDriverError:  # a `multiprocessing.Process` that has an executor of its own
+            miniray.init()
+            return make()
 
     def _check(self, dispatcher: Dispatcher | None) -> None:
         if dispatcher is not None and dispatcher.broken is not None and dispatcher.state != TERMINATE:
@@ -236,29 +250,32 @@ class Executor(futures.Executor):
 
         Args:
             wait: return only then.
-            cancel_futures: cancel what no worker has yet.
+            cancel_futures: cancel what no worker has yet; and what runs, if the executor has `cancel_running`.
         """
-        with self._starting:
-            self._is_shut = True
-            dispatcher = self._dispatcher
+        dispatcher = self._shut()
         if dispatcher is None:
             return
         if cancel_futures:
-            _cancel_waiting(dispatcher)
+            _cancel_all(dispatcher)
         dispatcher.close()
         if wait and not dispatcher.attendant.is_this_thread:
             dispatcher.join()
 
     def terminate_workers(self) -> None:
-        """End the workers at once: what has not started is cancelled, what runs fails with BrokenProcessPool."""
-        with self._starting:
-            self._is_shut = True
-            dispatcher = self._dispatcher
+        """End the workers at once: what has not started is cancelled, what runs fails with BrokenProcessPool (with
+        `cancel_running` it is cancelled, too)."""
+        dispatcher = self._shut()
         if dispatcher is not None:
-            _cancel_waiting(dispatcher)
+            _cancel_all(dispatcher)
             dispatcher.terminate(BrokenProcessPool(ABRUPT))
 
     kill_workers = terminate_workers
+
+    def _shut(self) -> Dispatcher | None:
+        """Nothing begins any more; what there is to end."""
+        self._is_shut = True
+        with self._starting:
+            return self._dispatcher
 
     def __del__(self) -> None:
         dispatcher = getattr(self, "_dispatcher", None)
@@ -288,14 +305,10 @@ class Executor(futures.Executor):
         return False if broken is None else str(broken)
 
 
-def _cancel_waiting(dispatcher: Dispatcher) -> None:
-    """What no worker has. Under no lock: a callback may run."""
-    for source, tokens in dispatcher.waiting_calls():
-        if isinstance(source, MapCalls):
-            source.cancel()
-        elif isinstance(source, Submissions):
-            for future in source.waiting() if tokens is None else tokens:
-                future.cancel()
+def _cancel_all(dispatcher: Dispatcher) -> None:
+    """Futures and `map`s, as far as that can be. Under no lock: callbacks may run."""
+    for one in unfinished(dispatcher).values():
+        one.cancel()
 
 
 def _finish_all() -> None:

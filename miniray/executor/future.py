@@ -80,7 +80,7 @@ class Future(futures.Future[T]):
                 waiter.add_cancelled(self)
             self._condition.notify_all()
         if was_running and interrupts is not None:
-            interrupts.strike(self)
+            interrupts.strike(lambda group: group.tokens[0] is self)
         self._dispatcher.show_waiters()
         self._invoke_callbacks()
         return True

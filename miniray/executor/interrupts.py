@@ -1,13 +1,14 @@
 """Cancelling calls that run (`Executor(cancel_running=True)`).
 
 The worker gets KeyboardInterrupt in the very call, and goes on with the next. One that does not come back within
-`GRACE_SECONDS`, because it is in C code or swallows the interrupt, is killed, and another takes its place. Such calls
-travel alone: with others in one group, these would be struck, too.
+`GRACE_SECONDS`, because it is in C code or swallows the interrupt, is killed, and another takes its place. Calls by
+`submit` travel alone then: with others in one group, these would be struck, too. Those of a `map` are given up as one.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -31,20 +32,19 @@ class Interrupts:
         self._dispatcher = dispatcher
         self._struck: dict[CrewMember, list[_Strike]] = {}
 
-    def strike(self, token: Any) -> None:
-        """The worker that has this call stops with it."""
+    def strike(self, is_unwanted: Callable[[Group], bool]) -> None:
+        """Workers stop with these groups. One that waits behind others is only taken back. But it may begin in this
+        very moment, so it is watched, too."""
         with self._dispatcher.lock:
-            for member in self._dispatcher.crew:
-                for group in member.groups:
-                    if group.tokens[0] is token and member.actor is not None:
-                        self._strike(member, group, member.actor.pid)
-                        return
+            try:
+                for group in self._dispatcher.stop(is_unwanted):
+                    self._watch(group.member, group)
+            except MinirayError:
+                pass  # the session has ended, and the workers with it
 
-    def _strike(self, member: CrewMember, group: Group, pid: Any) -> None:
-        """One that waits behind others is only taken back. But it may begin in this very moment, so it is watched."""
-        miniray.cancel(group.ref)
+    def _watch(self, member: CrewMember, group: Group) -> None:
         strikes = self._struck.setdefault(member, [])
-        strikes.append(_Strike(group, pid.remote(), monotonic() + GRACE_SECONDS))
+        strikes.append(_Strike(group, member.actor.pid.remote(), monotonic() + GRACE_SECONDS))
         if len(strikes) == 1:
             self._look_later(member)
 

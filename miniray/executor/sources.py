@@ -1,6 +1,6 @@
 """What an executor sends: calls that were submitted one by one, and those of one `map` (`miniray.pool.groups`).
 
-All methods of a source run under the dispatcher's lock, but for `MapCalls.drop`.
+All methods of a source run under the dispatcher's lock, but for `MapCalls.cancel`.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from miniray.executor.errors import as_standard
 from miniray.executor.future import Future, come_back, finish, start
-from miniray.pool.groups import Callee, Source
+from miniray.pool.groups import Callee, Group, Source
 from miniray.pool_worker.worker import APPLY
 
 if TYPE_CHECKING:
+    from miniray.executor.interrupts import Interrupts
     from miniray.pool.dispatch import Dispatcher
 
 
@@ -82,6 +84,7 @@ class MapCalls(Source):
 
     Args:
         rows: what is left of the input: arguments, or tuples of them. None: it was read already.
+        interrupts: where calls that run can be cancelled, too.
     """
 
     argument: Any = None
@@ -89,16 +92,24 @@ class MapCalls(Source):
     raises_exits = True
 
     def __init__(
-        self, dispatcher: Dispatcher, callee: Callee, mode: int, chunk: int, rows: Iterator[Any] | None
+        self,
+        dispatcher: Dispatcher,
+        callee: Callee,
+        mode: int,
+        chunk: int,
+        rows: Iterator[Any] | None,
+        interrupts: Interrupts | None,
     ) -> None:
         self.callee = callee
         self.mode = mode
         self.chunk = chunk
         self._dispatcher = dispatcher
+        self._interrupts = interrupts
         self._rows = rows
         self._items: Sequence[Any] = ()
         self._taken = 0  # of these items
         self._read = 0  # calls, so far
+        self._left = 0  # of these, that have no outcome yet
         self._is_queued = False
         self._outcomes: dict[int, tuple[Sequence[Any], dict[int, BaseException]]] = {}  # by number of their first call
         self._is_unwanted = False
@@ -125,7 +136,10 @@ class MapCalls(Source):
         return (), ()
 
     def deliver(self, tokens: Sequence[int], results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        if errors and self._is_unwanted and self._interrupts is not None:  # of what was struck
+            errors = dict.fromkeys(errors, CancelledError())
         self._outcomes[tokens[0]] = results, errors
+        self._left -= len(tokens)
         self._dispatcher.ended(len(tokens))
 
     def abandon(self, error: BaseException) -> None:
@@ -134,9 +148,16 @@ class MapCalls(Source):
             self.deliver(taken[0], [None] * len(taken[0]), {0: error})
 
     def cancel(self) -> None:
-        """What has not started does not run. From a finaliser, perhaps: no lock is taken."""
+        """What has not started does not run, and what runs is stopped, if that can be. From a finaliser, perhaps: no
+        lock is taken."""
         self._is_unwanted = True
-        self._dispatcher.attendant.nudge()
+        if self._left and self._interrupts is not None:
+            self._dispatcher.call_back(partial(self._interrupts.strike, self._is_of))
+        else:
+            self._dispatcher.attendant.nudge()
+
+    def _is_of(self, group: Group) -> bool:
+        return group.source is self
 
     # ---- what the user iterates over ----
 
@@ -171,6 +192,7 @@ class MapCalls(Source):
         """It was read. Under the dispatcher's lock."""
         self._items, self._taken = [*self._items[self._taken :], *items] if self._items else items, 0
         self._read += len(items)
+        self._left += len(items)
         self._dispatcher.joined(len(items))
         if not self._is_queued:
             self._is_queued = True

@@ -138,15 +138,30 @@ class Dispatcher:
 
     def drop(self, source: LoneCall | MapResult) -> None:
         """Whoever waited for it was interrupted, and nobody else can have its outcomes: what waits is not run, and what
-        runs is stopped by KeyboardInterrupt, as Ctrl-C in a terminal does it to the standard pool's workers."""
+        runs is stopped, as Ctrl-C in a terminal does it to the standard pool's workers."""
         with self.lock:
             source.is_dropped = True
             self._queue.drop(source)
-            for member in self.crew:
-                for group in reversed(member.groups):  # first what waits, lest it begins
-                    if group.source is source:
-                        miniray.cancel(group.ref)
-            self.show_waiters()
+            self.stop(lambda group: group.source is source)
+
+    def stop(self, is_unwanted: Callable[[Group], bool]) -> list[Group]:
+        """Groups whose sources want them no more: what is not sent yet goes back to its source, and what runs is struck
+        by KeyboardInterrupt; those that a worker has. Under the lock.
+
+        Raises:
+            SessionError: the session has ended, and the workers with it.
+        """
+        stopped = []
+        for member in self.crew:
+            for group in [*member.loading]:
+                if is_unwanted(group):
+                    self._exchange.call_off(group)
+            for group in reversed(member.groups):  # first what waits, lest it begins
+                if is_unwanted(group):
+                    miniray.cancel(group.ref)
+                    stopped.append(group)
+        self.show_waiters()
+        return stopped
 
     def last_in_queue(self) -> Any:
         return self._queue.last()

@@ -81,8 +81,7 @@ class Exchange:
         except ActorDiedError as error:  # it has ended between two groups
             with self._lock:
                 if group is not None:
-                    if group.member.unload(group):
-                        self._again(group, 0)
+                    self.call_off(group)
                     self._losses.lost(group.member, error)
                     self._changed()
         except SessionError as error:
@@ -110,6 +109,11 @@ class Exchange:
             else:
                 self._again(group, 0)
             self._changed()
+
+    def call_off(self, group: Group) -> None:
+        """Its calls are being pickled, and are not to be sent. Under the lock."""
+        if group.member.unload(group):
+            self._again(group, 0)
 
     def _again(self, group: Group, first: int, *, limit: int | None = None) -> None:
         """What has not run of a group goes back to the head of the queue. Under the lock."""

@@ -12,10 +12,11 @@ from miniray.pool.dispatch import Dispatcher
 
 
 def unfinished(dispatcher: Dispatcher) -> dict[int, Any]:
-    """What has calls that have not ended, by `id`: results of single calls, or futures; a `map`, as a whole."""
+    """What has calls that have not ended, by `id`: results of single calls, or futures; a `map`, as a whole. What
+    starts last comes first."""
     found: dict[int, Any] = {}
     with dispatcher.lock:
-        groups = [group for member in dispatcher.crew for group in [*member.loading, *member.groups]]
+        groups = [group for member in dispatcher.crew for group in reversed([*member.groups, *member.loading])]
         for source, tokens in [*dispatcher.waiting_calls(), *((group.source, group.tokens) for group in groups)]:
             single = getattr(source, "waiting", None)
             for one in (source,) if single is None else single() if tokens is None else tokens:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray.pool.crew import Crew
 from tests.integrations import pool_functions as functions
 from tests.quiescence import eventually
 
@@ -191,86 +190,6 @@ def test_what_comes_back_from_behind_a_slow_call_can_be_cancelled(tmp_path: Path
         (tmp_path / "end").touch()
         assert slow.result() == "slow"
         assert [future.result() for future in behind[:-1]] == [x * x for x in range(999)]
-
-
-def test_cancel_of_what_runs(tmp_path: Path) -> None:
-    with miniray.Executor(1, cancel_running=True) as one:
-        (pid,) = [one.submit(os.getpid).result()]
-        asleep = one.submit(_note_interrupt, str(tmp_path / "asleep"))
-        behind = [one.submit(functions.square, x) for x in range(20)]
-        eventually((tmp_path / "asleep").exists, "the call has begun", 30)
-        assert asleep.cancel() and asleep.cancelled()
-        assert [future.result() for future in behind] == [x * x for x in range(20)]
-        assert (tmp_path / "asleep").read_text() == "interrupted"
-        assert one.submit(os.getpid).result() == pid, "the same worker goes on"
-
-        deaf = one.submit(_be_deaf, str(tmp_path / "deaf"))
-        eventually((tmp_path / "deaf").exists, "the call has begun", 30)
-        behind = [one.submit(functions.square, x) for x in range(20)]
-        assert deaf.cancel()
-        assert [future.result() for future in behind] == [x * x for x in range(20)]
-        assert one.submit(os.getpid).result() != pid, "one that does not listen is ended"
-
-
-def test_a_deaf_call_that_begins_as_it_is_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with miniray.Executor(1, cancel_running=True) as one:
-        pid = one.submit(os.getpid).result()
-        deaf = one.submit(_be_deaf, str(tmp_path / "deaf"))
-        eventually((tmp_path / "deaf").exists, "the call has begun", 30)
-        with monkeypatch.context() as not_yet:
-            not_yet.setattr(Crew, "is_at", lambda crew, group: False)
-            assert deaf.cancel()
-        assert one.submit(os.getpid).result() != pid
-
-
-def test_a_cancelled_call_costs_no_other_of_its_worker() -> None:
-    """Short calls are sent before those ahead of them have ended; here they turn out to be long."""
-    with miniray.Executor(1, cancel_running=True) as one:
-        assert [one.submit(time.sleep, 0).result() for _ in range(50)] == [None] * 50, "known to be short"
-        long, behind = one.submit(time.sleep, 1.6), one.submit(time.sleep, 0)
-        eventually(behind.running, "it was sent to the same worker", 30)
-        assert behind.cancel()
-        assert long.result() is None
-
-        assert [one.submit(time.sleep, 0).result() for _ in range(50)] == [None] * 50
-        struck, long = one.submit(time.sleep, 30), one.submit(time.sleep, 1.6)
-        eventually(long.running, "it was sent to the same worker", 30)
-        time.sleep(0.2)
-        assert struck.cancel()
-        assert long.result() is None
-
-
-def test_asyncio_cancels_what_runs(tmp_path: Path) -> None:
-    async def main() -> None:
-        call = asyncio.get_running_loop().run_in_executor(one, _note_interrupt, str(tmp_path / "mark"))
-        while not (tmp_path / "mark").exists():
-            await asyncio.sleep(0.01)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-
-    with miniray.Executor(1, cancel_running=True) as one:
-        asyncio.run(main())
-        assert one.submit(functions.square, 3).result() == 9
-        assert (tmp_path / "mark").read_text() == "interrupted"
-
-
-def _note_interrupt(mark: str) -> None:
-    Path(mark).touch()
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        Path(mark).write_text("interrupted")
-        raise
-
-
-def _be_deaf(mark: str) -> None:
-    Path(mark).touch()
-    while True:
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pass
 
 
 class _Slow:
