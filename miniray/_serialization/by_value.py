@@ -285,7 +285,7 @@ def prepare_fork(last: Inherited | None) -> Inherited:
     seen: dict[int, None] = {}
     while pending:
         cls = pending.pop()
-        if isinstance(cls, type) and cls.__module__ == "__main__" and id(cls) not in seen:
+        if issubclass(type(cls), type) and cls.__module__ == "__main__" and id(cls) not in seen:
             seen[id(cls)] = None
             cp._get_or_create_tracker_id(cls)
             versions.of_class(cls)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
-from typing import Any
 
 from miniray import pool as _pool
 from miniray.pool import *  # noqa: F403
@@ -16,13 +14,5 @@ __all__ = [*_pool.__all__]
 class Pool(_pool.Pool):  # type: ignore[no-redef]
     """Processes that run calls: `miniray.Pool`, whose `context` is by default what `set_start_method` says."""
 
-    def __init__(
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-        context: BaseContext | None = None,
-        **beyond: Any,
-    ) -> None:
-        super().__init__(processes, initializer, initargs, maxtasksperchild, context or get_context(), **beyond)
+    def _default_context(self) -> BaseContext:
+        return get_context()

@@ -110,6 +110,7 @@ class Pool:
         self._processes = index(processes)
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._maxtasksperchild = maxtasksperchild
+        context = context or self._default_context()
         self._ctx: BaseContext = context or get_context()
         try:
             self._dispatcher = self._begin(context, retries)
@@ -117,6 +118,10 @@ class Pool:
             miniray.init()
             self._dispatcher = self._begin(context, retries)
         self._state = RUN
+
+    def _default_context(self) -> BaseContext | None:
+        """Where none was asked for; None: workers start as is best for them."""
+        return None
 
     def _begin(self, context: BaseContext | None, retries: int) -> Dispatcher:
         start = self._initializer, self._initargs
@@ -293,8 +298,10 @@ class Pool:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, RUN: str = RUN) -> None:
         if getattr(self, "_state", None) == RUN:
-            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._dispatcher.abandon()
+            try:
+                _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:  # the warning may be an error
+                self._dispatcher.abandon()
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")

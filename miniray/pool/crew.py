@@ -182,8 +182,17 @@ class Crew:
         return self._board.kept(group.member.slot, group.number, len(group.items))
 
     def replace(self, member: CrewMember) -> None:
+        self.check_session()
         if self._members[member.slot] is member:
             self._members[member.slot] = self._hire(member.slot)
+
+    def check_session(self) -> None:
+        """
+        Raises:
+            SessionError: that of these workers has ended.
+            ObjectLostError: it has, and there is another one.
+        """
+        miniray.wait([self._members[0].hello], timeout=0)
 
     def found_dead(self) -> list[CrewMember]:
         """Those that have died with nothing to do, and are let go."""

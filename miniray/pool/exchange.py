@@ -19,7 +19,8 @@ from typing import Any
 
 import miniray
 from miniray.errors import (
-    ActorDiedError, MinirayError, ObjectStoreFullError, SerializationError, SessionError, TaskCancelledError,
+    ActorDiedError, MinirayError, ObjectLostError, ObjectStoreFullError, SerializationError, SessionError,
+    TaskCancelledError,
 )  # fmt: skip
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
@@ -75,7 +76,7 @@ class Exchange:
                 if group in group.member.loading:  # else the worker was lost meanwhile, or the pool terminated
                     group.member.push(group, call)
                     self._changed()
-        except (SerializationError, ObjectStoreFullError) as error:
+        except (SerializationError, ObjectStoreFullError, ObjectLostError) as error:
             with self._lock:
                 self._not_pickled(group, error)
         except ActorDiedError as error:  # it has ended between two groups
@@ -94,6 +95,12 @@ class Exchange:
         return group
 
     def _not_pickled(self, group: Group | None, error: MinirayError) -> None:
+        """An argument of it cannot travel; or it is the worker that is of a session that has ended."""
+        try:
+            self._crew.check_session()
+        except MinirayError as ended:
+            self._losses.give_up(ended)
+            return
         if group is not None and group.member.unload(group):
             if inherit_instead(self._crew, error, self._again) or len(group.items) > 1:
                 self._again(group, 0, limit=1)

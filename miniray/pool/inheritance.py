@@ -6,6 +6,10 @@ imports it, and guard nothing. So things are looked for by their types, in what 
 closure, defaults, the globals that it names, and those of the functions that it names.
 
 What is looked for exists only where its module was imported, so most programs pay for one look into `sys.modules`.
+
+Nothing of the user's runs for this: types are asked for by `type`, parts by the methods of `dict` and `list`. A proxy
+(a web framework's request, lazy settings) says of its `__class__` and `__dict__` what the thing behind it has, makes
+that thing for it, or raises because there is none.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.context import BaseContext, ForkContext
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from miniray.errors import MinirayError, SessionError
@@ -59,9 +63,9 @@ def find_shared(*values: Any, most: int = MAX_VISITED) -> Any:
     waiting = deque(values)
     while waiting and len(seen) < most:
         value = waiting.popleft()
-        if isinstance(value, _LEAVES) or id(value) in seen:
+        if _is(value, _LEAVES) or id(value) in seen:
             continue
-        if isinstance(value, kinds) or _is_shared_ctypes(value):
+        if _is(value, kinds) or _is_shared_ctypes(value):
             return value
         seen[id(value)] = value
         waiting.extend(_parts(value))
@@ -73,9 +77,9 @@ def find_in_main() -> Any:
     what a worker logs shall not be lost."""
     main = sys.modules.get("__main__")
     names = vars(main) if main is not None else {}
-    held = [value for value in list(names.values()) if not isinstance(value, FunctionType)]
+    held = [value for value in list(names.values()) if not _is(value, FunctionType)]
     kinds = tuple(kind for kind in _kinds() if not kind.__module__.endswith((".managers", ".connection")))
-    found = next((value for value in held if isinstance(value, kinds) or _is_shared_ctypes(value)), None)
+    found = next((value for value in held if _is(value, kinds) or _is_shared_ctypes(value)), None)
     return find_log() if found is None else found
 
 
@@ -144,27 +148,39 @@ def _kinds() -> tuple[type[Any], ...]:
     return tuple(found)
 
 
+def _is(value: Any, kinds: Any) -> bool:
+    """`isinstance`, but for what the value itself says."""
+    return issubclass(type(value), kinds)
+
+
 def _is_shared_ctypes(value: Any) -> bool:
     """A `RawValue` or `RawArray`."""
-    return isinstance(value, _CTYPES) and "_wrapper" in getattr(value, "__dict__", ())
+    return _is(value, _CTYPES) and "_wrapper" in _attributes(value)
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, FunctionType):
+    if _is(value, FunctionType):
         return _parts_of_function(value)
-    if isinstance(value, MethodType):
+    if _is(value, MethodType):
         return value.__self__, value.__func__
-    if isinstance(value, functools.partial):
+    if _is(value, functools.partial):
         return value.func, value.args, value.keywords
-    if isinstance(value, dict):
-        return list(value.values())[:MAX_ITEMS]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)[:MAX_ITEMS] if len(value) <= MAX_ITEMS else ()
-    wrapped = getattr(value, "__wrapped__", None) if isinstance(value, functools._lru_cache_wrapper) else None
-    if wrapped is not None:
-        return (wrapped,)
-    held = getattr(value, "__dict__", None)
-    return list(held.values())[:MAX_ITEMS] if type(held) is dict else ()
+    if _is(value, dict):
+        return list(dict.values(value))[:MAX_ITEMS]
+    for kind in (list, tuple, set, frozenset):
+        if _is(value, kind):
+            return list(kind.__iter__(value))[:MAX_ITEMS] if kind.__len__(value) <= MAX_ITEMS else ()
+    if _is(value, functools._lru_cache_wrapper):
+        return (value.__wrapped__,)
+    return list(_attributes(value).values())[:MAX_ITEMS]
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    for cls in type(value).__mro__:
+        found = vars(cls).get("__dict__")
+        if found is not None:
+            return found.__get__(value) if type(found) is GetSetDescriptorType else {}
+    return {}
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[Any]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from miniray.errors import ActorDiedError, MinirayError, WorkerCrashedError
+from miniray.errors import ActorDiedError, MinirayError, ObjectLostError, SessionError, WorkerCrashedError
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew, CrewMember
 from miniray.pool.groups import Group
-from miniray.pool.outcomes import reason, start_error
+from miniray.pool.outcomes import reason, session_error, start_error
 
 
 class Losses:
@@ -82,6 +82,8 @@ class Losses:
 
     def give_up(self, error: BaseException) -> None:
         """Nothing can be run any more: all calls, now and later, fail with this."""
+        if isinstance(error, SessionError | ObjectLostError):
+            error = session_error(error)
         if self.broken is None:
             self.broken = error
         for member in self._crew:

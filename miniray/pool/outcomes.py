@@ -12,9 +12,11 @@ import miniray
 from miniray.errors import (
     ActorDiedError,
     MinirayError,
+    ObjectLostError,
     ObjectStoreFullError,
     ResultSerializationError,
     SerializationError,
+    SessionError,
     TaskError,
     WorkerCrashedError,
     WorkerInitializerError,
@@ -180,3 +182,9 @@ def start_error(error: ActorDiedError) -> WorkerInitializerError:
     made = WorkerInitializerError(f"the pool's initializer raised {type(cause).__name__}: {cause}")
     made.__cause__ = cause
     return made
+
+
+def session_error(error: SessionError | ObjectLostError) -> SessionError:
+    """Workers live as long as their session; a later one, where nothing of an earlier is known, has none of them."""
+    kind = type(error) if isinstance(error, SessionError) else SessionError
+    return kind(f"its workers' session has ended: make a new Pool or Executor ({error})")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic
 
 import miniray
-from miniray.errors import SessionError
+from miniray.errors import ObjectLostError, SessionError
 from miniray.pool.crew import Crew
 from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Group
@@ -88,7 +88,7 @@ class Waiting:
             found = {*miniray.wait(refs, timeout=patience)[0]}
             if found and len(refs) > 1:
                 found = {*miniray.wait(refs, num_returns=len(refs), timeout=0)[0]}
-        except SessionError as error:
+        except (SessionError, ObjectLostError) as error:
             self._give_up(error)
             return []
         return [group for group in groups if group.ref in found]

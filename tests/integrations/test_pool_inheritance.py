@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from miniray.pool.inheritance import find_in_main, find_shared
 
 HEAD = """
 import contextlib, ctypes, functools, multiprocessing, os, signal, sys, threading, time
@@ -275,3 +279,33 @@ def test_whatever_is_called_finds_what_was_inherited(tmp_path: Path) -> None:
             assert executor.submit(use_mine, 0).result() == os.getpid()
     """
     run(tmp_path, body)
+
+class _Unwilling:
+    """A proxy with nothing behind it: whoever looks at it is told so."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("outside of a request")
+
+    __dict__ = property(__class__.fget)
+
+
+class _UnwillingList(list[Any]):
+    def __iter__(self) -> Any:
+        raise RuntimeError("not to be read")
+
+
+class _UnwillingDict(dict[str, Any]):
+    def values(self) -> Any:
+        raise RuntimeError("not to be read")
+
+
+def test_the_search_for_what_is_inherited_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes through the globals of the program, and through what a function uses."""
+    things = _Unwilling(), _UnwillingList([1]), _UnwillingDict(a=1)
+    monkeypatch.setattr(sys.modules["__main__"], "things_of_a_test", things[0], raising=False)
+    lock = multiprocessing.Lock()
+    assert find_in_main() is not things[0]
+    assert find_shared(lambda: things) is None
+    assert find_shared(lambda: (things, lock)) is lock
+    assert find_shared(_UnwillingList([lock])) is lock and find_shared(_UnwillingDict(a=lock)) is lock

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -240,6 +242,51 @@ def test_collected_without_close() -> None:
         del pool
         gc.collect()
     wait_gone(numbers)
+
+
+def test_collected_without_close_where_that_warning_is_an_error() -> None:
+    pool = miniray.Pool(2)
+    numbers = pids(pool)
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("error", ResourceWarning)
+        patch.setattr(sys, "unraisablehook", lambda _: None)
+        del pool
+        gc.collect()
+    wait_gone(numbers)
+
+
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_a_pool_whose_session_has_ended_says_so(begins_anew: bool) -> None:
+    program = f"""
+        import sys, time, warnings, miniray
+        warnings.simplefilter("error")
+        pools = [miniray.Pool(1) for _ in range(6)]
+        under_way = [pools[0].apply_async(time.sleep, (60,)), pools[0].map_async(time.sleep, [60] * 9)]
+        lazy = pools[0].imap(abs, iter(range(100_000)))
+        assert pools[1].map(abs, [-1]) == [1]
+        before = [[worker.pid for worker in pool._pool] for pool in pools]
+        miniray.shutdown()
+        {begins_anew} and miniray.init(num_cpus=1)
+        assert [worker.pid for worker in pools[5]._pool] == before[5]
+        for use in (
+            under_way[0].get, under_way[1].get, lambda: list(lazy), lambda: pools[0].map(abs, [1]),
+            lambda: pools[1].map(abs, [1]), lambda: pools[2].apply(abs, (1,)),
+            lambda: pools[3].apply_async(abs, (1,)).get(), lambda: list(pools[4].imap(abs, [1])),
+            lambda: list(pools[5].imap_unordered(abs, iter([1]))), lambda: pools[5].apply(abs, (1,)),
+        ):
+            try:
+                print("no error", use())
+            except miniray.errors.SessionError as error:
+                assert "session has ended" in str(error) and "make a new Pool" in str(error), error
+        for pool in pools:
+            pool.close()
+            pool.join()
+        miniray.is_initialized() or miniray.init()
+        with miniray.Pool(1) as pool:
+            print(pool.map(abs, [-2]))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[2]\n", ""), done.stderr
 
 
 @pytest.mark.parametrize(
