@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from miniray._api.object_ref import ObjectRef
     from miniray._api.objects import cancel, get, kill, put, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
-    from miniray._api.session import init, is_initialized, shutdown
+    from miniray._api.session import init, is_initialized, is_simulated, shutdown
     from miniray._api.signals import UnbrokenLock, raised_by_handler
     from miniray.executor import Executor
     from miniray.pool import Pool
@@ -43,6 +43,7 @@ __all__ = [
     "get",
     "init",
     "is_initialized",
+    "is_simulated",
     "kill",
     "put",
     "raised_by_handler",
@@ -57,7 +58,7 @@ _HOME = {
     "miniray._api.object_ref": ("ObjectRef",),
     "miniray._api.objects": ("cancel", "get", "kill", "put", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
-    "miniray._api.session": ("init", "is_initialized", "shutdown"),
+    "miniray._api.session": ("init", "is_initialized", "is_simulated", "shutdown"),
     "miniray._api.signals": ("UnbrokenLock", "raised_by_handler"),
     "miniray.executor": ("Executor",),
     "miniray.pool": ("Pool",),

@@ -224,12 +224,14 @@ def wait(
 
     Raises:
         TypeError: `refs` is no list of ObjectRefs (a single ref is a common mistake), or `fetch_local` is not a bool.
-        ValueError: a ref twice, or `num_returns` not within 1..len(refs).
+        ValueError: no refs, a ref twice, or `num_returns` not within 1..len(refs).
     """
     if isinstance(refs, ObjectRef):
         raise TypeError("wait takes a list of ObjectRefs, not a single one: wait([ref])")
     if not isinstance(refs, list | tuple):
         raise TypeError(f"wait takes a list of ObjectRefs, not {_shown(refs)}")
+    if not refs:
+        raise ValueError("wait was given no refs: there is nothing to wait for")
     _check_refs("wait", refs)
     check_bools("wait", fetch_local=fetch_local)
     timeout = _checked_timeout(timeout)

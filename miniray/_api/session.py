@@ -1,4 +1,4 @@
-"""`init`, `shutdown`, `is_initialized`: a session begins and ends."""
+"""`init`, `shutdown`, and what one can ask about the session: it begins and ends here."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def init(
 
     Args:
         num_cpus: how many tasks of one CPU run at once; the CPUs of this process by default.
+        num_gpus: how many are counted for tasks that ask for some.
         object_store_memory: bytes of shared memory for large values; 30 % of what is available by default.
         max_lineage_bytes: of what each process remembers of the tasks whose values lie in shared memory, so as to run
             them again when a value is lost; 1 GiB by default. The oldest are forgotten beyond it.
@@ -44,7 +45,7 @@ def init(
         ignore_reinit_error: leave a session that there is as it is.
 
     Raises:
-        SessionError: there is a session already, or its processes could not be started.
+        SessionError: there is a session already, or its processes could not be started, or not its object store.
         TypeError, ValueError: an argument is of the wrong type, or out of range.
     """
     check_bools("init", ignore_reinit_error=ignore_reinit_error)
@@ -77,7 +78,11 @@ def _begin(
     shutdown()  # of one that has ended by itself (its node died), or of the process that we were forked from
     with held():  # from the first process on there is somebody who can end it
         imports = ("miniray._api", *(ours for theirs, ours in _WANTED_IN_WORKERS.items() if theirs in sys.modules))
-        driver = _driver = Driver(total, object_store_memory, imports, max_lineage_bytes)
+        try:
+            driver = _driver = Driver(total, object_store_memory, imports, max_lineage_bytes)
+        except MemoryError as error:
+            hint = "begin with miniray.init(object_store_memory=...), of fewer bytes"
+            raise SessionError(f"no room for the object store: {error}; {hint}") from error
     try:
         driver.begin()
         context.set_current(driver.process)
@@ -109,6 +114,12 @@ def is_initialized() -> bool:
     """Whether there is a session that works. Inside of tasks: True."""
     process = context.get_current()
     return process is not None and process.ended is None and process.pid == os.getpid()
+
+
+def is_simulated() -> bool:
+    """Whether this is a process of a simulated cluster (`miniray.testing`), where there are no threads but its own."""
+    process = context.get_current()
+    return process is not None and process.surroundings is None
 
 
 def _start_implicitly() -> Process:

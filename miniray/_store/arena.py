@@ -100,7 +100,7 @@ class Arena:
         """A new arena, nothing reserved but the status words.
 
         Raises:
-            MemoryError: not even these fit into the memory that is available.
+            MemoryError: not even these fit into the memory that is available, or there are no addresses for all of it.
             ValueError: no room for one page after the status words.
         """
         if round_up(capacity_bytes) <= round_up(status_slots * STATUS_WORD_BYTES):
@@ -112,7 +112,10 @@ class Arena:
         except BaseException:
             os.close(fd)
             raise
-        arena = cls(fd, capacity_bytes, status_slots)
+        try:
+            arena = cls(fd, capacity_bytes, status_slots)
+        except OSError as error:  # `ulimit -v`, or a size that is a mistake
+            raise MemoryError(f"no addresses for {capacity_bytes:,} bytes in one piece ({error})") from error
         if not arena.reserve(0, arena.first_offset):
             raise MemoryError("no memory for the arena's first pages")
         return arena
@@ -224,8 +227,10 @@ def private_view_limit() -> int:
 
 
 def default_capacity_bytes(root: str = "/") -> int:
-    """What an arena gets when `init` names no size."""
-    share = int(available_bytes(root) * SHARE_OF_MEMORY)
+    """What an arena gets when `init` names no size. Each process maps it whole: a limit of addresses counts, too."""
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    available = available_bytes(root)
+    share = int((available if addresses == resource.RLIM_INFINITY else min(available, addresses)) * SHARE_OF_MEMORY)
     return max(share - share % PAGE_BYTES, SMALLEST_CAPACITY_BYTES)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from weakref import WeakSet
 
 import miniray
-from miniray.errors import TaskCancelledError
+from miniray.errors import SessionError, TaskCancelledError
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew
@@ -60,6 +60,11 @@ class Dispatcher:
         context: BaseContext | None = None,
         is_strict: bool = False,
     ) -> None:
+        if miniray.is_simulated():
+            raise SessionError(
+                "Pool and Executor cannot be simulated, as each has a real thread: test with tasks and actors what "
+                "simulate and @explore shall run"
+            )
         self.processes = processes
         self.state = RUN
         self.reads_all = False  # the input of `imap`s: `join` has been called, and nobody may ask for results

@@ -81,6 +81,7 @@ def test_a_second_init_says_so():
         ({"num_cpus": "2"}, (TypeError, ValueError), "num_cpus"),
         ({"object_store_memory": 1.5}, TypeError, "object_store_memory must be an int"),
         ({"object_store_memory": 5}, ValueError, "at least"),
+        ({"object_store_memory": 1 << 50}, SessionError, r"no room for the object store: .*init\(object_store_memory="),
         ({"max_lineage_bytes": True}, TypeError, "max_lineage_bytes must be an int"),
         ({"max_lineage_bytes": -1}, ValueError, "max_lineage_bytes must be at least 0 bytes"),
         ({"resources": {"CPU": 2}}, ValueError, "num_cpus"),

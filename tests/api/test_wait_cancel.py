@@ -110,6 +110,8 @@ def test_bad_arguments_of_wait_and_get():
         miniray.wait([ref, 3])
     with pytest.raises(ValueError, match="same ref twice"):
         miniray.wait([ref, ref])
+    with pytest.raises(ValueError, match="wait was given no refs"):
+        miniray.wait([])
     for number in (0, 2, True, 1.0):
         with pytest.raises(ValueError, match="num_returns must be within 1..1"):
             miniray.wait([ref], num_returns=number)

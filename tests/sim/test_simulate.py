@@ -222,3 +222,12 @@ def test_a_drawn_schedule_is_a_run_and_shrinks_to_the_quiet_one() -> None:
 def test_a_recorded_run_is_the_same_run() -> None:
     one, other = simulate(lambda: sleeps.remote()), simulate(lambda: sleeps.remote(), record=True)
     assert one.trace_hash == other.trace_hash and not one.trace and len(other.trace) > other.statistics.steps
+
+
+@pytest.mark.parametrize("begin", [miniray.Pool, lambda count: miniray.Executor(count).submit(abs, 1)])
+def test_pools_are_refused_at_once(begin):
+    """Their thread is a real one: it drove the run from outside, which then failed in one of many ways."""
+    assert simulate(miniray.is_simulated).value
+    assert not miniray.is_simulated()
+    with pytest.raises(SimulationFailed, match="Pool and Executor cannot be simulated"):
+        simulate(lambda: begin(2))

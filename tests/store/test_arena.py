@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -42,6 +43,19 @@ def test_no_name_in_the_file_system_and_not_inheritable(arena: Arena) -> None:
     assert "memfd:miniray-arena" in os.readlink(f"/proc/self/fd/{arena.fd}")
     assert not os.get_inheritable(arena.fd)
     assert not [name for name in os.listdir("/dev/shm") if "miniray" in name]
+
+
+def test_what_has_no_addresses_is_refused_and_leaves_no_descriptor() -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(MemoryError, match="no addresses for 1,125,899,906,842,624 bytes"):
+        Arena.create(1 << 50)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_default_size_is_a_share_of_the_addresses_that_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (100 * MIB, 200 * MIB))
+    monkeypatch.setattr(module, "available_bytes", lambda root: 10_000 * MIB)
+    assert default_capacity_bytes() == 30 * MIB
 
 
 def test_reserve_allocates_and_punch_gives_back(arena: Arena) -> None:
