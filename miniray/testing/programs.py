@@ -224,6 +224,11 @@ def _kill(op: Op, slots: dict[int, Any]) -> None:
     miniray.kill(slots[op.slots[0]], no_restart=op.given[0])
 
 
+def _kill_alone(op: Op, slots: dict[int, Any]) -> None:
+    """Nobody uses it, so nothing else may fail of this."""
+    miniray.kill(slots[op.slots[0]])
+
+
 def _catch(op: Op, slots: dict[int, Any]) -> None:
     """The refs that an exception carries come into this process, and are not read yet."""
     slots[op.slot] = catch([slots[op.slots[0]]])
@@ -305,6 +310,7 @@ ACTIONS: dict[str, Callable[[Op, dict[int, Any]], int | None]] = {
     "give_refs": _give_refs,
     "transfer": _transfer,
     "kill": _kill,
+    "kill_alone": _kill_alone,
     "cancel": _cancel,
     "drop": _drop,
     "sleep": _sleep,

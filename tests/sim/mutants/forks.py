@@ -40,7 +40,7 @@ def a_fork_is_any_worker(right: Wrong) -> Wrong:
     return wrong
 
 
-@mutant(Forks, "unwanted", tasks=20)
+@mutant(Forks, "unwanted")
 def a_fork_outlives_the_request_that_it_was_for(right: Wrong) -> Wrong:
     """It is not ended when nobody wants it any more."""
     return lambda self, requests: []

@@ -202,7 +202,7 @@ def nobody_hears_of_a_death(right: Wrong) -> Wrong:
 # ---- the arena ----
 
 
-@mutant(Places, "_on_claim_places", tasks=20)
+@mutant(Places, "_on_claim_places", tasks=50)
 def places_are_claimed_before_the_last_result_is_read(right: Wrong) -> Wrong:
     """A claim is answered while a result that names the place may be on its way (54904)."""
 
