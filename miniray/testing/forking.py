@@ -1,8 +1,8 @@
 """Programs that fork: some of the actors that the driver of a drawn program makes are forked from it (`start="fork"`).
 
 Whatever they answer they answer as any others; the node has rules of its own for them (`core/node/forks.py`). Only the
-driver's actors can be: what tasks and actors make is left as it was drawn. And some more are made that nobody waits for:
-they are let go or killed when their process is asked for, while it begins, or when it is there.
+driver's actors can be: what tasks and actors make is left as it was drawn. And some more are made that nobody waits
+for: they are let go or killed when their process is asked for, while it begins, or when it is there.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Membership: which nodes there are, what each has, and that a dead one is dead for all and for ever.
 
-| state | where such a node is found |
-|---|---|
-| AWAITED | a row of `members`: the log names it, and it has not registered since this process began |
-| JOINING | a row that is `here`: it has registered, and its record is not on disk yet |
-| ALIVE | a row that is `welcomed`: others know of it |
-| FENCED | a row whose `dead_at` is set: its link was lost; it is to have ended itself before anybody hears of it |
-| DEAD | `dead`: it comes back under a new index, or not at all |
+| state | where such a node is found | what is known of it |
+|---|---|---|
+| AWAITED | `members` | the log names it, and it has not registered since this process began |
+| JOINING | `members` | it has registered, and its record is not on disk yet |
+| ALIVE | `members` | it has registered, and others hear of it |
+| FENCED | `members` | its link was lost; it is to have ended itself before anybody hears of it |
+| DEAD | `dead` | it comes back under a new index, or not at all |
 
 - *A node that lives is on disk before it is told*: neither it nor another hears of its registration before.
   So the log names each node of which anybody may know, and a store that has crashed asks for it: its process is
@@ -29,6 +29,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 from miniray.core.control.events import Log
 from miniray.core.ids import ProcessId, node_of
@@ -51,12 +52,21 @@ UNREACHABLE_FENCE_SECONDS = 5.0
 MAX_DEATHS_REMEMBERED = 1 << 14  # of processes whose nodes live
 
 
+class MemberState(Enum):
+    AWAITED = 0
+    JOINING = 1
+    ALIVE = 2
+    FENCED = 3
+
+
+_HERE = (MemberState.JOINING, MemberState.ALIVE)  # those with a link to this process
+
+
 class Member(Row):
     resources: Demand
     record: int  # its place in the log, from 1
-    here: bool = False
-    welcomed: bool = False
-    dead_at: float | None = None
+    state: MemberState = MemberState.AWAITED
+    dead_at: float = 0.0  # of a FENCED one
     load: LoadOf | None = None
 
 
@@ -96,7 +106,7 @@ class Membership:
         if member is None:
             added = NodeAdded(node, message.resources)
             member = self.members[node] = Member(message.resources, self._log(added))
-        member.here, member.dead_at = True, None
+        member.state = MemberState.JOINING
         for dead in self.dead:
             if dead not in message.dead:
                 self._emit(Send(node, NodeDied(dead)))
@@ -111,15 +121,15 @@ class Membership:
     def logged(self, upto: int) -> None:
         self._on_disk = upto
         for node, member in list(self.members.items()):
-            if member.here and not member.welcomed and member.record <= upto:
+            if member.state is MemberState.JOINING and member.record <= upto:
                 self._welcome(node, member)
 
     def _welcome(self, node: ProcessId, member: Member) -> None:
-        member.welcomed = True
+        member.state = MemberState.ALIVE
         self._emit(Send(node, NodeRegistered()))
         for other in self._reachable(but=node):
             row = self.members[other]
-            if row.welcomed:
+            if row.state is MemberState.ALIVE:
                 self._emit(Send(other, NodeAdded(node, member.resources)))
                 self._emit(Send(node, NodeAdded(other, row.resources)))
                 if row.load is not None:
@@ -129,7 +139,7 @@ class Membership:
 
     def load(self, node: ProcessId, message: NodeLoad) -> None:
         member = self.members.get(node)
-        if member is not None and member.here:
+        if member is not None and member.state in _HERE:
             member.load = LoadOf(node, message.free, message.queued)
             self._tell_others(node, member.load)
 
@@ -143,7 +153,7 @@ class Membership:
         self._tell_others(node, message)
 
     def _reachable(self, but: ProcessId) -> list[ProcessId]:
-        return [node for node, member in self.members.items() if node != but and member.here]
+        return [node for node, member in self.members.items() if node != but and member.state in _HERE]
 
     def _tell_others(self, node: ProcessId, message: LoadOf | ProcessDied | NodeDied) -> None:
         for other in self._reachable(but=node):
@@ -155,16 +165,19 @@ class Membership:
         member = self.members.get(node)
         if member is None:
             return
-        member.here = False
         dead_at = now + (FENCE_SECONDS if gone else UNREACHABLE_FENCE_SECONDS)
-        member.dead_at = dead_at if member.dead_at is None else min(member.dead_at, dead_at)
+        member.dead_at = min(member.dead_at, dead_at) if member.state is MemberState.FENCED else dead_at
+        member.state = MemberState.FENCED
+
+    def _fenced(self) -> dict[ProcessId, float]:
+        return {node: one.dead_at for node, one in self.members.items() if one.state is MemberState.FENCED}
 
     def deadline(self) -> float | None:
-        return min((one.dead_at for one in self.members.values() if one.dead_at is not None), default=None)
+        return min(self._fenced().values(), default=None)
 
     def tick(self, now: float) -> None:
-        for node, member in list(self.members.items()):
-            if member.dead_at is not None and member.dead_at <= now:
+        for node, dead_at in self._fenced().items():
+            if dead_at <= now:
                 self._bury(node)
 
     def _bury(self, node: ProcessId) -> None:
@@ -173,7 +186,7 @@ class Membership:
         self.dead[node] = None
         self._tell_others(node, NodeDied(node))
         member = self.members.pop(node, None)
-        if member is not None and member.here:
+        if member is not None and member.state in _HERE:
             self._emit(Send(node, NodeDied(node)))  # others have heard of its death: it ends itself
         for died in [one for one in self._deaths if node_of(one) == node]:
             del self._deaths[died]
@@ -185,15 +198,15 @@ class Membership:
         assert self._on_disk <= self._appended, "more is on disk than was ever logged"
         for node, member in self.members.items():
             assert node not in self.dead, "a dead node is among the living: an index is not given twice"
-            assert not (member.here and member.dead_at is not None), "a node that has registered is to be declared dead"
-            assert member.record <= self._on_disk or not member.welcomed, "a node was told of before it was on disk"
+            told_of = member.state is MemberState.ALIVE
+            assert member.record <= self._on_disk or not told_of, "a node was told of before it was on disk"
         for died in self._deaths:
             assert node_of(died) in self.members, "the death of a process outlives its node"
 
     def statistics(self) -> dict[str, int]:
-        rows = self.members.values()
+        states = [member.state for member in self.members.values()]
         return {
-            "fenced_nodes": sum(1 for member in rows if member.dead_at is not None),
-            "awaited_nodes": sum(1 for member in rows if not member.here and member.dead_at is None),
+            "fenced_nodes": states.count(MemberState.FENCED),
+            "awaited_nodes": states.count(MemberState.AWAITED),
             "unlogged_records": self._appended - self._on_disk,
         }

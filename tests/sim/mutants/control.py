@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from miniray.core.control.membership import Membership
+from miniray.core.control.membership import MemberState, Membership
 from miniray.core.node.control_link import ControlLink
 from miniray.core.record import replace
 from tests.sim.mutants import Wrong, mutant, nothing
@@ -20,7 +20,7 @@ def a_node_is_told_of_before_it_is_on_disk(right: Wrong) -> Wrong:
     def wrong(self: Membership, node: Any, message: Any) -> None:
         right(self, node, message)
         member = self.members.get(node)
-        if member is not None and not member.welcomed:
+        if member is not None and member.state is MemberState.JOINING:
             self._welcome(node, member)
 
     return wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from miniray.core.control.membership import Membership
+from miniray.core.control.membership import MemberState, Membership
 from miniray.core.machine import PeerLost
 from miniray.core.messages import NodeDied
 from miniray.core.node.node_manager import NodeManager
@@ -59,6 +59,7 @@ def who_is_unreachable_is_waited_for(right: Wrong) -> Wrong:
 
     def wrong(self: Membership, now: float) -> None:
         for member in self.members.values():
-            member.dead_at = None
+            if member.state is MemberState.FENCED:
+                member.state = MemberState.AWAITED
 
     return wrong
