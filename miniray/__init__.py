@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniray._api.actor import ActorClass, ActorHandle
     from miniray._api.object_ref import ObjectRef
-    from miniray._api.objects import cancel, get, kill, put, transfer, wait
+    from miniray._api.objects import cancel, get, kill, put, snapshot, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, is_simulated, shutdown
     from miniray._api.signals import UnbrokenLock, raised_by_handler
@@ -49,6 +49,7 @@ __all__ = [
     "raised_by_handler",
     "remote",
     "shutdown",
+    "snapshot",
     "transfer",
     "wait",
 ]
@@ -56,7 +57,7 @@ __all__ = [
 _HOME = {
     "miniray._api.actor": ("ActorClass", "ActorHandle"),
     "miniray._api.object_ref": ("ObjectRef",),
-    "miniray._api.objects": ("cancel", "get", "kill", "put", "transfer", "wait"),
+    "miniray._api.objects": ("cancel", "get", "kill", "put", "snapshot", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "is_simulated", "shutdown"),
     "miniray._api.signals": ("UnbrokenLock", "raised_by_handler"),

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer, dumps, loads
 from typing import Any
@@ -37,6 +38,7 @@ from miniray._serialization.strikes import raised_by_handler
 from miniray.core.ids import ObjectId
 
 ALIGNMENT_BYTES = 64
+LARGE_BYTES = 1 << 16  # a copy of less takes no longer than a message does
 MAGIC = b"MINIRAY1"
 
 _HEADER = struct.Struct("<8sIIQQQQQQ")
@@ -141,17 +143,30 @@ def serialize_call(args: tuple[Any, ...], kwargs: dict[str, Any], namespace: str
     return _serialize((prepared, named), namespace, "call")
 
 
+def snapshot(value: object, *, whole: bool = False) -> bytes | None:
+    """The value as it is now, in bytes from which `pickle.loads` makes another like it, in any process of the session.
+
+    None: it cannot be pickled, or should not travel like this: it holds refs, which have to be counted on their way,
+    or, unless the `whole` of it is asked for, buffers of 64 kB or more, which need not be copied.
+    """
+    try:
+        done = _serialize(value, "", "value", sys.maxsize if whole else LARGE_BYTES)
+    except SerializationError:
+        return None
+    return None if done.buffers or done.refs else done.data
+
+
 def _out_of_band(value: Any) -> Any:
     if type(value) is bytes:
         return OutOfBandBytes(value) if len(value) >= IN_BAND_BYTES else value
     return value
 
 
-def _serialize(value: Any, namespace: str, what: str) -> Serialized:
+def _serialize(value: Any, namespace: str, what: str, in_band_bytes: int = IN_BAND_BYTES) -> Serialized:
     buffers: list[memoryview] = []
     try:
         if not pickles.some_module_goes_by_value():
-            data, refs = pickles.dumps(value, _taker(buffers))
+            data, refs = pickles.dumps(value, _taker(buffers, in_band_bytes))
             if not pickles.names_main(data):
                 return Serialized(data, buffers, refs)
     except RecursionError as error:
@@ -159,17 +174,16 @@ def _serialize(value: Any, namespace: str, what: str) -> Serialized:
     except Exception as error:  # whatever it is, the other pickler may do it, and its error is then the better one
         if raised_by_handler(error):
             raise
-    buffers.clear()
-    return serialize_by_value(value, namespace, what, buffers)
+    return serialize_by_value(value, namespace, what, in_band_bytes)
 
 
 def serialize_by_value(
-    value: Any, namespace: str, what: str, buffers: list[memoryview] | None = None, **how: Any
+    value: Any, namespace: str, what: str, in_band_bytes: int = IN_BAND_BYTES, **how: Any
 ) -> Serialized:
     """`serialize` for what plain pickle cannot do; `how` is for `functions.py`."""
-    kept: list[memoryview] = [] if buffers is None else buffers
+    kept: list[memoryview] = []
     try:
-        data, refs = pickles.dumps_by_value(value, namespace, _taker(kept), **how)
+        data, refs = pickles.dumps_by_value(value, namespace, _taker(kept, in_band_bytes), **how)
     except Exception as error:
         if raised_by_handler(error):
             raise
@@ -177,11 +191,11 @@ def serialize_by_value(
     return Serialized(data, kept, refs)
 
 
-def _taker(buffers: list[memoryview]) -> Callable[[PickleBuffer], bool]:
+def _taker(buffers: list[memoryview], in_band_bytes: int) -> Callable[[PickleBuffer], bool]:
     def take(buffer: PickleBuffer) -> bool:
         """Whether it stays in the stream."""
         raw = buffer.raw()
-        if len(raw) < IN_BAND_BYTES:
+        if len(raw) < in_band_bytes:
             return True
         buffers.append(raw)
         return False
@@ -300,5 +314,5 @@ def fill_slots(
 
 __all__ = [
     "SerializationError", "Serialized", "Slot", "deserialize", "fill_slots", "serialize", "serialize_by_value",
-    "serialize_call", "serialize_plain",
+    "serialize_call", "serialize_plain", "snapshot",
 ]

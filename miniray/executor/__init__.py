@@ -41,7 +41,7 @@ from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
 from miniray.pool.pending import unfinished
-from miniray.pool_worker.worker import MAP, STARMAP
+from miniray.pool_worker.parcels import MAP, STARMAP
 
 __all__ = ["Executor", "Future"]
 
@@ -181,7 +181,7 @@ class Executor(futures.Executor):
         mode = MAP if len(iterables) == 1 else STARMAP
         callee = dispatcher.callees.find(fn)
         calls = MapCalls(dispatcher, callee, mode, chunksize, rows, self._interrupts)
-        calls.argument = dispatcher.crew.stored(callee)
+        calls.argument = callee.stored()
         self._extend(calls, items)
         this = weakref.ref(self)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from miniray.executor.errors import as_standard
 from miniray.executor.future import Future, come_back, finish, start
 from miniray.pool.groups import Callee, Group, Source
-from miniray.pool_worker.worker import APPLY
+from miniray.pool_worker.parcels import APPLY
 
 if TYPE_CHECKING:
     from miniray.executor.interrupts import Interrupts

@@ -46,7 +46,7 @@ from miniray.pool.results import (
     LoneCall,
     MapResult,
 )
-from miniray.pool_worker.worker import MAP, STARMAP
+from miniray.pool_worker.parcels import MAP, STARMAP
 
 __all__ = [
     "ApplyResult", "AsyncResult", "CLOSE", "ExceptionWithTraceback", "INIT", "IMapIterator", "IMapUnorderedIterator",
@@ -236,7 +236,7 @@ class Pool:
             result._success = True
             result.show()
             return result
-        result.argument = self._dispatcher.crew.stored(callee)
+        result.argument = callee.stored()
         self._dispatcher.add(result, result)
         return result
 
@@ -255,7 +255,7 @@ class Pool:
         _check_chunksize(chunksize)
         callee = self._dispatcher.callees.find(func)
         iterator = kind(self, self._dispatcher, callee, iterable, chunksize)
-        iterator.argument = self._dispatcher.crew.stored(callee)
+        iterator.argument = callee.stored()
         self._dispatcher.add(iterator)
         return iterator
 

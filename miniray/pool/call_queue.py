@@ -59,7 +59,7 @@ class CallQueue:
                 continue
             tokens, items = taken
             attempt = entry.attempt if isinstance(entry, Remainder) else 0
-            fit = fitting(items, source.mode)
+            fit = fitting(source, tokens, items)
             if fit < len(items):
                 entries.appendleft(Remainder(source, tokens[fit:], items[fit:], attempt=attempt))
                 tokens, items = tokens[:fit], items[:fit]

@@ -37,6 +37,7 @@ MAX_GROUPS = 4  # under way at one worker
 RECALL_SECONDS = 0.002  # a group that waits longer behind another is asked back when a worker idles
 JOIN_SECONDS = 10.0  # how long `join` waits for processes whose work is done
 END_SECONDS = 1.0  # how long `terminate` waits for those that it has killed
+Way = tuple[Any, tuple[Any, ...]]  # a method of the worker, and its arguments
 FAILED_STARTS = 3  # so many workers in a row that die before their initializer has ended break the pool
 
 
@@ -80,10 +81,6 @@ class Crew:
         except SessionError:
             self._start, self.is_forked = put, False
             self._hire_all(processes)
-
-    def stored(self, callee: Callee) -> Any:
-        """What is sent in place of a callable of many calls; None: itself, as to workers that have most of it."""
-        return None if self.is_forked else callee.stored()
 
     def fork_anew(self) -> None:
         """Idle workers make room for others, which have what the driver has by now.
@@ -148,7 +145,7 @@ class Crew:
         for member in self._members:
             if member.groups:
                 groups += member.to_collect()
-                restless = restless or member.groups[0].may_post
+                restless = restless or member.groups[0].is_awaited
             else:
                 restless = True
         return groups, restless
@@ -157,16 +154,26 @@ class Crew:
     def holds_back(self) -> bool:
         """Whether outcomes exist that a slow call may keep behind it."""
         firsts = [member.groups[0] for member in self._members if member.groups]
-        return any(group.may_post and self.started(group) > 1 for group in firsts)
+        return any(group.is_awaited and self.started(group) > group.delivered + 1 for group in firsts)
 
-    def posted(self) -> list[tuple[Group, bytes]]:
-        """Outcomes that came before their groups have ended."""
+    def posted(self, member: CrewMember) -> tuple[Group, int, bytes] | None:
+        """Outcomes that have come before their group has ended, and from which byte of the letterbox on."""
+        group = member.groups[0] if member.groups else None
+        if group is None or not group.is_awaited:
+            return None
+        content = self._board.posted(member.slot, group.number, group.posted_bytes)
+        return (group, group.posted_bytes, content) if content else None
+
+    def held_up(self) -> list[CrewMember]:
+        """Workers whose group may have outcomes, and which run the same call as when this was asked last."""
         found = []
         for member in self._members:
-            if member.groups and member.groups[0].may_post:
-                content = self._board.posted(member.slot, member.groups[0].number)
-                if content is not None:
-                    found.append((member.groups[0], content))
+            if member.groups and member.groups[0].is_awaited:
+                group = member.groups[0]
+                at = group.number, self.started(group)
+                if at == member.was_at:
+                    found.append(member)
+                member.was_at = at
         return found
 
     def started(self, group: Group) -> int:
@@ -231,7 +238,6 @@ class CrewMember:
     ) -> None:
         board.clear(slot)
         self.slot = slot
-        self._is_forked = is_forked
         self.name = standing.name
         self.groups: deque[Group] = deque()
         self.loading: list[Group] = []  # their calls are being pickled
@@ -239,6 +245,7 @@ class CrewMember:
         self._last = 0  # the number of the group that it got last
         self.quota: Fraction | None = None if quota is None else Fraction(quota)  # tasks that it may still get
         self.has_ended = False
+        self.was_at = (0, 0)  # the group and its call that it ran when somebody looked
         self.sent_at = 0.0  # when it last got a group, or answered one
         self._pid: int | None = None
         self._exit_code: int | None = None
@@ -248,7 +255,7 @@ class CrewMember:
         )
         self.actor = actor.remote(board.path, slot, standing, [start])
         self.hello = self.actor.pid.remote()
-        calls = self.actor.run, self.actor.run_whole, self.actor.run_one
+        calls = self.actor.run, self.actor.run_whole, self.actor.run_one, self.actor.run_parcels
         self._ways: tuple[Any, ...] = tuple([one.options(writable_arguments=True, name="Pool worker") for one in calls])
 
     def can_take(self) -> bool:
@@ -268,17 +275,19 @@ class CrewMember:
         wait for it: this one goes before the group, and is numbered so."""
         return len(self.loading) == 1 and self._loader == get_ident() and self._last + 1 < self.loading[0].number
 
-    def load(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        """It is to get these calls: the method that runs them, and arguments, which are to be pickled under no lock."""
-        source = group.source
+    def load(self, group: Group) -> None:
+        """It is to get these calls, once they are pickled."""
         if self.loading:
             group.number = self._last + 1
         self.loading.append(group)
         self._loader = get_ident()
         if self.quota is not None:
-            self.quota -= Fraction(len(group.items), source.chunk)
-        callee = group.callee
-        if source.argument is None and (callee.is_sent_once or (self._is_forked and callable(callee.function))):
+            self.quota -= Fraction(len(group.items), group.source.chunk)
+
+    def call_for(self, group: Group) -> Way:
+        """The method that runs them, and its arguments, which are to be pickled under no lock."""
+        source, callee = group.source, group.callee
+        if source.argument is None and (callee.is_sent_once or callee.is_inherited):
             methods = self._methods.get(group.callee)
             if methods is None:
                 of = group.callee.function
@@ -287,13 +296,16 @@ class CrewMember:
         else:
             methods = self._ways
             function = (group.callee.function if source.argument is None else source.argument,)
-        run, run_whole, run_one = methods
+        run, run_whole, run_one, run_parcels = methods
+        how = LONGEST * group.target, group.packs_results, group.is_awaited
+        if group.parcels:
+            return run_parcels, (*function, group.number, source.mode, group.parcels, how)
         args = group.single()
         if args is not None:
             return run_one, (*function, group.number, *args)
         if group.runs_whole:
             return run_whole, (*function, group.number, source.mode, group.items)
-        return run, (*function, group.number, source.mode, group.items, LONGEST * group.target)
+        return run, (*function, group.number, source.mode, group.items, how)
 
     def unload(self, group: Group) -> bool:
         """It does not get them; whether it was to."""

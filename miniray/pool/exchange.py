@@ -23,11 +23,11 @@ from miniray.errors import (
     TaskCancelledError,
 )  # fmt: skip
 from miniray.pool.call_queue import CallQueue
-from miniray.pool.crew import Crew, CrewMember
+from miniray.pool.crew import Crew, CrewMember, Way
 from miniray.pool.groups import Group
 from miniray.pool.inheritance import inherit_instead
 from miniray.pool.losses import Losses
-from miniray.pool.outcomes import NOT_SENT, read, read_posted, unsent
+from miniray.pool.outcomes import NOT_SENT, Read, read, read_posted, unsent
 from miniray.pool_worker.worker import OwnFaultError
 
 
@@ -70,8 +70,11 @@ class Exchange:
                 group = cut()
                 if group is None:
                     return None
-                method, args = group.member.load(group)
-            call = method.prepare(*args)
+                group.member.load(group)
+                way = None if group.needs_packing else group.member.call_for(group)
+            if way is None and (way := self._pack(group)) is None:
+                return group
+            call = way[0].prepare(*way[1])
             with self._lock:
                 if group in group.member.loading:  # else the worker was lost meanwhile, or the pool terminated
                     group.member.push(group, call)
@@ -93,6 +96,19 @@ class Exchange:
                 self._interrupted(group)
             raise
         return group
+
+    def _pack(self, group: Group) -> Way | None:
+        """Its calls share nothing then; those that cannot go with the first come later. The way to send them; None: the
+        worker was lost meanwhile, or the pool terminated."""
+        calls = group.pack()
+        with self._lock:
+            if group not in group.member.loading:
+                return None
+            if calls < len(group.items):
+                self._again(group, calls)
+                group.shorten(calls)
+            way: Way = group.member.call_for(group)
+            return way
 
     def _not_pickled(self, group: Group | None, error: MinirayError) -> None:
         """An argument of it cannot travel; or it is the worker that is of a session that has ended."""
@@ -139,7 +155,7 @@ class Exchange:
                     if group.is_claimed:
                         return
                     group.is_claimed = is_claimed = True
-            outcome = read(group, member)
+            outcome = self._read(group, member)
             with self._lock:
                 self._settle(member, group, *outcome)
             del outcome  # not under the lock: the results are their callers' alone, whatever this thread does next
@@ -166,6 +182,13 @@ class Exchange:
                     self._changed()
             raise
         self.pump()
+
+    def _read(self, group: Group, member: CrewMember) -> Read:
+        try:
+            return read(group, member)
+        except ActorDiedError:
+            self._take_posted_of(member)
+            raise
 
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
         if group in member.groups:
@@ -204,14 +227,21 @@ class Exchange:
     # ---- what slow calls hold up ----
 
     def take_posted(self) -> None:
-        """What slow calls would have kept behind them."""
+        """What slow calls would keep behind them."""
         with self._lock:
-            found = self._crew.posted()
-        for group, content in found:
-            results, errors = read_posted(group, content)
+            held_up = self._crew.held_up()
+        for member in held_up:
+            self._take_posted_of(member)
+
+    def _take_posted_of(self, member: CrewMember) -> None:
+        with self._lock:
+            posted = self._crew.posted(member)
+        if posted is not None:
+            group, start, content = posted
+            end, results, errors = read_posted(group, start, content)
             with self._lock:
-                if group in group.member.groups and not group.delivered:
-                    group.deliver(len(results), results, errors)
+                if group in member.groups:
+                    group.deliver_posted(start, end, results, errors)
                     self._changed()
 
     def rebalance(self) -> None:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from miniray.pool_worker.parcels import pack_item
+
 if TYPE_CHECKING:
     from miniray.pool.results import IMapIterator
 
@@ -78,7 +80,7 @@ def _feed(feed: Feed, reader: weakref.ref[IMapIterator], chunk: int) -> None:
         try:
             while feed._wanted > 0 and not feed._closed:
                 feed._wanted -= 1
-                feed._read.append(next(feed._input))
+                feed._read.append(pack_item(next(feed._input)))
                 if len(feed._read) == chunk:
                     _tell(reader)
         except StopIteration:

@@ -11,13 +11,21 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 from weakref import WeakValueDictionary
 
 import miniray
 from miniray.errors import SerializationError
-from miniray.pool_worker.worker import APPLY, LIGHT, MAP, weigh
+from miniray.pool_worker.parcels import APPLY, MAP, Parcel, are_atomic, is_atomic, pack
+from miniray.pool_worker.worker import LIGHT, weigh
 
 GROUP_SECONDS = 0.001  # what a group should last
 TOGETHER_SECONDS = 0.05  # the same where results are only seen together: each time a worker stands still for 0.5 ms,
@@ -26,22 +34,26 @@ GROWTH = 32  # a group is at most this many times as large as the largest that w
 MAX_GROUP_ITEMS = 25_000
 LAST_GROUPS = 4  # towards the end groups become smaller, down to this part of their size
 LAST_TOGETHER = 8  # the same where results are only seen together
+LONG_TASK_CALLS = 64  # a chunk of so many is never sent together with another, and so needs no parcels
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
 PLAIN = LIGHT | {str}  # arguments of a single call that need no group around them
 _SMOOTHING = 0.5
 _SENT_ONCE = (FunctionType, type, functools._lru_cache_wrapper)  # what cannot change unseen
+_BUILTIN = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)
 
 
 class Callee:
     """A function, and what its calls have taken."""
 
-    __slots__ = ("__weakref__", "function", "is_sent_once", "seconds", "size")
+    __slots__ = ("__weakref__", "function", "has_state", "is_inherited", "is_sent_once", "seconds", "size")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, is_forked: bool = False) -> None:
         self.function = function
         self.is_sent_once = isinstance(function, _SENT_ONCE)  # others travel with each group, as arguments
+        self.has_state = not self.is_sent_once and _has_state(function)  # of which each task has its own,
+        self.is_inherited = is_forked and self.has_state and not _can_be_pickled(function)  # unless that is impossible
         self.seconds: float | None = None  # one call's, smoothed
         self.size = 1  # calls of the largest group that was measured
 
@@ -62,7 +74,7 @@ class Callee:
     def stored(self) -> Any:
         """What is sent in place of a callable that cannot be sent once, such as a bound method or a partial: it is
         stored once for all groups of a `map`. None: itself."""
-        if self.is_sent_once or type(self.function) is type(len):
+        if self.is_sent_once or self.is_inherited or isinstance(self.function, BuiltinFunctionType):
             return None
         try:
             return miniray.put(self.function)
@@ -74,14 +86,35 @@ class Callee:
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
 
+def _has_state(function: Any) -> bool:
+    """Whether a call may change what others would see: a bound method's instance, a partial's list."""
+    if isinstance(function, functools.partial):
+        held = (*function.args, *function.keywords.values())
+        return bool(function.__dict__) or not (is_atomic(held) and isinstance(function.func, _SENT_ONCE))
+    if isinstance(function, (MethodType, *_BUILTIN)):
+        bound = getattr(function, "__self__", None)
+        return not (isinstance(bound, (type, ModuleType)) or is_atomic(bound))
+    return True
+
+
+def _can_be_pickled(function: Any) -> bool:
+    if not callable(function) or miniray.snapshot(function) is not None:
+        return True
+    try:
+        miniray.put(function)  # what a snapshot leaves out: refs, large arrays
+    except SerializationError:
+        return False
+    return True
+
+
 class Callees:
     """The callees seen last, by identity. Bound methods are made anew at each access, so these go by their parts.
 
     Those that may hold users' objects (a method, a partial) are known only while calls of them are under way.
     """
 
-    def __init__(self, meet: Callable[[Callable[..., Any]], None]) -> None:
-        self._meet = meet  # is told of those that are not known
+    def __init__(self, meet: Callable[[Callable[..., Any]], bool]) -> None:
+        self._meet = meet  # is told of those that are not known, and says whether workers are forked
         self._known: OrderedDict[int, Callee] = OrderedDict()
         self._under_way: WeakValueDictionary[Any, Callee] = WeakValueDictionary()
 
@@ -94,8 +127,7 @@ class Callees:
             key = id(function.__self__), id(function.__func__)
         callee = self._under_way.get(key)
         if callee is None:
-            self._meet(function)
-            callee = Callee(function)
+            callee = Callee(function, is_forked=self._meet(function))
             if callee.is_sent_once or isinstance(getattr(function, "__self__", None), ModuleType):
                 self._known[key] = callee
                 if len(self._known) > KNOWN_CALLEES:
@@ -186,7 +218,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
-        "ref", "source", "tokens",
+        "parcels", "posted_bytes", "ref", "source", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -199,7 +231,9 @@ class Group:
         self.number = number
         self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
+        self.parcels: list[bytes] | None = None  # the items, if they go as these
         self.delivered = 0  # outcomes that came before the group had ended
+        self.posted_bytes = 0  # what they took in the letterbox
         self.expected = source.callee.expected(len(items))  # seconds, as far as was known when it was made
         self.is_claimed = False  # a thread collects it
         self.is_recalled = False
@@ -226,9 +260,45 @@ class Group:
         return args if type(args) is tuple and PLAIN.issuperset(map(type, args)) else None
 
     @property
-    def may_post(self) -> bool:
-        """Whether some of its outcomes may come before the others, and somebody would see them."""
-        return len(self.items) > 1 and not self.delivered and not self.source.fails_as_one
+    def needs_packing(self) -> bool:
+        """Whether calls of it that are tasks of their own might share what can change."""
+        items = self.items
+        if len(items) == 1:
+            return type(items[0]) is Parcel
+        return not are_atomic(items, self.source.mode) and (
+            len(tasks_of(self.source, self.tokens)) > 1 or any([type(item) is Parcel for item in items])
+        )
+
+    def pack(self) -> int:
+        """Make the parcels; how many of its calls can go, together with the first. Runs users' code."""
+        ends = tasks_of(self.source, self.tokens)
+        parcels, count = pack(self.items, ends)
+        if not parcels:
+            return ends[0]  # by themselves, and as they are
+        self.parcels = parcels
+        return count
+
+    def shorten(self, calls: int) -> None:
+        """The rest goes with another group."""
+        self.tokens, self.items, self.kept = self.tokens[:calls], self.items[:calls], calls
+        self.expected = self.callee.expected(calls)
+
+    @property
+    def packs_results(self) -> bool:
+        """Whether some of its results share nothing under the standard pool."""
+        return len(self.items) > 1 and (self.is_awaited or len(tasks_of(self.source, self.tokens)) > 1)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody may wait for one of its outcomes alone."""
+        return len(self.items) > 1 and not self.source.fails_as_one
+
+    def deliver_posted(self, start: int, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """Outcomes behind those that were delivered, which stood in the letterbox from one byte to another."""
+        if self.posted_bytes == start:  # else another thread was faster
+            first, self.delivered = self.delivered, self.delivered + len(results)
+            self.posted_bytes = end
+            self.source.deliver(self.tokens[first : self.delivered], results, errors)
 
     def deliver(self, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """Outcomes of its calls up to `end`, of which some were delivered already."""
@@ -245,15 +315,34 @@ class Group:
 
     @property
     def runs_whole(self) -> bool:
-        """Not again after a worker has died of it: call by call, the board tells which one it was."""
-        if self.attempt or not self.source.fails_as_one or len(self.items) == 1:
+        """Calls of one task only: their results share what they share under the standard pool. Not again after a
+        worker has died of it: call by call, the board tells which one it was."""
+        if self.attempt or not self.source.fails_as_one or len(self.items) == 1 or self.parcels:
+            return False
+        if len(tasks_of(self.source, self.tokens)) > 1:
             return False
         seconds = self.callee.seconds
         return seconds is not None and seconds < WHOLE_BELOW_SECONDS
 
 
-def fitting(items: Sequence[Any], mode: int) -> int:
-    """How many of these, from the first on, weigh no more than a group may carry; at least one."""
+def tasks_of(source: Source, tokens: Sequence[Any]) -> Sequence[int]:
+    """Calls in a row as the tasks that the user sees, single calls or chunks: the end of each."""
+    count, chunk = len(tokens), source.chunk
+    if chunk == 1 or not isinstance(tokens, range):
+        return range(1, count + 1)
+    return [*range(chunk - tokens.start % chunk, count, chunk), count]
+
+
+def fitting(source: Source, tokens: Sequence[Any], items: Sequence[Any]) -> int:
+    """How many of these calls, from the first on, may go together; at least one. Of one task only, if that is long
+    enough, or if the function has a state."""
+    count = _light_enough(items, source.mode)
+    if source.chunk >= LONG_TASK_CALLS or source.callee.has_state:
+        count = min(count, tasks_of(source, tokens)[0])
+    return count
+
+
+def _light_enough(items: Sequence[Any], mode: int) -> int:
     if isinstance(items, range) or (mode == MAP and LIGHT.issuperset(map(type, items))):
         return len(items)
     weight = 0

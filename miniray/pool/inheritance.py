@@ -100,19 +100,20 @@ def _has_descriptor(stream: Any) -> bool:
         return False
 
 
-def meet(pool: Dispatcher, function: Any) -> None:
-    """Users' code that this pool has not seen before: it may need workers that have inherited what it uses.
+def meet(pool: Dispatcher, function: Any) -> bool:
+    """Users' code that this pool has not seen before: it may need workers that have inherited what it uses. Whether
+    they inherit all there is.
 
     Raises:
         RuntimeError: the workers began without it, and are busy.
     """
     found = None if pool.crew.is_forked else find_in_function(function)
     if found is None:
-        return
+        return pool.crew.is_forked
     with pool.lock:
         if pool.is_idle:
             pool.crew.fork_anew()
-            return
+            return True
     name = getattr(function, "__qualname__", None) or repr(function)
     raise RuntimeError(
         f"{type(found).__name__} objects should only be shared between processes through inheritance: {name} uses one, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from miniray.errors import (
 )
 from miniray.pool.crew import CrewMember
 from miniray.pool.groups import Group
-from miniray.pool_worker.worker import Raised
+from miniray.pool_worker.board import BOX_BYTES
+from miniray.pool_worker.worker import Raised, RaisedEarly
 
 MaybeEncodingError: Any = vars(_standard)["MaybeEncodingError"]  # not declared by its stubs
 RemoteTraceback: Any = vars(_standard)["RemoteTraceback"]
@@ -56,23 +58,37 @@ def read(group: Group, member: CrewMember) -> Read:
     if len(answer) == 2:
         result, seconds = answer
         return 1, [result], {}, seconds
-    done, results, raised, seconds, _ = answer
-    if not raised:
-        return done, results, {}, seconds
-    errors = {index: _exception(group, member, index, one) for index, one in raised.items()}
+    done, results, packed, raised, seconds, _ = answer
+    errors = {index: _exception(group, member, index, one) for index, one in raised.items()} if raised else {}
+    for index in packed:
+        if index not in errors:
+            try:
+                results[index] = pickle.loads(results[index])
+            except (Exception, SystemExit) as error:
+                if miniray.raised_by_handler(error):
+                    raise
+                results[index] = _pick(group, member, index, errors)
     return done, results, errors, seconds
 
 
-def read_posted(group: Group, content: bytes) -> tuple[list[Any], dict[int, BaseException]]:
-    """Results and exceptions of the first calls of a group, which came before it has ended; none, if they cannot be
-    read like this: they come again."""
-    try:
-        results, raised = pickle.loads(content)
-    except (Exception, SystemExit) as error:
-        if miniray.raised_by_handler(error):
-            raise
-        return [], {}
-    return results, {index: _exception(group, group.member, index, one) for index, one in raised.items()}
+def read_posted(group: Group, start: int, content: bytes) -> tuple[int, list[Any], dict[int, BaseException]]:
+    """What stood in the letterbox of the outcomes of a group, from a byte on: where it ends, results, exceptions. What
+    cannot be read like this, and all behind it, comes again."""
+    results: list[Any] = []
+    errors: dict[int, BaseException] = {}
+    file = io.BytesIO(content)
+    while file.tell() < len(content):
+        try:
+            found = pickle.load(file)
+        except (Exception, SystemExit) as error:
+            if miniray.raised_by_handler(error):
+                raise
+            return BOX_BYTES, results, errors
+        if type(found) is RaisedEarly:
+            errors[len(results)] = _exception(group, group.member, group.delivered + len(results), found.raised)
+            found = None
+        results.append(found)
+    return start + len(content), results, errors
 
 
 def unsent(error: MinirayError) -> BaseException:
@@ -126,21 +142,22 @@ def _pick_all(group: Group, member: CrewMember, problem: MinirayError | SystemEx
     """The results could not travel together: those that can, do so one by one."""
     if len(group.items) == 1:
         return 1, NOT_SENT, {0: _encoding_error(group, member, 0, problem)}, NOT_MEASURED
-    results: list[Any] = []
     errors: dict[int, BaseException] = {}
     count = miniray.get(member.actor.count_kept.remote(group.number))
-    for index in range(count):
-        try:
-            results.append(miniray.get(member.actor.pick.remote(group.number, index), writable=True))
-            continue
-        except TaskError as error:
-            errors[index] = _with_traceback(_harmless(group, error.cause or error), error.message)
-        except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:
-            if miniray.raised_by_handler(error):
-                raise
-            errors[index] = _encoding_error(group, member, index, error)
-        results.append(None)
-    return count, results, errors, NOT_MEASURED
+    return count, [_pick(group, member, index, errors) for index in range(count)], errors, NOT_MEASURED
+
+
+def _pick(group: Group, member: CrewMember, index: int, errors: dict[int, BaseException]) -> Any:
+    """One result, by itself; None, and one error more, if there is none."""
+    try:
+        return miniray.get(member.actor.pick.remote(group.number, index), writable=True)
+    except TaskError as error:
+        errors[index] = _with_traceback(_harmless(group, error.cause or error), error.message)
+    except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:
+        if miniray.raised_by_handler(error):
+            raise
+        errors[index] = _encoding_error(group, member, index, error)
+    return None
 
 
 def _encoding_error(

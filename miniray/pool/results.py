@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray.pool.feeding import Feed, may_block
 from miniray.pool.groups import Callee, Source
-from miniray.pool_worker.worker import APPLY, MAP
+from miniray.pool_worker.parcels import APPLY, MAP
 
 if TYPE_CHECKING:
     from miniray.pool.dispatch import Dispatcher

@@ -19,7 +19,7 @@ from miniray.pool.crew import Crew
 from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Group
 
-FIRST_PAUSE_SECONDS = 0.002  # how often a waiting thread looks around while a worker idles, or holds outcomes back
+FIRST_PAUSE_SECONDS = 0.001  # how often a waiting thread looks around while a worker idles, or holds outcomes back
 LONGEST_PAUSE_SECONDS = 0.02
 
 

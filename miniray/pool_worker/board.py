@@ -3,9 +3,9 @@
 - `progress`: which call of which group it started last. When the process is killed this tells the call that was
   lost from those that had not begun, and may simply be run elsewhere.
 - `given_back`: from which call on the worker will not run a group, since a slow call holds it up.
-- `posted`, `posted_bytes`: of which group the letterbox has outcomes: those that a slow call would keep behind it leave
-  that way. The box is written once a group, before the word that tells of it; whoever reads looks at
-  the word again afterwards. It takes memory only when it is used.
+- `posted`, `posted_bytes`: of which group the letterbox has outcomes, and how many bytes of them: they leave that way
+  as soon as they are there, and no slow call keeps them behind it. The box is written first, and then the word that
+  tells of it; whoever reads looks at the group's number again afterwards. It takes memory only when it is used.
 
 Each word has one writer, the worker, and is written in one piece. The board is a memfd: it has no name, so no kill
 can leave a file behind; workers of the same host open it through /proc. Where they cannot, nothing is given back,
@@ -62,14 +62,13 @@ class Board:
         """How many of them it has not given back."""
         return _part(self._slots[slot][0][_GIVEN_BACK], number, calls, earlier=calls, later=calls)
 
-    def posted(self, slot: int, number: int) -> bytes | None:
-        """What its worker has put into the letterbox about a group; None: nothing, or nothing about this one."""
+    def posted(self, slot: int, number: int, start: int) -> bytes:
+        """What its worker has put into the letterbox about a group, from a byte of it on; perhaps nothing."""
         words, box = self._slots[slot]
-        mark = words[_POSTED]
-        if mark != number:
-            return None
-        found = bytes(box[: words[_POSTED_BYTES]])
-        return found if words[_POSTED] == mark else None
+        if words[_POSTED] != number:
+            return b""
+        found = bytes(box[start : words[_POSTED_BYTES]])
+        return found if words[_POSTED] == number else b""
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -104,6 +103,7 @@ class Marks:
 
     def __init__(self, path: str, slot: int) -> None:
         self._map: mmap.mmap | None = None
+        self._end = 0  # of what is in the box
         self.words: MutableSequence[int] | memoryview[Any] = [0] * _WORDS
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -120,10 +120,19 @@ class Marks:
     def give_back(self, number: int, kept: int) -> None:
         self.words[_GIVEN_BACK] = (number << INDEX_BITS) + kept
 
-    def post(self, number: int, content: bytes) -> None:
-        """Outcomes of the first calls of a group; dropped if they are too large for the box."""
-        if len(content) <= BOX_BYTES:
-            self.words[_POSTED] = 0
-            self._box[: len(content)] = content
-            self.words[_POSTED_BYTES] = len(content)
+    def begin_posts(self, number: int) -> bool:
+        """Outcomes of this group may go into the box, in order; whether there is one."""
+        if self.is_shared:
+            self.words[_POSTED] = self.words[_POSTED_BYTES] = self._end = 0
             self.words[_POSTED] = number
+        return self.is_shared
+
+    def post(self, outcome: bytes) -> bool:
+        """The pickle of the next outcome of the group; whether the box has taken it."""
+        start = self._end
+        end = start + len(outcome)
+        if end > BOX_BYTES:
+            return False
+        self._box[start:end] = outcome
+        self.words[_POSTED_BYTES] = self._end = end
+        return True

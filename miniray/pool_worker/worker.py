@@ -1,16 +1,17 @@
 """The worker's side of a pool: an actor that runs groups of calls.
 
 A group is several calls of one function that travel together; it should last about a millisecond. What a slow call
-must not do is hide those behind it:
+must not do is hide those around it:
 
 - A group that has lasted longer than it may ends after the call at hand, and the rest is not run.
 - While one call runs long, the watching thread gives the rest of its group back, and says so on the board. A deque
   decides: each call is popped once, by the main thread or by the watching one.
-- And the outcomes of the calls before it leave at once, by the board's letterbox. They come again with the group's
-  answer, for what did not go into the box.
+- Each outcome goes into the board's letterbox as soon as it is there, where somebody may be waiting for it alone. All
+  come again with the group's answer, for what the box did not take.
 
-Each call has its own result or error. Results travel in one pickle, which is fast; if it fails, or an exception is
-one that plain pickle cannot carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
+Each call has its own result or error. A result that could change is pickled at once (`parcels.py`); one that cannot be
+pickled like that ends its group. If the answer cannot be pickled, or an exception is one that plain pickle cannot
+carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
 What a single call returned may be large: it is kept for that only until it has been pickled (`_Pickled`).
 """
 
@@ -26,13 +27,13 @@ from functools import wraps
 from itertools import starmap
 from operator import length_hint
 from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import miniray
 from miniray.pool_worker.board import INDEX_BITS, Marks
+from miniray.pool_worker.parcels import ATOMS, MAP, STARMAP, is_atomic, unpack
 from miniray.pool_worker.standing import Standing, take
 
-APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
 SLOW_SECONDS = 0.002  # a call that lasts longer gives back what is behind it
 MAX_RESULT_BYTES = 1 << 20  # a group whose results weigh more ends
 KEPT_GROUPS = 8  # more than the pool has under way at one worker
@@ -42,25 +43,33 @@ _ALWAYS_PICKLED = LIGHT | {str, bytes, bytearray}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# number of results, results, errors by index, seconds, what is told when all this has been pickled
-Outcome = tuple[int, list[Any], dict[int, "Raised"], float, Any]
+# seconds that the group may last; whether its results are not one pickle under the standard pool; whether somebody may
+# wait for one of them alone
+How = tuple[float, bool, bool]
+# number of results, results, those among them that are pickles, errors by index, seconds, what is told when all this
+# has been pickled
+Outcome = tuple[int, list[Any], list[int], dict[int, "Raised"], float, Any]
 Single = tuple[Any, float]  # of one call: its result, seconds
 # text of the traceback, the pickled exception, None (it has to be picked) or b"" (it cannot be raised), its name
 Raised = tuple[str, bytes | None, str]
 
 
+class RaisedEarly:
+    """In the letterbox, among results: what a call raised."""
+
+    def __init__(self, raised: Raised) -> None:
+        self.raised = raised
+
+
 class _Run:
     """The group at hand, as both threads see it."""
 
-    __slots__ = ("calls", "has_posted", "number", "raised", "rest", "results", "since")
+    __slots__ = ("calls", "number", "rest", "since")
 
     def __init__(self, number: int, items: Sequence[Any]) -> None:
         self.number = number
         self.calls = len(items)
         self.rest = deque(items)
-        self.results: list[Any] = []
-        self.raised: dict[int, BaseException] = {}
-        self.has_posted = False
         self.since = perf_counter()
 
     def take_rest(self) -> int:
@@ -72,6 +81,20 @@ class _Run:
                 taken += 1
         except IndexError:
             return self.calls - taken
+
+
+class _Kept(NamedTuple):
+    """The outcomes of a group that has ended."""
+
+    results: list[Any]
+    packed: list[int]  # those that are pickles
+    raised: dict[int, BaseException]
+    errors: dict[int, Raised]  # the same as it travels
+
+    def outcome(self, index: int) -> Any:
+        if index in self.raised:
+            raise self.raised[index]
+        return pickle.loads(self.results[index]) if index in self.packed else self.results[index]
 
 
 class OwnFaultError(Exception):
@@ -98,7 +121,7 @@ class PoolWorker:
     def __init__(self, path: str, slot: int, standing: Standing, start: list[Any]) -> None:
         take(standing)
         self._marks = Marks(path, slot)
-        self._kept: OrderedDict[int, tuple[list[Any], dict[int, BaseException]]] = OrderedDict()
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._run: _Run | None = None
         self._thread: threading.Thread | None = None
         self._parked = False
@@ -114,25 +137,36 @@ class PoolWorker:
     def pid(self) -> int:
         return os.getpid()
 
+    def run_parcels(
+        self, function: Callable[..., Any], number: int, mode: int, parcels: Sequence[bytes], how: How
+    ) -> Single | Outcome:
+        """`run` for calls that came in parcels."""
+        return self.run(function, number, mode, unpack(parcels), how)
+
     @_own
     def run(
-        self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any], longest: float
+        self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any], how: How
     ) -> Single | Outcome:
-        """Call by call. Ends early when it takes longer than so many seconds, or the results weigh too much."""
+        """Call by call. Ends early when it takes longer than it may, or the results weigh too much."""
         run = _Run(number, items)
         if run.calls > 1:
             self._watch(run)
-        results, raised = run.results, run.raised
+        longest, packs, posts = how
+        posts = posts and self._marks.begin_posts(number)
+        kept = results, packed, raised, errors = _Kept([], [], {}, {})
         weight = 0
         mark, words, take = (number << INDEX_BITS) + 1, self._marks.words, run.rest.popleft
+        post, dumps = self._marks.post, pickle.dumps
         now = start = run.since
         while run.rest:
             try:
                 item = take()
             except IndexError:
                 break
-            words[0] = mark + len(results)
+            index = len(results)
+            words[0] = mark + index
             run.since = now
+            data: bytes | None = None
             try:
                 if mode == MAP:
                     result = function(item)
@@ -140,25 +174,42 @@ class PoolWorker:
                     result = function(*(item if type(item) is tuple else _arguments(item)))
                 else:
                     result = function(*item[0], **item[1])
+                if packs and type(result) not in ATOMS and not is_atomic(result):
+                    data = miniray.snapshot(result)
+                    if data is None:  # it may change: no other call is run before it has left
+                        posts = False
+                        run.take_rest()
+                    else:
+                        result = data
+                        packed.append(index)
             except BaseException as error:
-                raised[len(results)] = error
-                result = None
+                result, raised[index] = None, error
+                errors[index] = _describe(error)
                 if isinstance(error, KeyboardInterrupt):  # perhaps the group was dropped: its rest goes back
                     run.take_rest()
             results.append(result)
+            if posts:
+                early = dumps(result) if data is None else data
+                posts = self._tell(errors[index]) if index in errors else post(early)
             now = perf_counter()
             if type(result) not in LIGHT:
                 weight += weigh(result)
             if now - start > longest or weight > MAX_RESULT_BYTES:
                 run.take_rest()
         self._run = None
-        result = item = None
-        errors = {index: _describe(error) for index, error in raised.items()}
-        if run.calls == 1 and not errors:
-            return self._alone(number, results[0], now - start)
-        if run.calls > 1 or errors[0][1] is None:
-            self._keep(number, results, raised)
-        return len(results), results, errors, now - start, None
+        result = item = data = None
+        return self._answer(run, kept, now - start)
+
+    def _answer(self, run: _Run, kept: _Kept, seconds: float) -> Single | Outcome:
+        if run.calls == 1 and not kept.errors:
+            return self._alone(run.number, kept.results[0], seconds)
+        if run.calls > 1 or kept.errors[0][1] is None:
+            self._keep(run.number, kept)
+        return len(kept.results), kept.results, kept.packed, kept.errors, seconds, None
+
+    def _tell(self, raised: Raised) -> bool:
+        """What a call raised leaves; whether the next outcome may, too."""
+        return raised[1] is not None and self._marks.post(pickle.dumps(RaisedEarly(raised)))
 
     def run_one(self, function: Callable[..., Any], number: int, /, *args: Any) -> Single | Outcome:
         """A group of one call. Nothing is around its arguments and its result, which therefore travel fast."""
@@ -169,18 +220,18 @@ class PoolWorker:
         except BaseException as error:
             described = _describe(error)
             if described[1] is None:
-                self._keep(number, [None], {0: error})
-            return 1, [None], {0: described}, perf_counter() - start, None
+                self._keep(number, _Kept([None], [], {0: error}, {}))
+            return 1, [None], [], {0: described}, perf_counter() - start, None
 
     def _alone(self, number: int, result: Any, seconds: float) -> Single | Outcome:
         if type(result) in _ALWAYS_PICKLED:
             return result, seconds
-        self._keep(number, [result], {})
-        return 1, [result], {}, seconds, _Pickled(self._kept, number)
+        self._keep(number, _Kept([result], [], {}, {}))
+        return 1, [result], [], {}, seconds, _Pickled(self._kept, number)
 
     @_own
     def run_whole(self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any]) -> Outcome:
-        """All or nothing, for calls of a `map` that last less than this loop's overhead does."""
+        """All or nothing, for calls of one task that last less than this loop's overhead does."""
         self._marks.words[0] = (number << INDEX_BITS) + len(items)
         start = perf_counter()
         raised: dict[int, BaseException] = {}
@@ -197,33 +248,30 @@ class PoolWorker:
             raised.setdefault(0, StopIteration())  # which `map` took for the end of its input
             results = []
         errors = {index: _describe(error) for index, error in raised.items()}
-        self._keep(number, results, raised)
-        return len(items), results, errors, perf_counter() - start, None
+        self._keep(number, _Kept(results, [], raised, errors))
+        return len(items), results, [], errors, perf_counter() - start, None
 
     def count_kept(self, number: int) -> int:
         """How many calls of a group that has ended were run."""
-        return len(self._kept[number][0])
+        return len(self._kept[number].results)
 
     def pick(self, number: int, index: int) -> Any:
         """One result of a group that has ended, by itself; raises what the call raised."""
-        results, raised = self._kept[number]
-        if index in raised:
-            raise raised[index]
-        return results[index]
+        return self._kept[number].outcome(index)
 
     def describe(self, number: int, index: int) -> str:
         """How one result looks, if it can be shown at all."""
         try:
-            return repr(self._kept[number][0][index])
+            return repr(self._kept[number].outcome(index))
         except KeyError:
             return "<let go before it failed>"
         except Exception as error:
             return f"<its repr raised {error!r}>"
 
-    def _keep(self, number: int, results: list[Any], raised: dict[int, BaseException]) -> None:
-        for error in raised.values():
+    def _keep(self, number: int, kept: _Kept) -> None:
+        for error in kept.raised.values():
             error.__traceback__ = None  # whose frames hold all that they worked with
-        self._kept[number] = results, raised
+        self._kept[number] = kept
         if len(self._kept) > KEPT_GROUPS:
             self._kept.popitem(last=False)
 
@@ -262,20 +310,11 @@ class PoolWorker:
                 busy = perf_counter()
 
     def _let_go(self, run: _Run) -> None:
-        """The call at hand is slow: it shall hide neither those behind it nor the outcomes of those before it."""
+        """The call at hand is slow, and shall not hide those behind it."""
         if run.rest:
             kept = run.take_rest()
             if kept < run.calls:
                 self._marks.give_back(run.number, kept)
-        if not run.has_posted:
-            run.has_posted = True
-            results = run.results[:]
-            try:
-                errors = {index: _describe(run.raised[index]) for index in list(run.raised) if index < len(results)}
-                if results and all(dumped is not None for _, dumped, _ in errors.values()):
-                    self._marks.post(run.number, pickle.dumps((results, errors)))
-            except BaseException:
-                pass  # what cannot be pickled is told with the group's answer
 
 
 def _describe(error: BaseException) -> Raised:
@@ -304,7 +343,7 @@ def _together(*arguments: Any) -> tuple[Any, ...]:
 class _Pickled:
     """Comes last in what is pickled, and has then nothing to keep any more; arrives as 0."""
 
-    def __init__(self, kept: OrderedDict[int, Any], number: int) -> None:
+    def __init__(self, kept: OrderedDict[int, _Kept], number: int) -> None:
         self._kept, self._number = kept, number
 
     def __reduce__(self) -> Any:

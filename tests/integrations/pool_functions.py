@@ -37,6 +37,51 @@ def square(x: Any) -> Any:
     return x * x
 
 
+def note_in(noted: list[Any]) -> int:
+    """How often, as far as this list knows."""
+    noted.append(0)
+    return len(noted)
+
+
+def note_first(noted: list[Any], _: Any) -> int:
+    return note_in(noted)
+
+
+_filled: list[Any] = [None]
+_array: Any = None
+
+
+def fill_and_return(x: Any) -> list[Any]:
+    _filled[0] = x
+    return _filled
+
+
+def fill_array(size_and_x: tuple[int, int]) -> Any:
+    global _array
+    import numpy as np
+
+    size, x = size_and_x
+    if _array is None or len(_array) != size:
+        _array = np.empty(size)
+    _array[:] = x
+    return _array
+
+
+def first_of(items: Any) -> Any:
+    return items[0]
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, _: Any) -> int:
+        self.count += 1
+        return self.count
+
+    __call__ = add
+
+
 def fail_on_three(x: int) -> int:
     if x == 3:
         raise ValueError(f"bad {x}", x)

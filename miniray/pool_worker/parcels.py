@@ -1,0 +1,76 @@
+"""Calls that travel together share nothing that they would not share under the standard pool.
+
+There, each task is a pickle: a call, or a chunk of calls. A dict that is passed to two calls is two dicts in the
+workers, and what a call returns is what it was then, whatever the function does to it later. Here a group of several
+tasks is one message, so what they hold goes into it as parcels, a pickle each: one for each task on the way out, one
+for each result on the way back. What cannot change needs none; what should not be copied (`miniray.snapshot`) has a
+group of its own, or ends the group that it comes of.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import miniray
+
+APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
+ATOMS = frozenset({int, float, bool, complex, type(None), str, bytes})
+
+
+class Parcel:
+    """An item of the input, as it was when it was read."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data  # the pickle of a list of one item
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+
+def is_atomic(value: Any) -> bool:
+    """Whether it cannot change, so that nobody can tell one from another like it."""
+    kind = type(value)
+    return kind in ATOMS or (kind is tuple and ATOMS.issuperset(map(type, value)))
+
+
+def are_atomic(items: Sequence[Any], mode: int) -> bool:
+    if mode == APPLY:
+        return all([is_atomic(args) and (not named or _is_atomic_dict(named)) for args, named in items])
+    return isinstance(items, range) or ATOMS.issuperset(map(type, items)) or all(map(is_atomic, items))
+
+
+def _is_atomic_dict(value: Any) -> bool:
+    return type(value) is dict and ATOMS.issuperset(map(type, value.values()))
+
+
+def pack_item(item: Any) -> Any:
+    """An item that has just been read from an input, which may change it in order to make the next one of it."""
+    data = None if is_atomic(item) else miniray.snapshot([item], whole=True)
+    return item if data is None else Parcel(data)
+
+
+def pack(items: Sequence[Any], ends: Sequence[int]) -> tuple[list[bytes], int]:
+    """Parcels of the items up to each of the `ends`, as far as they go; how many items are in them."""
+    parcels: list[bytes] = []
+    start = 0
+    for end in ends:
+        part = items[start:end]
+        if any([type(item) is Parcel for item in part]):
+            made = [item.data if type(item) is Parcel else miniray.snapshot([item]) for item in part]
+        else:
+            made = [miniray.snapshot(part)]
+        whole = [data for data in made if data is not None]
+        if len(whole) < len(made):
+            break
+        parcels += whole
+        start = end
+    return parcels, start
+
+
+def unpack(parcels: Sequence[bytes]) -> list[Any]:
+    return [item for data in parcels for item in pickle.loads(data)]

@@ -1,0 +1,147 @@
+"""Calls that travel in one group share nothing that they would not share under the standard pool.
+
+There, each task is a pickle of its own. So a function may change its arguments, or itself, and no other call sees it;
+and what it returned is not what it makes of it later.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import miniray
+from miniray.pool_worker.board import Board, Marks
+from miniray.pool_worker.parcels import MAP
+from tests.integrations import pool_functions as functions
+
+CALLS = 60
+USES: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
+    "apply_async": lambda pool, f, items: [one.get(30) for one in [pool.apply_async(f, (item,)) for item in items]],
+    "imap": lambda pool, f, items: list(pool.imap(f, items)),
+    "imap_unordered": lambda pool, f, items: sorted(pool.imap_unordered(f, items)),
+    "map": lambda pool, f, items: pool.map(f, items, chunksize=1),
+    "starmap": lambda pool, f, items: pool.starmap(f, [(item,) for item in items], chunksize=1),
+    "submit": lambda pool, f, items: [one.result(30) for one in [pool.submit(f, item) for item in items]],
+}
+
+
+@pytest.fixture(scope="module", params=["zygote", "fork"])
+def pool(request: Any, session: None) -> Iterator[Any]:
+    context = multiprocessing.get_context("fork") if request.param == "fork" else None
+    with miniray.Pool(2, context=context) as made, miniray.Executor(2) as executor:
+        made.submit = executor.submit
+        for function in (functions.note_in, functions.fill_and_return, functions.first_of):  # known to be short
+            list(made.imap(function, [[0] for _ in range(500)]))
+        yield made
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_argument_of_two_calls_is_two(use: str, pool: Any) -> None:
+    noted: list[Any] = []
+    assert USES[use](pool, functions.note_in, [noted] * CALLS) == [1] * CALLS
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_returned_is_what_it_was_then(use: str, pool: Any) -> None:
+    assert USES[use](pool, functions.fill_and_return, range(CALLS)) == [[x] for x in range(CALLS)]
+
+
+@pytest.mark.parametrize("size", [3, 30_000])
+def test_an_array_that_is_filled_again_and_again(size: int, pool: Any) -> None:
+    found = list(pool.imap(functions.fill_array, [(size, x) for x in range(CALLS)]))
+    assert [(len(one), one[0], one[-1]) for one in found] == [(size, x, x) for x in range(CALLS)]
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("kind", ["method", "instance", "partial"])
+def test_each_call_has_the_function_as_it_was(kind: str, use: str, pool: Any) -> None:
+    counter = functions.Counter()
+    partial = functools.partial(functions.note_first, [])
+    function: Any = {"method": counter.add, "instance": counter, "partial": partial}[kind]
+    assert USES[use](pool, function, range(CALLS)) == [1] * CALLS
+
+
+@pytest.mark.parametrize("use", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("make", [list, functools.partial(np.full, 100_000)])
+def test_an_input_may_fill_one_thing_again_and_again(make: Any, use: str, pool: Any) -> None:
+    def lines() -> Iterator[Any]:
+        line = [0] if make is list else make(0)
+        for x in range(CALLS):
+            line[0] = x
+            yield line
+
+    assert USES[use](pool, functions.first_of, lines()) == list(range(CALLS))
+
+
+def test_one_chunk_shares_what_it_shares_under_the_standard_pool(session: None) -> None:
+    with miniray.Pool(1) as pool, multiprocessing.get_context("spawn").Pool(1) as standard:
+        pool.map(functions.note_in, [[] for _ in range(2000)])
+        for chunk in (10, 100):
+            noted: list[Any] = []
+            found = [one.map(functions.note_in, [noted] * 400, chunksize=chunk) for one in (pool, standard)]
+            assert max(found[0]) <= max(found[1]) == chunk  # a chunk that travels in parts shares less
+
+
+def test_refs_and_what_cannot_be_pickled_go_by_themselves(pool: Any) -> None:
+    items = [x if x % 7 else miniray.put(x) for x in range(CALLS)]
+    found = list(pool.imap(functions.same, [[item] for item in items]))
+    assert [miniray.get(one[0]) if x % 7 == 0 else one[0] for x, one in enumerate(found)] == list(range(CALLS))
+    results = pool.imap(functions.unpicklable_on_three, range(6))
+    for x in range(6):
+        if x == 3:
+            with pytest.raises(multiprocessing.pool.MaybeEncodingError):
+                next(results)
+        else:
+            assert next(results) == x
+
+
+def test_instances_of_classes_that_travel_by_value_are_packed_too(pool: Any) -> None:
+    class Box:
+        def __init__(self) -> None:
+            self.noted: list[int] = []
+
+    def note(box: Any) -> Any:
+        box.noted.append(1)
+        return box
+
+    box = Box()
+    list(pool.imap(note, [Box() for _ in range(200)]))
+    found = list(pool.imap(note, [box] * CALLS))
+    assert [one.noted for one in found] == [[1]] * CALLS and type(found[0]) is Box
+
+
+def test_an_outcome_is_in_the_letterbox_before_the_next_call_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So no slow call keeps it, however slow the watching thread is."""
+    from miniray.pool.outcomes import read_posted
+    from miniray.pool_worker.worker import PoolWorker
+
+    board = Board(1)
+    monkeypatch.setattr(PoolWorker, "__init__", lambda self: None)
+    worker: Any = PoolWorker()  # type: ignore[call-arg]
+    worker._marks, worker._kept, worker._watch = Marks(board.path, 0), {}, lambda run: None
+
+    class Group:
+        delivered = 0
+        number = 7
+        member = None
+
+    seen: list[list[Any]] = []
+
+    def look(x: int) -> Any:
+        end, results, errors = read_posted(Group(), 0, board.posted(0, 7, 0))  # type: ignore[arg-type]
+        seen.append([errors.get(index, result) for index, result in enumerate(results)])
+        if x == 2:
+            raise LookupError(x)
+        return {"x": x} if x % 2 else x
+
+    worker.run(look, 7, MAP, [0, 1, 2, 3], (60.0, True, True))
+    assert [[repr(one) for one in early] for early in seen] == [
+        ["0", "{'x': 1}", "LookupError(2)"][:count] for count in range(4)
+    ]
+    assert board.posted(0, 8, 0) == b""
+    board.close()
