@@ -191,6 +191,8 @@ class PoolWorker:
             if posts:
                 early = dumps(result) if data is None else data
                 posts = self._tell(errors[index]) if index in errors else post(early)
+                if not posts:  # then it leaves with all others, now
+                    run.take_rest()
             now = perf_counter()
             if type(result) not in LIGHT:
                 weight += weigh(result)

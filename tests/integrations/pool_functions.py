@@ -307,4 +307,6 @@ def wait_for(path: str) -> str:
 def wait_or_fail(path: str) -> str:
     if path == "fail":
         raise LookupError(path)
+    if path == "fail hard":
+        raise TwoArgumentsError("fail", 2)
     return wait_for(path)

@@ -29,18 +29,21 @@ def learn(pool: Any, function: Any) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("use", ["imap", "imap_unordered"])
-def test_a_slow_call_keeps_back_no_result_of_those_before_it(use: str, processes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fail", ["fail", "fail hard"])  # the second cannot be told early: its group ends with it
+def test_a_slow_call_keeps_back_no_result_of_those_before_it(
+    fail: str, use: str, processes: int, tmp_path: Path
+) -> None:
     file = str(tmp_path / "go on")
     with miniray.Pool(processes) as pool:
         learn(pool, functions.wait_or_fail)
-        results = getattr(pool, use)(functions.wait_or_fail, ["", "", "fail", "", file, *[""] * 20])
+        results = getattr(pool, use)(functions.wait_or_fail, ["", "", fail, "", file, *[""] * 20])
         first: list[Any] = []
         for _ in range(4 if processes == 1 or use == "imap" else 24):  # another worker has run those behind it, too
             try:
                 first.append(results.next(timeout=20))
-            except LookupError as error:
+            except (LookupError, functions.TwoArgumentsError) as error:
                 first.append(str(error))
-        assert sorted(first) == [*[""] * (len(first) - 1), "fail"]
+        assert sorted(first) == [*[""] * (len(first) - 1), "fail" if fail == "fail" else "fail 2"]
         Path(file).touch()
         assert sorted(results) == [*[""] * (24 - len(first)), file]
 
