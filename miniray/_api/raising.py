@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from miniray._serialization.exceptions import deserialize_exception
+from miniray._serialization.exceptions import SubstituteError, deserialize_exception
 from miniray.core.failures import Failure, FailureKind
 from miniray.errors import (
     ActorDiedError,
@@ -44,14 +44,17 @@ def _text(failure: Failure, what: str) -> str:
     if failure.site:
         lines.append(f"  called    at {failure.site}")
     if failure.death is not None and failure.death.status == -9:
-        option = "max_restarts" if failure.kind is FailureKind.ACTOR_DIED else "max_retries"
-        lines.append(f"  perhaps   the kernel's OOM killer, or somebody's kill -9; see {option}=")
+        is_actor = failure.kind is FailureKind.ACTOR_DIED
+        who, option = ("kill(actor), ", "max_restarts") if is_actor else ("", "max_retries")
+        lines.append(f"  perhaps   {who}the kernel's OOM killer, or somebody's kill -9; see {option}=")
     return "\n".join(lines)
 
 
 def _task_error(failure: Failure) -> MinirayError:
     cause = deserialize_exception(failure.error)
     text = _text(failure, f"{failure.task}() raised {failure.message}")
+    if isinstance(cause, SubstituteError) and cause.reason:
+        text += f"\n  arrived   as its text, as it cannot be sent back: {cause.reason}; the rest is in cause.attributes"
     if failure.traceback:
         text += "\n\n" + failure.traceback.rstrip()
     return TaskError.of(text, cause)

@@ -4,7 +4,7 @@
 
 - The round trip is tried here, in the worker. First as the exception pickles itself; then as its class, `args` and
   attributes, put together without calling `__init__`; if either gives the same type and text, it travels so.
-- Otherwise a `SubstituteError` arrives: type name, text, traceback, and the attributes that do pickle.
+- Otherwise a `SubstituteError` arrives: type name, text, traceback, the attributes that do pickle, and why it is there.
 - `__cause__`, `__context__` and notes travel along, each tried for itself, `CHAIN_LIMIT` deep.
 - Refs inside are collected, as those of any value: what an exception holds is counted with its failure.
 - Nothing here raises, whatever the exception's own code does.
@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from miniray._serialization import pickles
+from miniray._serialization.culprit import explain
 from miniray._serialization.pickles import PROTOCOL
 from miniray._serialization.strikes import raised_by_handler
 from miniray.core.ids import ObjectId
@@ -25,14 +26,14 @@ from miniray.core.ids import ObjectId
 CHAIN_LIMIT = 10
 TEXT_LIMIT = 1 << 20  # characters of a traceback or a message
 
-# payload, type name, text, traceback, notes, attributes, cause, context, suppress_context
-_Record = tuple[bytes, str, str, str, list[str], dict[str, bytes], Any, Any, bool]
+# payload, type name, text, traceback, notes, attributes, cause, context, suppress_context, why there is no payload
+_Record = tuple[bytes, str, str, str, list[str], dict[str, bytes], Any, Any, bool, str]
 _Dumped = tuple[bytes, tuple[ObjectId, ...]]
 _NOTHING: _Dumped = (b"", ())
 
 
 class SubstituteError(Exception):
-    """Stands for an exception that could not travel; `attributes` holds what of it could."""
+    """Stands for an exception that could not travel; `attributes` holds what of it could, `reason` says why."""
 
     def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
         super().__init__(type_name, text, traceback)
@@ -40,6 +41,7 @@ class SubstituteError(Exception):
         self.text = text
         self.traceback = traceback
         self.attributes: dict[str, Any] = {}
+        self.reason = ""
 
     def __str__(self) -> str:
         return f"{self.type_name}: {self.text}" if self.text else self.type_name
@@ -66,7 +68,9 @@ def deserialize_exception(data: bytes) -> BaseException:
 def _record(error: BaseException, text: str, limit: int, refs: dict[ObjectId, None]) -> _Record:
     payload = _payload(error, refs)
     attributes: dict[str, bytes] = {}
+    reason = ""
     if not payload:
+        reason = _safely(partial(_reason, error), "its own code failed")
         for attribute, value in list(_safely(lambda: vars(error), {}).items()):
             dumped, inner = _safely(partial(_dumps, value), _NOTHING)
             if dumped and attribute != "__notes__":
@@ -81,7 +85,23 @@ def _record(error: BaseException, text: str, limit: int, refs: dict[ObjectId, No
     notes = [str(note) for note in _safely(lambda: list(error.__notes__), [])]
     kept = "" if payload and limit < CHAIN_LIMIT else text
     name, suppress = _type_name(error), error.__suppress_context__
-    return payload, name, _text_of(error), kept, notes, attributes, cause, context, suppress
+    return payload, name, _text_of(error), kept, notes, attributes, cause, context, suppress, reason
+
+
+def _reason(error: BaseException) -> str:
+    """Why there is no payload: what of it cannot be pickled, or that it does not come back as it was."""
+    try:
+        data, _ = _dumps(error)
+    except Exception as problem:
+        if raised_by_handler(problem):
+            raise
+        return str(explain(error, type(error).__name__, problem))
+    try:
+        return f"unpickled it is another: {pickle.loads(data)!r:.200}"
+    except Exception as problem:
+        if raised_by_handler(problem):
+            raise
+        return f"it cannot be unpickled: {problem!r:.200}"
 
 
 def _payload(error: BaseException, refs: dict[ObjectId, None]) -> bytes:
@@ -125,10 +145,11 @@ def _dumps(value: Any) -> _Dumped:
 
 
 def _rebuild(record: _Record) -> BaseException:
-    payload, type_name, text, trace, notes, attributes, cause, context, suppress = record
+    payload, type_name, text, trace, notes, attributes, cause, context, suppress, reason = record
     error = _safely(lambda: pickle.loads(payload), None) if payload else None
     if not isinstance(error, BaseException):
         error = SubstituteError(type_name, text, trace)
+        error.reason = reason
         for name, dumped in attributes.items():
             error.attributes[name] = _safely(partial(pickle.loads, dumped), None)
     if cause is not None:

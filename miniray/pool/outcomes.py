@@ -177,8 +177,9 @@ def _encoding_error(
 
 
 def _untravelled(told: BaseException) -> BaseException:
-    """Of an exception that could not be pickled itself: its name and its text."""
-    error: BaseException = MaybeEncodingError(SerializationError("this exception cannot be pickled"), None)
+    """Of an exception that could not be pickled itself: its name, its text, and what the reason is."""
+    reason = getattr(told, "reason", "") or "this exception cannot be pickled"
+    error: BaseException = MaybeEncodingError(SerializationError(reason), None)
     details: Any = error
     details.value = str(told)
     error.args = details.exc, details.value

@@ -197,7 +197,9 @@ class Actors:
             if isinstance(value, ActorAt) and value.process == process:
                 self._lose(actor, value, failure)
         for row in self._calls.at(process):
-            self._call_again(row, failure)
+            last = self._holding.objects.values.get(row.actor)
+            was_killed = isinstance(last, Failed) and last.failure == KILLED  # by our own order: we own it
+            self._call_again(row, KILLED if was_killed else failure)
 
     def _lose(self, actor: ObjectId, value: ActorAt, failure: Failure) -> None:
         """This incarnation is over: is there another one? Only the owner knows."""
@@ -269,5 +271,5 @@ class Actors:
 def _interrupted(task: Task, failure: Failure) -> Failure:
     if task.spec.options.max_retries != 0:
         return failure
-    hint = "; the call was under way, and max_task_retries=0: it is not made again"
-    return replace(failure, message=failure.message + hint)
+    hint = "" if failure is KILLED else ", and max_task_retries=0: it is not made again"
+    return replace(failure, message=f"{failure.message}; the call was under way{hint}")
