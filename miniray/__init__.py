@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniray._api.actor import ActorClass, ActorHandle
+    from miniray._api.carried_errors import pack_error, unpack_error
     from miniray._api.object_ref import ObjectRef
     from miniray._api.objects import cancel, get, kill, put, snapshot, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
@@ -45,17 +46,20 @@ __all__ = [
     "is_initialized",
     "is_simulated",
     "kill",
+    "pack_error",
     "put",
     "raised_by_handler",
     "remote",
     "shutdown",
     "snapshot",
     "transfer",
+    "unpack_error",
     "wait",
 ]
 
 _HOME = {
     "miniray._api.actor": ("ActorClass", "ActorHandle"),
+    "miniray._api.carried_errors": ("pack_error", "unpack_error"),
     "miniray._api.object_ref": ("ObjectRef",),
     "miniray._api.objects": ("cancel", "get", "kill", "put", "snapshot", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),

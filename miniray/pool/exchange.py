@@ -27,7 +27,7 @@ from miniray.pool.crew import Crew, CrewMember, Way
 from miniray.pool.groups import Group
 from miniray.pool.inheritance import inherit_instead
 from miniray.pool.losses import Losses
-from miniray.pool.outcomes import NOT_SENT, Read, read, read_posted, unsent
+from miniray.pool.outcomes import NOT_SENT, NotTogetherError, Read, read, read_posted, unsent
 from miniray.pool_worker.worker import OwnFaultError
 
 
@@ -159,6 +159,9 @@ class Exchange:
             with self._lock:
                 self._settle(member, group, *outcome)
             del outcome  # not under the lock: the results are their callers' alone, whatever this thread does next
+        except NotTogetherError as error:
+            with self._lock:
+                self._separate(member, group, error)
         except TaskCancelledError:  # taken back: it had not begun
             with self._lock:
                 self._unrun(member, group)
@@ -185,10 +188,19 @@ class Exchange:
 
     def _read(self, group: Group, member: CrewMember) -> Read:
         try:
-            return read(group, member)
+            return read(group)
         except ActorDiedError:
             self._take_posted_of(member)
             raise
+
+    def _separate(self, member: CrewMember, group: Group, error: NotTogetherError) -> None:
+        """It stays where it is until its results are there, one by one: nobody waits for them in the meantime who waits
+        for something else."""
+        if group in member.groups:
+            group.problem = error.problem
+            group.ref = member.actor.separate.remote(group.number)
+            group.is_claimed = False
+            self._changed()
 
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
         if group in member.groups:

@@ -218,7 +218,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
-        "parcels", "posted_bytes", "ref", "source", "tokens",
+        "parcels", "posted_bytes", "problem", "ref", "source", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -238,6 +238,7 @@ class Group:
         self.is_claimed = False  # a thread collects it
         self.is_recalled = False
         self.ref: Any = None
+        self.problem: Any = None  # why its answer could not be read: `ref` is of another, of each result by itself
         self.member: Any = None  # the worker that has it
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import re
 from collections.abc import Sequence
 from multiprocessing import pool as _standard
 from typing import Any
@@ -22,7 +21,6 @@ from miniray.errors import (
     WorkerCrashedError,
     WorkerInitializerError,
 )
-from miniray.pool.crew import CrewMember
 from miniray.pool.groups import Group
 from miniray.pool_worker.board import BOX_BYTES
 from miniray.pool_worker.worker import Raised, RaisedEarly
@@ -32,18 +30,33 @@ RemoteTraceback: Any = vars(_standard)["RemoteTraceback"]
 
 NOT_SENT: Sequence[Any] = (None,)
 NOT_MEASURED = -1.0
+LET_GO = "<let go before it failed>"
+UNREAD = "<it cannot be read here>"
+DIED = "the worker died before its result was read"
 
 Read = tuple[int, Sequence[Any], dict[int, BaseException], float]
 
 
-def read(group: Group, member: CrewMember) -> Read:
+class NotTogetherError(Exception):
+    """The results of a group cannot travel in one answer, for this `problem`: they have to be separated."""
+
+    def __init__(self, problem: MinirayError | SystemExit) -> None:
+        super().__init__(problem)
+        problem.__traceback__ = None  # whose frames hold the group, which will hold this
+        self.problem = problem
+
+
+def read(group: Group) -> Read:
     """How many calls have ended, their results, their exceptions by position, and the seconds that they took.
 
     Raises:
+        NotTogetherError: see there; `group.ref` is to be what separates them.
         TaskCancelledError: the group was taken back before it began.
         ActorDiedError, SessionError: the worker is gone, or the session.
         MinirayError: the worker could not read a group of several calls.
     """
+    if group.problem is not None:
+        return _read_separated(group, group.problem)
     try:
         answer = miniray.get(group.ref, writable=True)
     except TaskError as error:  # first: it may be an instance of any of the others, too
@@ -54,12 +67,12 @@ def read(group: Group, member: CrewMember) -> Read:
     except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:  # the last: by users' __setstate__
         if miniray.raised_by_handler(error):
             raise
-        return _pick_all(group, member, error)
+        raise NotTogetherError(error) from None
     if len(answer) == 2:
         result, seconds = answer
         return 1, [result], {}, seconds
     done, results, packed, raised, seconds, _ = answer
-    errors = {index: _exception(group, member, index, one) for index, one in raised.items()} if raised else {}
+    errors = {index: _exception(group, one) for index, one in raised.items()} if raised else {}
     for index in packed:
         if index not in errors:
             try:
@@ -67,7 +80,7 @@ def read(group: Group, member: CrewMember) -> Read:
             except (Exception, SystemExit) as error:
                 if miniray.raised_by_handler(error):
                     raise
-                results[index] = _pick(group, member, index, errors)
+                results[index], errors[index] = None, _unreadable(error)
     return done, results, errors, seconds
 
 
@@ -85,7 +98,7 @@ def read_posted(group: Group, start: int, content: bytes) -> tuple[int, list[Any
                 raise
             return BOX_BYTES, results, errors
         if type(found) is RaisedEarly:
-            errors[len(results)] = _exception(group, group.member, group.delivered + len(results), found.raised)
+            errors[len(results)] = _exception(group, found.raised)
             found = None
         results.append(found)
     return start + len(content), results, errors
@@ -101,27 +114,16 @@ def unsent(error: MinirayError) -> BaseException:
     return cause.with_traceback(None)
 
 
-def _exception(group: Group, member: CrewMember, index: int, raised: Raised) -> BaseException:
-    text, dumped, name = raised
-    if dumped is not None:
-        try:
-            return _with_traceback(_harmless(group, pickle.loads(dumped)), text)
-        except Exception as problem:
-            if miniray.raised_by_handler(problem):
-                raise
-            return _with_traceback(MaybeEncodingError(problem, name), text)
+def _exception(group: Group, raised: Raised) -> BaseException:
+    text, dumped, refs, name = raised
     try:
-        miniray.get(member.actor.pick.remote(group.number, index))
-    except TaskError as error:
-        cause = error.cause
-        if cause is not None and type(cause).__name__ == name:
-            return _with_traceback(_harmless(group, cause), text)
-        return _with_traceback(_untravelled(cause or error), text)
-    except ActorDiedError:
-        return _with_traceback(WorkerCrashedError(f"the worker died before its exception ({name}) was read"), text)
-    except MinirayError as error:
-        return _with_traceback(MaybeEncodingError(error, name), text)
-    raise AssertionError("a call that raised has a result")
+        error: BaseException = pickle.loads(dumped) if refs is None else miniray.unpack_error(dumped)
+    except (Exception, SystemExit) as problem:
+        if miniray.raised_by_handler(problem):
+            raise
+        return _with_traceback(MaybeEncodingError(problem, name), text)
+    error = _harmless(group, error if type(error).__name__ == name else _untravelled(error))
+    return _with_traceback(error, text)
 
 
 def _harmless(group: Group, error: BaseException, *, has_run: bool = True) -> BaseException:
@@ -138,41 +140,50 @@ def _with_traceback(error: BaseException, text: str) -> BaseException:
     return error
 
 
-def _pick_all(group: Group, member: CrewMember, problem: MinirayError | SystemExit) -> Read:
-    """The results could not travel together: those that can, do so one by one."""
-    if len(group.items) == 1:
-        return 1, NOT_SENT, {0: _encoding_error(group, member, 0, problem)}, NOT_MEASURED
-    errors: dict[int, BaseException] = {}
-    count = miniray.get(member.actor.count_kept.remote(group.number))
-    return count, [_pick(group, member, index, errors) for index in range(count)], errors, NOT_MEASURED
+def _read_separated(group: Group, problem: MinirayError | SystemExit) -> Read:
+    """Those results that can travel, do so one by one."""
+    answer = miniray.get(group.ref)
+    if answer is None:
+        return 1, NOT_SENT, {0: _encoding_error(problem, LET_GO)}, NOT_MEASURED
+    separate, raised = answer
+    errors = {index: _exception(group, one) for index, one in raised.items()}
+    results: list[Any] = []
+    for index, (ref, (packed, _), shown) in enumerate(separate):
+        results.append(None)
+        if index in errors:
+            continue
+        if ref is None:
+            errors[index] = _encoding_error(miniray.unpack_error(packed), shown)
+            continue
+        try:
+            (results[index],) = miniray.get(ref, writable=True)
+        except (MinirayError, SystemExit) as error:
+            if miniray.raised_by_handler(error) or isinstance(error, SessionError):
+                raise
+            is_lost = isinstance(error, ObjectLostError)
+            errors[index] = WorkerCrashedError(DIED) if is_lost else _encoding_error(error, UNREAD)
+    return len(results), results, errors, NOT_MEASURED
 
 
-def _pick(group: Group, member: CrewMember, index: int, errors: dict[int, BaseException]) -> Any:
-    """One result, by itself; None, and one error more, if there is none."""
-    try:
-        return miniray.get(member.actor.pick.remote(group.number, index), writable=True)
-    except TaskError as error:
-        errors[index] = _with_traceback(_harmless(group, error.cause or error), error.message)
-    except (ResultSerializationError, ObjectStoreFullError, SystemExit) as error:
-        if miniray.raised_by_handler(error):
-            raise
-        errors[index] = _encoding_error(group, member, index, error)
-    return None
+def _unreadable(error: BaseException) -> BaseException:
+    """A result that was pickled, and cannot be unpickled here."""
+    problem = ResultSerializationError(f"a result cannot be unpickled: {error!r}")
+    problem.__cause__ = error
+    return _encoding_error(problem, UNREAD)
 
 
-def _encoding_error(
-    group: Group, member: CrewMember, index: int, problem: MinirayError | SystemExit
-) -> BaseException:
+def _encoding_error(problem: BaseException, shown: str) -> BaseException:
     """As the standard pool tells it; the path to the culprit comes as a note."""
     if isinstance(problem, ObjectStoreFullError):
         return problem
     error: BaseException = MaybeEncodingError(problem.__cause__ or problem, None)
     error.__cause__ = problem
     details: Any = error
-    details.value = miniray.get(member.actor.describe.remote(group.number, index))
+    details.value = shown
     error.args = details.exc, details.value
-    path = str(problem).partition("\n")[0].partition(": value")[2]
-    error.add_note("the result" + re.sub(r"^ -> \[1\] -> \[\d+\]", "", path))  # of the lists that it travelled in
+    path = str(problem).partition("\n")[0].partition("put: value -> [0]")[2]
+    if path:
+        error.add_note("the result" + path)
     return error
 
 

@@ -10,18 +10,20 @@ must not do is hide those around it:
   come again with the group's answer, for what the box did not take.
 
 Each call has its own result or error. A result that could change is pickled at once (`parcels.py`); one that cannot be
-pickled like that ends its group. If the answer cannot be pickled, or an exception is one that plain pickle cannot
-carry, the pool asks for them one by one (`pick`), so that one bad result spoils no other.
+pickled like that ends its group. If the answer cannot be pickled the pool asks for each result by itself (`separate`),
+so that one bad result spoils no other.
 What a single call returned may be large: it is kept for that only until it has been pickled (`_Pickled`).
 """
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
 import pickle
 import threading
 import traceback
-from collections import OrderedDict, deque
+from collections import ChainMap, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import starmap
@@ -50,8 +52,11 @@ How = tuple[float, bool, bool]
 # has been pickled
 Outcome = tuple[int, list[Any], list[int], dict[int, "Raised"], float, Any]
 Single = tuple[Any, float]  # of one call: its result, seconds
-# text of the traceback, the pickled exception, None (it has to be picked) or b"" (it cannot be raised), its name
-Raised = tuple[str, bytes | None, str]
+# text of the traceback; the pickled exception; None, or of one that plain pickle cannot carry, so that it is packed by
+# `pack_error`, its refs; its name
+Raised = tuple[str, bytes, list[Any] | None, str]
+# a ref of a list of the result; None: it cannot be pickled, for this packed reason, and looks like this
+Separate = tuple[miniray.ObjectRef[Any] | None, tuple[bytes, list[Any]], str]
 
 
 class RaisedEarly:
@@ -88,13 +93,20 @@ class _Kept(NamedTuple):
 
     results: list[Any]
     packed: list[int]  # those that are pickles
-    raised: dict[int, BaseException]
-    errors: dict[int, Raised]  # the same as it travels
+    errors: dict[int, Raised]
 
-    def outcome(self, index: int) -> Any:
-        if index in self.raised:
-            raise self.raised[index]
-        return pickle.loads(self.results[index]) if index in self.packed else self.results[index]
+    def separate(self, index: int) -> Separate:
+        result: Any = "<it cannot be read>"
+        try:
+            result = pickle.loads(self.results[index]) if index in self.packed else self.results[index]
+            return miniray.put([result]), (b"", []), ""
+        except Exception as error:
+            problem = error
+        try:
+            shown = repr(result)
+        except Exception as error:
+            shown = f"<its repr raised {error!r}>"
+        return None, miniray.pack_error(problem), shown
 
 
 class OwnFaultError(Exception):
@@ -153,7 +165,7 @@ class PoolWorker:
             self._watch(run)
         longest, packs, posts = how
         posts = posts and self._marks.begin_posts(number)
-        kept = results, packed, raised, errors = _Kept([], [], {}, {})
+        kept = results, packed, errors = _Kept([], [], {})
         weight = 0
         mark, words, take = (number << INDEX_BITS) + 1, self._marks.words, run.rest.popleft
         post, dumps = self._marks.post, pickle.dumps
@@ -183,8 +195,7 @@ class PoolWorker:
                         result = data
                         packed.append(index)
             except BaseException as error:
-                result, raised[index] = None, error
-                errors[index] = _describe(error)
+                result, errors[index] = None, _describe(error)
                 if isinstance(error, KeyboardInterrupt):  # perhaps the group was dropped: its rest goes back
                     run.take_rest()
             results.append(result)
@@ -205,13 +216,13 @@ class PoolWorker:
     def _answer(self, run: _Run, kept: _Kept, seconds: float) -> Single | Outcome:
         if run.calls == 1 and not kept.errors:
             return self._alone(run.number, kept.results[0], seconds)
-        if run.calls > 1 or kept.errors[0][1] is None:
+        if run.calls > 1:
             self._keep(run.number, kept)
         return len(kept.results), kept.results, kept.packed, kept.errors, seconds, None
 
     def _tell(self, raised: Raised) -> bool:
         """What a call raised leaves; whether the next outcome may, too."""
-        return raised[1] is not None and self._marks.post(pickle.dumps(RaisedEarly(raised)))
+        return not raised[2] and self._marks.post(pickle.dumps(RaisedEarly(raised)))
 
     def run_one(self, function: Callable[..., Any], number: int, /, *args: Any) -> Single | Outcome:
         """A group of one call. Nothing is around its arguments and its result, which therefore travel fast."""
@@ -220,15 +231,12 @@ class PoolWorker:
         try:
             return self._alone(number, function(*args), perf_counter() - start)
         except BaseException as error:
-            described = _describe(error)
-            if described[1] is None:
-                self._keep(number, _Kept([None], [], {0: error}, {}))
-            return 1, [None], [], {0: described}, perf_counter() - start, None
+            return 1, [None], [], {0: _describe(error)}, perf_counter() - start, None
 
     def _alone(self, number: int, result: Any, seconds: float) -> Single | Outcome:
         if type(result) in _ALWAYS_PICKLED:
             return result, seconds
-        self._keep(number, _Kept([result], [], {}, {}))
+        self._keep(number, _Kept([result], [], {}))
         return 1, [result], [], {}, seconds, _Pickled(self._kept, number)
 
     @_own
@@ -250,29 +258,16 @@ class PoolWorker:
             raised.setdefault(0, StopIteration())  # which `map` took for the end of its input
             results = []
         errors = {index: _describe(error) for index, error in raised.items()}
-        self._keep(number, _Kept(results, [], raised, errors))
+        self._keep(number, _Kept(results, [], errors))
         return len(items), results, [], errors, perf_counter() - start, None
 
-    def count_kept(self, number: int) -> int:
-        """How many calls of a group that has ended were run."""
-        return len(self._kept[number].results)
-
-    def pick(self, number: int, index: int) -> Any:
-        """One result of a group that has ended, by itself; raises what the call raised."""
-        return self._kept[number].outcome(index)
-
-    def describe(self, number: int, index: int) -> str:
-        """How one result looks, if it can be shown at all."""
-        try:
-            return repr(self._kept[number].outcome(index))
-        except KeyError:
-            return "<let go before it failed>"
-        except Exception as error:
-            return f"<its repr raised {error!r}>"
+    @_own
+    def separate(self, number: int) -> tuple[list[Separate], dict[int, Raised]] | None:
+        """What the calls of a group gave, each result by itself; None: that was let go when it had been pickled."""
+        kept = self._kept.get(number)
+        return None if kept is None else ([kept.separate(index) for index in range(len(kept.results))], kept.errors)
 
     def _keep(self, number: int, kept: _Kept) -> None:
-        for error in kept.raised.values():
-            error.__traceback__ = None  # whose frames hold all that they worked with
         self._kept[number] = kept
         if len(self._kept) > KEPT_GROUPS:
             self._kept.popitem(last=False)
@@ -319,18 +314,35 @@ class PoolWorker:
                 self._marks.give_back(run.number, kept)
 
 
+def _refuse(ref: Any) -> Any:
+    raise pickle.PicklingError(f"{ref!r} is counted only in what miniray pickles")
+
+
+class _PlainPickler(pickle.Pickler):
+    """Refuses refs: nobody would count them."""
+
+    dispatch_table: Any = ChainMap({miniray.ObjectRef: _refuse}, copyreg.dispatch_table)
+
+
+def _plainly(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _PlainPickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
 def _describe(error: BaseException) -> Raised:
-    """Its traceback as text, without our own frame, and itself where plain pickle carries it whole."""
+    """Its traceback as text, without our own frame, and itself, by plain pickle where that carries it whole."""
     trace = error.__traceback__
     text = "".join(traceback.format_exception(type(error), error, None if trace is None else trace.tb_next))
     name = type(error).__name__
     try:
-        dumped = pickle.dumps(error)
+        dumped = _plainly(error)
         again = pickle.loads(dumped)
-        whole = type(again) is type(error) and repr(again.args) == repr(error.args) and str(again) == str(error)
+        if type(again) is type(error) and repr(again.args) == repr(error.args) and str(again) == str(error):
+            return text, dumped, None, name
     except Exception:
-        return text, None, name
-    return text, dumped if whole else None, name
+        pass
+    return text, *miniray.pack_error(error), name
 
 
 def _arguments(item: Any) -> Sequence[Any]:

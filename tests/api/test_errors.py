@@ -37,6 +37,22 @@ class TwoArguments(Exception):
         self.what, self.where = what, where
 
 
+def test_errors_as_data():
+    data, refs = miniray.pack_error(TwoArguments("a fire", "home"))
+    again = miniray.unpack_error(data)
+    assert type(again) is TwoArguments and (again.what, again.where, refs) == ("a fire", "home", [])
+    held = KeyError(miniray.put("inside"))
+    held.add_note("a note")
+    data, refs = miniray.pack_error(held)
+    del held
+    assert miniray.get(refs) == ["inside"]
+    again = miniray.unpack_error(data)
+    del refs
+    assert miniray.get(again.args[0]) == "inside" and again.__notes__ == ["a note"]
+    stand_in = miniray.unpack_error(miniray.pack_error(HoldsALock())[0])
+    assert type(stand_in) is not HoldsALock and "holds a lock" in str(stand_in)
+
+
 class Unreadable(Exception):
     def __reduce__(self):
         return _refuse, ("this",)

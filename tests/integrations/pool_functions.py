@@ -9,8 +9,11 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
+
+import miniray
 
 shared: Any = None
 counts: Any = None
@@ -310,3 +313,20 @@ def wait_or_fail(path: str) -> str:
     if path == "fail hard":
         raise TwoArgumentsError("fail", 2)
     return wait_for(path)
+
+
+def wait_or_give(path: str) -> Any:
+    return threading.Lock() if path == "lock" else wait_for(path)
+
+
+def collect_warnings() -> None:
+    set_shared([])
+    warnings.showwarning = lambda message, *_: shared.append(str(message))
+
+
+def raise_with_ref(x: Any) -> None:
+    raise ValueError(miniray.put(x))
+
+
+def give_ref_or_wait(path: str) -> Any:
+    return wait_for(path) if path else miniray.put("there")

@@ -197,8 +197,8 @@ def test_a_worker_may_give_back_all_that_it_got(pool: Any, monkeypatch: pytest.M
     """It was held up before its first call: nothing is delivered, and all of it is run again."""
     given_back: list[int] = []
 
-    def read_once(group: Any, member: Any) -> Any:
-        outcome = read(group, member)
+    def read_once(group: Any) -> Any:
+        outcome = read(group)
         given_back.append(group.number)
         return (0, [], {}, -1.0) if len(given_back) == 1 else outcome
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import miniray
+from miniray.pool import MaybeEncodingError
 from miniray.pool.call_queue import NUMBER_STEP
 from tests.integrations import pool_functions as functions
 
@@ -46,6 +47,57 @@ def test_a_slow_call_keeps_back_no_result_of_those_before_it(
         assert sorted(first) == [*[""] * (len(first) - 1), "fail" if fail == "fail" else "fail 2"]
         Path(file).touch()
         assert sorted(results) == [*[""] * (24 - len(first)), file]
+
+
+def test_a_slow_call_keeps_back_no_error_that_plain_pickle_cannot_carry(tmp_path: Path) -> None:
+    class LocalError(Exception):
+        pass
+
+    def work(path: str) -> str:
+        if path == "local":
+            raise LocalError(path)
+        if path == "two":
+            functions.raise_two(0)
+        return functions.wait_for(path)
+
+    file = str(tmp_path / "go on")
+    with miniray.Pool(1) as pool:
+        learn(pool, work)
+        results = [pool.apply_async(work, (path,)) for path in ["", "local", "", "two", file]]
+        with pytest.raises(LocalError, match="local"):
+            results[1].get(20)
+        with pytest.raises(functions.TwoArgumentsError):
+            results[3].get(20)
+        assert not results[4].ready()
+        Path(file).touch()
+        assert results[4].get(20) == file
+
+
+def test_results_that_cannot_travel_together_hold_up_no_other_worker(tmp_path: Path) -> None:
+    """One that cannot be pickled has its group read result by result, behind what its worker does meanwhile."""
+    file = str(tmp_path / "go on")
+    with miniray.Pool(2) as pool:
+        learn(pool, functions.wait_or_give)
+        paths = ["", "lock", "", file, *[""] * 200]
+        results = [pool.apply_async(functions.wait_or_give, (path,)) for path in paths]
+        assert [result.get(20) for result in results[4:]] == [""] * 200
+        Path(file).touch()
+        assert [results[index].get(20) for index in (0, 2, 3)] == ["", "", file]
+        with pytest.raises(MaybeEncodingError, match="cannot pickle '_thread.lock' object"):
+            results[1].get(20)
+
+
+def test_refs_in_errors_and_results_are_counted_by_whichever_way_they_come(tmp_path: Path) -> None:
+    file = str(tmp_path / "go on")
+    with miniray.Pool(1, functions.collect_warnings) as pool:
+        with pytest.raises(ValueError, match="ObjectRef") as caught:
+            pool.apply(functions.raise_with_ref, ([5],))
+        assert miniray.get(caught.value.args[0]) == [5]
+        learn(pool, functions.give_ref_or_wait)
+        results = [pool.apply_async(functions.give_ref_or_wait, (path,)) for path in ["", "", file]]
+        Path(file).touch()
+        assert miniray.get([result.get(20) for result in results[:2]]) == ["there"] * 2
+        assert pool.apply(functions.read_shared, (0,)) == ([], 0), "pickled outside of miniray"
 
 
 def test_a_slow_call_keeps_back_no_apply_async(tmp_path: Path) -> None:
