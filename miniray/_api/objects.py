@@ -9,7 +9,7 @@ from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._api.options import check_bools
 from miniray._api.raising import raise_failure
-from miniray._api.submit import call_site
+from miniray._api.submit import call_site, cannot_be_sent
 from miniray._runtime.context import current
 from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
@@ -20,7 +20,6 @@ from miniray.core.ids import ObjectId, ProcessId, return_id
 from miniray.core.owner.events import CancelRequested, KillRequested, ValueOffered, ValuePut
 from miniray.core.task_spec import ActorAt, Failed, Inline, Value
 from miniray.errors import ActorDiedError, GetTimeoutError, ResultSerializationError
-from miniray.errors import SerializationError as PublicSerializationError
 
 T = TypeVar("T")
 
@@ -140,7 +139,7 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
     try:
         serialized = serialize(value)
     except SerializationError as error:
-        raise PublicSerializationError(f"put: {error}") from error.cause
+        raise cannot_be_sent("put", error) from error.cause
     if owner is None or (address := _address("put", process, owner)) == process.me:
         return _put(process, serialized, call_site(2))
     offered = _offer(process, address, lambda given: process.store_value(serialized, given), call_site(2))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from miniray._api.object_ref import ObjectRef
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _sites: dict[tuple[CodeType, int], str] = {}
 _MAX_SITES = 10_000
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
 def call_site(depth: int) -> str:
@@ -36,6 +39,17 @@ def call_site(depth: int) -> str:
             _sites.clear()
         text = _sites[key] = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
     return text
+
+
+def cannot_be_sent(word: str, error: SerializationError) -> PublicSerializationError:
+    """What the user is told, and the line of his that began it: `word` was called there, by his code or by a pool."""
+    text = f"{word}: {error}" if word else str(error)
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    if frame is not None and frame.f_code.co_filename != threading.__file__:  # else it is a thread of miniray's own
+        text += f"\n  called    at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return PublicSerializationError(text)
 
 
 class FunctionHandle:
@@ -58,7 +72,7 @@ class FunctionHandle:
             exporter = process.exporter if inherited is None else process.exporter_for(inherited)
             function_id, definition = exporter.export(function)
         except SerializationError as error:
-            raise PublicSerializationError(str(error)) from error.cause
+            raise cannot_be_sent("", error) from error.cause
         if function_id != self._function_id or process is not self._process:
             self._announce(process, function_id, definition, id(function))
         return function_id
@@ -110,7 +124,7 @@ def submit(
     try:
         payload = serialize_call(args, kwargs)
     except SerializationError as error:
-        raise PublicSerializationError(f"{options.name}: {error}\n  called    at {site}") from error.cause
+        raise cannot_be_sent(options.name, error) from error.cause
     if type(payload) is bytes:
         spec = TaskSpec(
             process.next_task_id(), function, payload, options, num_returns, slots, (), False, actor, method,
@@ -146,7 +160,7 @@ class PreparedCall:
         try:
             self._payload = serialize_call(args, kwargs)
         except SerializationError as error:
-            raise PublicSerializationError(f"{options.name}: {error}\n  called    at {self._site}") from error.cause
+            raise cannot_be_sent(options.name, error) from error.cause
 
     def remote(self) -> Any:
         """Make it, once: as the method's `remote` would have done. Nothing of the user's runs here.

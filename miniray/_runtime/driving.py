@@ -358,6 +358,7 @@ class Driving:
             elif not self._parked and self._token.acquire(blocking=False):
                 self._background_drive()
                 seen, quiet_since = self._generation, self._clock()
+        self._send_signals_again()  # none is lost with the session
 
     def _park(self) -> None:
         self._background_parked = True
@@ -381,6 +382,9 @@ class Driving:
             self._pass_on()
 
     def _send_signals_again(self) -> None:
+        """Not where its handler was taken out meanwhile: it came when that was there, and would end the program now."""
         main = threading.main_thread().ident
         while self._resend and main is not None:
-            signal.pthread_kill(main, self._resend.pop(0))
+            number = self._resend.pop(0)
+            if signal.getsignal(number) is not signal.SIG_DFL:
+                signal.pthread_kill(main, number)

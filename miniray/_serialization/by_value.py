@@ -24,6 +24,7 @@ import cloudpickle.cloudpickle as cp
 
 from miniray._serialization import namespaces, pickles
 from miniray._serialization.namespaces import (
+    LOCKS,
     MISSING,
     Binding,
     GlobalsKey,
@@ -166,9 +167,12 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         if self._dependencies is not None:
             self._dependencies.add_class(cls)
         maker, arguments, own = reduced[:3]
+        locks = {name: LOCKS[type(value)] for name, value in own[0].items() if type(value) in LOCKS}
+        for name in locks:
+            del own[0][name]
         if maker is cp._make_skeleton_class and "__slots__" in vars(cls):
             arguments = _with_slots(cls, arguments, own[0])
-        return maker, arguments, (own, versions.of_class(cls)), None, None, _set_class_state
+        return maker, arguments, (own, versions.of_class(cls), locks), None, None, _set_class_state
 
     def _reduce_function(self, function: FunctionType) -> Any:
         names = list(cp._extract_code_globals(function.__code__))
@@ -338,11 +342,14 @@ def _set_function_state(function: FunctionType, state: Any) -> None:
 
 
 def _set_class_state(cls: type[Any], state: Any) -> type[Any]:
-    own, (origin, version) = state
+    own, (origin, version), locks = state
     with versions.lock:
         known = class_versions.get(cls)
         if known is not None and (known[0] != origin or known[1] >= version or origin == versions.origin):
             return cls
         class_versions[cls] = (origin, version)
+    for name, make in locks.items():
+        if LOCKS.get(type(vars(cls).get(name))) is not make:  # what this process has may be held
+            setattr(cls, name, make())
     cp._class_setstate(cls, own)
     return cls

@@ -116,9 +116,17 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"its argument {index}", item) for index, item in enumerate(value.args))
         yield from ((f"its argument {name!r}", item) for name, item in value.keywords.items())
     elif isinstance(value, type):
-        yield from ((f".{name}", item) for name, item in vars(value).items() if not _is_own(name))
+        yield from _parts_of_class(value)
     else:
         yield from _parts_of_instance(value)
+
+
+def _parts_of_class(cls: type[Any]) -> Iterator[tuple[str, Any]]:
+    from miniray._serialization.namespaces import LOCKS
+
+    for name, item in vars(cls).items():
+        if name not in _OWN_ATTRIBUTES and type(item) not in LOCKS:
+            yield f".{name}", item
 
 
 def _parts_of_instance(value: Any) -> Iterator[tuple[str, Any]]:
@@ -160,10 +168,6 @@ def _names_of(code: Any) -> list[str]:
     from cloudpickle.cloudpickle import _extract_code_globals
 
     return list(_extract_code_globals(code))
-
-
-def _is_own(name: str) -> bool:
-    return name in _OWN_ATTRIBUTES
 
 
 def _short(value: Any) -> str:

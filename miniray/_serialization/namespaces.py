@@ -13,6 +13,8 @@ a global which the work function reads) raises NameError. So here:
   bindings; an initializer's database connection is not dragged into a nested task.
 - **A class's attributes follow the same rule**, as one version. Coming home it is the very class, untouched:
   cloudpickle's tracker finds it by its id.
+- **A thread's lock that is an attribute of a class is made anew in each process**, as an import of the class would make
+  it: it guards what this process has of the class. One in a value, a closure or a global is an error, or is inherited.
 - **Inherited bindings do not travel.** What is pickled for a worker that was forked from this process leaves out what
   `__main__` binds as it did at the fork (`Inherited`); so these need not be things that can be pickled.
 - Values must name the namespace of the functions that they meet: `serialize(value, namespace)`.
@@ -33,6 +35,7 @@ from operator import is_
 from typing import Any
 
 MISSING = object()
+LOCKS: dict[type[Any], Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
 TRACKED_CLASSES = 1000  # whose attributes are remembered, to see them change; a forgotten one is sent anew
 
 GlobalsKey = tuple[str, str, str]  # namespace, module, origin

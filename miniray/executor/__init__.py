@@ -227,7 +227,7 @@ class Executor(futures.Executor):
     def _hire(self) -> Dispatcher:
         make = partial(
             Dispatcher, self._max_workers, self._start, self._max_tasks_per_child,
-            retries=self._retries, context=self._asked_context, is_strict=self._strict,
+            retries=self._retries, context=self._asked_context, is_strict=self._strict, title="Process",
         )  # fmt: skip
         try:
             return make()

@@ -48,14 +48,21 @@ class Crew:
         start: initializer and initargs.
         tasks_per_child: after so many tasks a worker is replaced.
         context: after which the workers are named; a fork context that was asked for has them forked.
+        title: the rest of their names.
     """
 
     def __init__(
-        self, processes: int, start: tuple[Any, Any], tasks_per_child: int | None, context: BaseContext | None
+        self,
+        processes: int,
+        start: tuple[Any, Any],
+        tasks_per_child: int | None,
+        context: BaseContext | None,
+        title: str,
     ) -> None:
         self._board = Board(processes)
         self._tasks_per_child = tasks_per_child
         self._context: BaseContext = context or get_context()
+        self._title = title
         self._failed_starts = 0
         self._start: Any = start
         self.is_forked = find_shared(*start) is not None or not self._put_start()
@@ -104,7 +111,7 @@ class Crew:
 
     def _hire(self, slot: int) -> CrewMember:
         util.debug("added worker")
-        standing = next_standing(self._context)
+        standing = next_standing(self._context, self._title)
         return CrewMember(
             self._board, slot, standing, self._start, self._tasks_per_child, is_forked=self.is_forked
         )

@@ -48,6 +48,7 @@ class Dispatcher:
         retries: how many more times a call is started whose worker died.
         context: that was asked for.
         is_strict: when a worker is lost all calls fail, now and later.
+        title: of workers, in their names.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Dispatcher:
         retries: int = 0,
         context: BaseContext | None = None,
         is_strict: bool = False,
+        title: str = "PoolWorker",
     ) -> None:
         if miniray.is_simulated():
             raise SessionError(
@@ -75,7 +77,7 @@ class Dispatcher:
         self._is_attended = False
         self.lock = miniray.UnbrokenLock()
         self.callees = Callees(partial(meet, self))
-        self.crew = Crew(processes, start, tasks_per_child, context)
+        self.crew = Crew(processes, start, tasks_per_child, context, title)
         self._queue = CallQueue(processes)
         self._losses = Losses(self._queue, self.crew, retries, is_strict, self._on_broken)
         self._exchange = Exchange(self.lock, self._queue, self.crew, self._losses, self.show_waiters)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from itertools import count
+from multiprocessing import context as _contexts
 from multiprocessing import process as _process
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ class Standing(NamedTuple):
     """One worker's, as plain data."""
 
     name: str
+    kind: str  # the class of such a process, in `multiprocessing.context`
     identity: tuple[int, ...]
     authkey: bytes
     parent_name: str
@@ -34,16 +36,18 @@ class Standing(NamedTuple):
     logs_to_stderr: bool
 
 
-def next_standing(context: BaseContext) -> Standing:
-    """For the next worker of this process: numbered on with its `multiprocessing.Process`es, as the standard pool's."""
+def next_standing(context: BaseContext, title: str) -> Standing:
+    """For the next worker of this process: numbered on with its `multiprocessing.Process`es, as the standard pool's.
+    `title`: what stands for `Process` in its name."""
     from multiprocessing import util
 
     parent = _standard.current_process()
     identity = (*parent._identity, next(_standard._process_counter))
-    kind = getattr(context, "Process", _standard.BaseProcess).__name__.replace("Process", "PoolWorker")
+    kind = getattr(context, "Process", _standard.BaseProcess).__name__
     logger = vars(util)["_logger"]
     return Standing(
-        name=f"{kind}-{':'.join(map(str, identity))}",
+        name=f"{kind.replace('Process', title)}-{':'.join(map(str, identity))}",
+        kind=kind,
         identity=identity,
         authkey=bytes(parent.authkey),
         parent_name=parent.name,
@@ -56,7 +60,9 @@ def next_standing(context: BaseContext) -> Standing:
 def take(standing: Standing) -> None:
     """In the worker, before any code of the user's."""
     me = _standard.current_process()
+    me.__class__ = getattr(_contexts, standing.kind, type(me))
     me._name, me._identity, me.authkey = standing.name, standing.identity, standing.authkey
+    me._parent_pid = standing.parent_pid
     _standard._process_counter = count(1)
     try:
         sentinel = os.pidfd_open(standing.parent_pid)

@@ -92,6 +92,20 @@ def test_an_argument_that_cannot_be_pickled_is_named_by_its_path():
         echo.remote(file=sys.stdout)
 
 
+def test_what_a_function_or_an_actor_needs_and_cannot_be_pickled_names_the_line_that_wanted_it():
+    held = threading.Lock()
+    text = r"(?s)the closure's held.*lock.*\n  called    at \S*test_errors.py:\d+ in test_what"
+
+    class Needs:
+        def look(self):
+            return held
+
+    with pytest.raises(SerializationError, match=text):
+        miniray.remote(lambda: held).remote()
+    with pytest.raises(SerializationError, match=text):
+        miniray.remote(Needs).remote()
+
+
 def test_a_put_that_cannot_be_pickled():
     with pytest.raises(SerializationError, match=r"(?s)put: .*\[1\].*lock"):
         miniray.put([1, threading.Lock()])

@@ -163,6 +163,12 @@ def slow_or_quick(of: tuple[str, int]) -> int:
     return number
 
 
+def process_title() -> tuple[str, str, int | None, str]:
+    """The class of this process, its name without the number, its parent's pid, its name."""
+    me: Any = multiprocessing.current_process()
+    return type(me).__name__, me.name.partition("-")[0], me._parent_pid, me.name
+
+
 def pid(_: Any = None) -> int:
     return os.getpid()
 

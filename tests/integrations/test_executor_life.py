@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -28,6 +29,17 @@ pytestmark = pytest.mark.usefixtures("session")
 
 def attendants() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "miniray-pool"]
+
+
+def test_workers_are_called_as_the_standard_ones() -> None:
+    for kind in ("fork", "spawn"):
+        context = multiprocessing.get_context(kind)
+        theirs = ProcessPoolExecutor(1, context)
+        with theirs, miniray.Executor(1, context) as ours:
+            seen = [made.submit(functions.process_title).result(timeout=30) for made in (theirs, ours)]
+            assert [one[:2] for one in seen] == [(f"{kind.title()}Process", f"{kind.title()}Process")] * 2
+            assert [one[2] for one in seen] == [os.getpid()] * 2
+            assert next(iter(ours._processes.values())).name == seen[1][3]
 
 
 # ---- workers that die ----

@@ -149,6 +149,8 @@ def explored(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[World], None],
         )
         system = SimpleNamespace(
             SIG_BLOCK=0,
+            SIG_DFL=object(),
+            getsignal=lambda number: None,  # whose handler is there
             valid_signals=tuple,
             pthread_sigmask=lambda *_: None,
             pthread_kill=lambda ident, number: scheduler.tasks[ident - 1].signals.append(number),

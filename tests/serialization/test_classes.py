@@ -164,3 +164,40 @@ def test_pickling_an_instance_changes_no_class(drive) -> None:
         worker(fill)
         assert worker(lambda table: table.look(), Table()) == "filled here"  # pickle has noted its slots meanwhile
     """)
+
+
+def test_a_lock_of_a_class_is_made_anew_in_each_process(drive) -> None:
+    drive("""
+        import threading
+        class Single:
+            _lock, _again, _instance = threading.Lock(), threading.RLock(), None
+            label = "first"
+            @classmethod
+            def get(cls):
+                with cls._lock, cls._again, cls._again:
+                    if cls._instance is None: cls._instance = cls()
+                return cls._instance.number
+            def __init__(self): self.number = 7
+        def take(): Single._lock.acquire(); return Single.label
+        def is_taken(): return Single._lock.locked(), Single.label
+        mine = Single._lock
+        with mine:
+            assert worker(Single.get) == 7 and worker(lambda single: single.get(), Single()) == 7
+        assert worker(take) == "first"
+        Single.label = "second"                                     # the class is sent again
+        assert worker(is_taken) == (True, "second"), "its lock stays what it is there"
+        assert type(worker(Single)) is Single and Single._lock is mine and not mine.locked()
+    """)
+
+
+def test_what_else_a_class_cannot_bring_is_named(drive) -> None:
+    drive("""
+        import threading
+        from miniray._serialization.values import SerializationError
+        class Logged:
+            lock, log = threading.Lock(), (x for x in ())
+        try: worker(lambda: Logged)
+        except SerializationError as error:
+            assert str(error).endswith("the global Logged -> .log: cannot pickle 'generator' object"), error
+        else: raise AssertionError
+    """)

@@ -303,10 +303,31 @@ def test_a_handler_may_use_miniray_and_the_wait_goes_on(script):
     for i in range(200):
         submit_and_get(i)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one may be on its way again
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # one may be on its way again
     assert sorted(miniray.get(got)) == list(range(len(got))) and len(got) > 5
     got.clear()
     del ref
     finish()
     """
     assert script(source, 0, 0).end(60) == "quiet\n"
+
+
+def test_a_signal_that_was_put_off_ends_no_program_that_has_taken_its_handler_out(script):
+    """As whoever sets an alarm around a call does: it went off in the last moment."""
+    driver = script(PRELUDE + """
+    lock, called = miniray.UnbrokenLock(), []
+    for i in range(20):
+        before = signal.signal(signal.SIGALRM, lambda *_: called.append(i))
+        with lock:
+            signal.raise_signal(signal.SIGALRM)
+        signal.signal(signal.SIGALRM, before)
+        submit_and_get(i)
+    signal.signal(signal.SIGALRM, lambda *_: called.append("at the end"))
+    with lock:
+        signal.raise_signal(signal.SIGALRM)
+    miniray.shutdown()
+    while "at the end" not in called:
+        time.sleep(0.01)
+    print("alive", flush=True)
+    """, 0, 0)
+    assert driver.end(30) == "alive\n"
