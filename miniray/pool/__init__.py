@@ -165,7 +165,11 @@ class Pool:
             calls = Calls(callee)
             calls.append(result, args, kwds)
             dispatcher.enqueue(calls, result)
-        dispatcher.pump()
+        try:
+            dispatcher.pump()
+        except BaseException:
+            dispatcher.withdraw(calls, result)
+            raise
         return result
 
     # ---- many calls ----

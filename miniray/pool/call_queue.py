@@ -111,6 +111,13 @@ class CallQueue:
             else:
                 self._entries.append(entry)
 
+    def withdraw(self, source: Source, token: Any) -> None:
+        """The same of one call."""
+        for entry in self._entries:
+            if (entry.source if isinstance(entry, Remainder) else entry) is source and entry.withdraw(token):
+                source.deliver([token], [None], {0: DROPPED})
+                return
+
 
 def _fail(entry: Source | Remainder, error: BaseException) -> None:
     if isinstance(entry, Remainder):

@@ -64,11 +64,12 @@ class Crew:
         self._context: BaseContext = context or get_context()
         self._title = title
         self._failed_starts = 0
-        self._start: Any = start
+        self._given = start
+        self._start: Any = start  # what workers get of it
         self.is_forked = find_shared(*start) is not None or not self._put_start()
         self._members: list[CrewMember] = []
         if not self.is_forked and (is_fork_context(context) or find_in_main() is not None):
-            self._fork_if_possible(start, processes)
+            self._fork_if_possible(processes)
         else:
             self._hire_all(processes)
 
@@ -80,9 +81,9 @@ class Crew:
             return False
         return True
 
-    def _fork_if_possible(self, start: Any, processes: int) -> None:
+    def _fork_if_possible(self, processes: int) -> None:
         """In a pool within a task it is not, and not needed."""
-        put, self._start, self.is_forked = self._start, start, True
+        put, self._start, self.is_forked = self._start, self._given, True
         try:
             self._hire_all(processes)
         except SessionError:
@@ -96,8 +97,7 @@ class Crew:
             SessionError: this is not the driver; then they stay.
         """
         before, put, was_forked = self._members, self._start, self.is_forked
-        if not was_forked:
-            self._start, self.is_forked = miniray.get(put, writable=True), True
+        self._start, self.is_forked = self._given, True
         try:
             self._hire_all(len(before))
         except SessionError:

@@ -10,6 +10,8 @@
 - One lock guards all tables. It is an `UnbrokenLock`: no signal's handler runs where a thread holds it, so Ctrl-C finds
   the tables whole, and a handler may use the pool. It is held for a few assignments only, never across a wait, and
   never while users' code runs (pickling, unpickling, callbacks, the input of `imap`), which Ctrl-C interrupts at once.
+  Except that a worker which takes the place of another is forked under it, where a pool forks: a few milliseconds, and
+  what the program has registered with `os.register_at_fork`.
 - What is to be done is seen in the tables by whoever looks next. So a thread that is struck between two stretches
   under the lock need not come back to it.
 """
@@ -26,13 +28,13 @@ from weakref import WeakSet
 import miniray
 from miniray.errors import SessionError, TaskCancelledError
 from miniray.pool.attendant import Attendant
-from miniray.pool.call_queue import CallQueue
+from miniray.pool.call_queue import DROPPED, CallQueue
 from miniray.pool.crew import Crew
 from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Callees, Group, Source
 from miniray.pool.inheritance import meet
 from miniray.pool.losses import Losses
-from miniray.pool.results import ApplyResult, IMapIterator, LoneCall, MapResult
+from miniray.pool.results import ApplyResult, Calls, IMapIterator, LoneCall, MapResult
 from miniray.pool.waiting import Waiting
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
@@ -86,11 +88,16 @@ class Dispatcher:
 
     # ---- calls come in ----
 
-    def add(self, source: Source, result: ApplyResult | None = None) -> None:
-        """Queue the calls of `source`; a result of it counts as unfinished until it is shown."""
+    def add(self, source: IMapIterator | MapResult, result: ApplyResult | None = None) -> None:
+        """Queue the calls of `source`; a result of it counts as unfinished until it is shown. Whoever is interrupted
+        meanwhile does not get it, and nobody else can."""
         with self.lock:
             self.enqueue(source, result)
-        self.pump()
+        try:
+            self.pump()
+        except BaseException:
+            self.drop(source)
+            raise
 
     def enqueue(self, source: Source, result: ApplyResult | None = None) -> None:
         """The same under the lock; `pump` follows when that is free."""
@@ -143,12 +150,20 @@ class Dispatcher:
         if not call.is_done:
             self.wait_until(lambda: call.is_done)
 
-    def drop(self, source: LoneCall | MapResult) -> None:
+    def withdraw(self, calls: Calls, result: ApplyResult) -> None:
+        """One of these calls is nobody's, as above; it is not run, unless a worker has it already."""
+        with self.lock:
+            self._queue.withdraw(calls, result)
+            self.show_waiters()
+
+    def drop(self, source: LoneCall | MapResult | IMapIterator) -> None:
         """Whoever waited for it was interrupted, and nobody else can have its outcomes: what waits is not run, and what
         runs is stopped, as Ctrl-C in a terminal does it to the standard pool's workers."""
         with self.lock:
             source.is_dropped = True
             self._queue.drop(source)
+            if isinstance(source, IMapIterator):
+                source.abandon(DROPPED)  # what it has not read yet
             self.stop(lambda group: group.source is source)
 
     def stop(self, is_unwanted: Callable[[Group], bool]) -> list[Group]:

@@ -209,6 +209,15 @@ class Remainder:
         self.tokens, self.items = self.tokens[limit:], self.items[limit:]
         return taken if taken[0] else None
 
+    def withdraw(self, token: Any) -> bool:
+        """Whether it was here."""
+        for index, one in enumerate(self.tokens):
+            if one is token:
+                self.tokens = [*self.tokens[:index], *self.tokens[index + 1 :]]
+                self.items = [*self.items[:index], *self.items[index + 1 :]]
+                return True
+        return False
+
     def remaining(self) -> int | None:
         return len(self.tokens)
 

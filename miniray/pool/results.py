@@ -133,6 +133,14 @@ class Calls(Source):
     def remaining(self) -> int | None:
         return len(self._calls)
 
+    def withdraw(self, token: ApplyResult) -> bool:
+        """Whether it was here."""
+        for index, (result, _) in enumerate(self._calls):
+            if result is token:
+                del self._calls[index]
+                return True
+        return False
+
     def waiting(self) -> list[ApplyResult]:
         """What was not taken yet."""
         return [result for result, _ in self._calls]

@@ -299,7 +299,17 @@ class Endless:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kind", ["apply", "map"])
+PICKLES: dict[str, Callable[[Any], Any]] = {
+    "apply": lambda pool: pool.apply(functions.square, (Endless(),)),
+    "apply_async": lambda pool: pool.apply_async(functions.square, (Endless(),)),
+    "map": lambda pool: pool.map(functions.square, [Endless(), 3]),
+    "map_async": lambda pool: pool.map_async(functions.square, [Endless()] * 3),
+    "imap": lambda pool: pool.imap(functions.square, [Endless()]),
+    "imap_unordered": lambda pool: pool.imap_unordered(functions.square, [3] * 9 + [Endless()] * 9),
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
 def test_pickling_that_does_not_end_is_interrupted(kind: str, strikes: Strikes) -> None:
     pool = miniray.Pool(2)
     try:
@@ -307,12 +317,14 @@ def test_pickling_that_does_not_end_is_interrupted(kind: str, strikes: Strikes) 
         strikes.is_armed = True
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(Struck):
-            pool.apply(functions.square, (Endless(),)) if kind == "apply" else pool.map(functions.square, [Endless()])
-        if kind == "apply":  # nobody waits for it, and it is not sent
-            assert pool.apply(functions.square, (4,)) == 16
+            list(PICKLES[kind](pool))
+        assert pool.apply(functions.square, (4,)) == 16  # nobody has a handle of it, and it is not sent
+        assert pool.map(functions.square, range(5)) == [0, 1, 4, 9, 16]
+        assert not pool._cache
+        pool.close()
+        pool.join()
     finally:
         pool.terminate()
-        pool.join()
 
 
 def test_a_handler_may_wait_for_a_call_while_another_is_pickled() -> None:
