@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from miniray._api.actor import ActorClass, ActorHandle
     from miniray._api.carried_errors import pack_error, unpack_error
     from miniray._api.object_ref import ObjectRef
-    from miniray._api.objects import cancel, get, kill, put, snapshot, transfer, wait
+    from miniray._api.objects import Snapshots, cancel, get, kill, put, transfer, wait
     from miniray._api.remote import RemoteFunction, remote
     from miniray._api.session import init, is_initialized, is_simulated, shutdown
     from miniray._api.signals import UnbrokenLock, raised_by_handler
@@ -38,6 +38,7 @@ __all__ = [
     "ObjectRef",
     "Pool",
     "RemoteFunction",
+    "Snapshots",
     "UnbrokenLock",
     "cancel",
     "errors",
@@ -51,7 +52,6 @@ __all__ = [
     "raised_by_handler",
     "remote",
     "shutdown",
-    "snapshot",
     "transfer",
     "unpack_error",
     "wait",
@@ -61,7 +61,7 @@ _HOME = {
     "miniray._api.actor": ("ActorClass", "ActorHandle"),
     "miniray._api.carried_errors": ("pack_error", "unpack_error"),
     "miniray._api.object_ref": ("ObjectRef",),
-    "miniray._api.objects": ("cancel", "get", "kill", "put", "snapshot", "transfer", "wait"),
+    "miniray._api.objects": ("Snapshots", "cancel", "get", "kill", "put", "transfer", "wait"),
     "miniray._api.remote": ("RemoteFunction", "remote"),
     "miniray._api.session": ("init", "is_initialized", "is_simulated", "shutdown"),
     "miniray._api.signals": ("UnbrokenLock", "raised_by_handler"),

@@ -15,7 +15,7 @@ from miniray._runtime.process import Process
 from miniray._runtime.signals import unbroken
 from miniray._serialization.strikes import raised_by_handler
 from miniray._serialization.values import SerializationError, Serialized, deserialize, serialize
-from miniray._serialization.values import snapshot as snapshot  # public, as it is
+from miniray._serialization.snapshots import Snapshots as Snapshots  # public, as it is
 from miniray.core.ids import ObjectId, ProcessId, return_id
 from miniray.core.owner.events import CancelRequested, KillRequested, ValueOffered, ValuePut
 from miniray.core.task_spec import ActorAt, Failed, Inline, Value

@@ -127,7 +127,8 @@ _REDUCERS: dict[type[Any], Callable[[Any], Any]] = {  # what cloudpickle leaves 
 class ByValuePickler(cp.Pickler):  # type: ignore[misc]
     """cloudpickle's Pickler; only the globals of functions and the state of classes travel otherwise.
 
-    With `dependencies` it makes a definition, and writes down what it met.
+    With `dependencies` it makes a definition, and writes down what it met. One that is used again takes functions and
+    classes apart once.
     """
 
     dispatch_table = ChainMap(_REDUCERS, cp.Pickler.dispatch_table)
@@ -139,13 +140,26 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         buffer_callback: Callable[[Any], Any] | None = None,
         *,
         dependencies: Dependencies | None = None,
+        is_used_again: bool = False,
     ) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
         self._namespace = namespace
         self._target = namespaces.current.target
         self._dependencies = dependencies
+        self._reduced: dict[int, tuple[Any, Any]] | None = {} if is_used_again else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if self._reduced is None or not isinstance(obj, (FunctionType, type)):
+            return self._reduce(obj)
+        known = self._reduced.get(id(obj))
+        if known is not None:
+            return known[1]
+        reduced = self._reduce(obj)
+        if not pickles.has_found_refs():  # those that it holds have to be found each time
+            self._reduced[id(obj)] = obj, reduced
+        return reduced
+
+    def _reduce(self, obj: Any) -> Any:
         if type(obj) is FunctionType:
             if cp._should_pickle_by_reference(obj):
                 return NotImplemented

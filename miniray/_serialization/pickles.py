@@ -91,6 +91,11 @@ def collect(refs: tuple[ObjectId, ...]) -> None:
         _collecting.refs.update(dict.fromkeys(refs))
 
 
+def has_found_refs() -> bool:
+    """Whether the pickle that is being made holds any so far."""
+    return bool(_collecting.refs)
+
+
 def names_main(data: bytes) -> bool:
     return _MAIN in data
 
@@ -101,16 +106,21 @@ def dumps_by_value(
     """As `dumps`, with functions and classes that no import can find travelling as their code."""
     from miniray._serialization.by_value import ByValuePickler  # cloudpickle: 15 ms, and many programs never need it
 
+    with io.BytesIO() as file:
+        refs = dump_with(ByValuePickler(file, namespace, buffer_callback, **how), value)
+        return file.getvalue(), refs
+
+
+def dump_with(pickler: Any, value: Any) -> tuple[ObjectId, ...]:
+    """The references that `pickler` finds."""
     outer = _collecting.refs
     found: dict[ObjectId, None] = {}
     _collecting.refs = found
     try:
-        with io.BytesIO() as file:
-            ByValuePickler(file, namespace, buffer_callback, **how).dump(value)
-            data = file.getvalue()
+        pickler.dump(value)
     finally:
         _collecting.refs = outer
-    return data, tuple(found) if found else ()
+    return tuple(found)
 
 
 def some_module_goes_by_value() -> bool:
@@ -172,6 +182,6 @@ class OutOfBandBytes:
 
 
 __all__ = [
-    "OutOfBandBytes", "bytes_of", "collect", "dumps", "dumps_by_value", "find_wrapper", "loads", "names_main",
-    "register_reference_type", "some_module_goes_by_value", "unwrap",
+    "OutOfBandBytes", "bytes_of", "collect", "dump_with", "dumps", "dumps_by_value", "find_wrapper", "has_found_refs",
+    "loads", "names_main", "register_reference_type", "some_module_goes_by_value", "unwrap",
 ]

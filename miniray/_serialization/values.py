@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer, dumps, loads
 from typing import Any
@@ -38,7 +37,6 @@ from miniray._serialization.strikes import raised_by_handler
 from miniray.core.ids import ObjectId
 
 ALIGNMENT_BYTES = 64
-LARGE_BYTES = 1 << 16  # a copy of less takes no longer than a message does
 MAGIC = b"MINIRAY1"
 
 _HEADER = struct.Struct("<8sIIQQQQQQ")
@@ -143,30 +141,17 @@ def serialize_call(args: tuple[Any, ...], kwargs: dict[str, Any], namespace: str
     return _serialize((prepared, named), namespace, "call")
 
 
-def snapshot(value: object, *, whole: bool = False) -> bytes | None:
-    """The value as it is now, in bytes from which `pickle.loads` makes another like it, in any process of the session.
-
-    None: it cannot be pickled, or should not travel like this: it holds refs, which have to be counted on their way,
-    or, unless the `whole` of it is asked for, buffers of 64 kB or more, which need not be copied.
-    """
-    try:
-        done = _serialize(value, "", "value", sys.maxsize if whole else LARGE_BYTES)
-    except SerializationError:
-        return None
-    return None if done.buffers or done.refs else done.data
-
-
 def _out_of_band(value: Any) -> Any:
     if type(value) is bytes:
         return OutOfBandBytes(value) if len(value) >= IN_BAND_BYTES else value
     return value
 
 
-def _serialize(value: Any, namespace: str, what: str, in_band_bytes: int = IN_BAND_BYTES) -> Serialized:
+def _serialize(value: Any, namespace: str, what: str) -> Serialized:
     buffers: list[memoryview] = []
     try:
         if not pickles.some_module_goes_by_value():
-            data, refs = pickles.dumps(value, _taker(buffers, in_band_bytes))
+            data, refs = pickles.dumps(value, taker(buffers, IN_BAND_BYTES))
             if not pickles.names_main(data):
                 return Serialized(data, buffers, refs)
     except RecursionError as error:
@@ -174,16 +159,14 @@ def _serialize(value: Any, namespace: str, what: str, in_band_bytes: int = IN_BA
     except Exception as error:  # whatever it is, the other pickler may do it, and its error is then the better one
         if raised_by_handler(error):
             raise
-    return serialize_by_value(value, namespace, what, in_band_bytes)
+    return serialize_by_value(value, namespace, what)
 
 
-def serialize_by_value(
-    value: Any, namespace: str, what: str, in_band_bytes: int = IN_BAND_BYTES, **how: Any
-) -> Serialized:
+def serialize_by_value(value: Any, namespace: str, what: str, **how: Any) -> Serialized:
     """`serialize` for what plain pickle cannot do; `how` is for `functions.py`."""
     kept: list[memoryview] = []
     try:
-        data, refs = pickles.dumps_by_value(value, namespace, _taker(kept, in_band_bytes), **how)
+        data, refs = pickles.dumps_by_value(value, namespace, taker(kept, IN_BAND_BYTES), **how)
     except Exception as error:
         if raised_by_handler(error):
             raise
@@ -191,7 +174,9 @@ def serialize_by_value(
     return Serialized(data, kept, refs)
 
 
-def _taker(buffers: list[memoryview], in_band_bytes: int) -> Callable[[PickleBuffer], bool]:
+def taker(buffers: list[memoryview], in_band_bytes: int) -> Callable[[PickleBuffer], bool]:
+    """What a pickler asks of each buffer; those that leave the stream are found in `buffers`."""
+
     def take(buffer: PickleBuffer) -> bool:
         """Whether it stays in the stream."""
         raw = buffer.raw()
@@ -314,5 +299,5 @@ def fill_slots(
 
 __all__ = [
     "SerializationError", "Serialized", "Slot", "deserialize", "fill_slots", "serialize", "serialize_by_value",
-    "serialize_call", "serialize_plain", "snapshot",
+    "serialize_call", "serialize_plain", "taker",
 ]

@@ -306,6 +306,8 @@ class CrewMember:
         run, run_whole, run_one, run_parcels = methods
         how = LONGEST * group.target, group.packs_results, group.is_awaited
         if group.parcels:
+            if group.packed_function is not None:
+                function = (group.packed_function,)
             return run_parcels, (*function, group.number, source.mode, group.parcels, how)
         args = group.single()
         if args is not None:

@@ -34,6 +34,7 @@ GROWTH = 32  # a group is at most this many times as large as the largest that w
 MAX_GROUP_ITEMS = 25_000
 LAST_GROUPS = 4  # towards the end groups become smaller, down to this part of their size
 LAST_TOGETHER = 8  # the same where results are only seen together
+STORED_BYTES = 1 << 16  # a callable of so many is stored
 LONG_TASK_CALLS = 64  # a chunk of so many is never sent together with another, and so needs no parcels
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
@@ -72,9 +73,12 @@ class Callee:
         return float("inf") if self.seconds is None else self.seconds * calls
 
     def stored(self) -> Any:
-        """What is sent in place of a callable that cannot be sent once, such as a bound method or a partial: it is
-        stored once for all groups of a `map`. None: itself."""
+        """What is sent in place of a callable that cannot be sent once, such as a bound method or a partial: if it is
+        large, it is stored once for all groups of a `map`. None: itself."""
         if self.is_sent_once or self.is_inherited or isinstance(self.function, BuiltinFunctionType):
+            return None
+        data = miniray.Snapshots().take(self.function)
+        if data is not None and len(data) < STORED_BYTES:
             return None
         try:
             return miniray.put(self.function)
@@ -98,7 +102,7 @@ def _has_state(function: Any) -> bool:
 
 
 def _can_be_pickled(function: Any) -> bool:
-    if not callable(function) or miniray.snapshot(function) is not None:
+    if not callable(function) or miniray.Snapshots().take(function) is not None:
         return True
     try:
         miniray.put(function)  # what a snapshot leaves out: refs, large arrays
@@ -227,7 +231,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
-        "parcels", "posted_bytes", "problem", "ref", "source", "tokens",
+        "packed_function", "parcels", "posted_bytes", "problem", "ref", "source", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -241,6 +245,7 @@ class Group:
         self.attempt = attempt  # how many times its calls were started already
         self.kept = len(items)  # the worker has given back what is behind
         self.parcels: list[bytes] | None = None  # the items, if they go as these
+        self.packed_function: bytes | None = None  # of which each parcel has its own
         self.delivered = 0  # outcomes that came before the group had ended
         self.posted_bytes = 0  # what they took in the letterbox
         self.expected = source.callee.expected(len(items))  # seconds, as far as was known when it was made
@@ -275,18 +280,24 @@ class Group:
         items = self.items
         if len(items) == 1:
             return type(items[0]) is Parcel
-        return not are_atomic(items, self.source.mode) and (
-            len(tasks_of(self.source, self.tokens)) > 1 or any([type(item) is Parcel for item in items])
-        )
+        several = len(tasks_of(self.source, self.tokens)) > 1
+        if self.callee.has_state and several:
+            return True
+        return not are_atomic(items, self.source.mode) and (several or any([type(item) is Parcel for item in items]))
 
     def pack(self) -> int:
         """Make the parcels; how many of its calls can go, together with the first. Runs users' code."""
         ends = tasks_of(self.source, self.tokens)
+        if self.callee.has_state and len(ends) > 1:
+            self.packed_function = miniray.Snapshots().take(self.callee.function)
+            if self.packed_function is None:
+                ends = ends[:1]
         parcels, count = pack(self.items, ends)
-        if not parcels:
-            return ends[0]  # by themselves, and as they are
-        self.parcels = parcels
-        return count
+        if parcels:
+            self.parcels = parcels
+            return count
+        self.packed_function = None
+        return ends[0]  # by themselves, and as they are
 
     def shorten(self, calls: int) -> None:
         """The rest goes with another group."""
@@ -345,9 +356,9 @@ def tasks_of(source: Source, tokens: Sequence[Any]) -> Sequence[int]:
 
 def fitting(source: Source, tokens: Sequence[Any], items: Sequence[Any]) -> int:
     """How many of these calls, from the first on, may go together; at least one. Of one task only, if that is long
-    enough, or if the function has a state."""
+    enough, or if the function was stored: it is loaded once for each group."""
     count = _light_enough(items, source.mode)
-    if source.chunk >= LONG_TASK_CALLS or source.callee.has_state:
+    if source.chunk >= LONG_TASK_CALLS or source.argument is not None:
         count = min(count, tasks_of(source, tokens)[0])
     return count
 

@@ -3,7 +3,7 @@
 There, each task is a pickle: a call, or a chunk of calls. A dict that is passed to two calls is two dicts in the
 workers, and what a call returns is what it was then, whatever the function does to it later. Here a group of several
 tasks is one message, so what they hold goes into it as parcels, a pickle each: one for each task on the way out, one
-for each result on the way back. What cannot change needs none; what should not be copied (`miniray.snapshot`) has a
+for each result on the way back. What cannot change needs none; what should not be copied (`miniray.Snapshots`) has a
 group of its own, or ends the group that it comes of.
 """
 
@@ -50,20 +50,21 @@ def _is_atomic_dict(value: Any) -> bool:
 
 def pack_item(item: Any) -> Any:
     """An item that has just been read from an input, which may change it in order to make the next one of it."""
-    data = None if is_atomic(item) else miniray.snapshot([item], whole=True)
+    data = None if is_atomic(item) else miniray.Snapshots(whole=True).take([item])
     return item if data is None else Parcel(data)
 
 
 def pack(items: Sequence[Any], ends: Sequence[int]) -> tuple[list[bytes], int]:
     """Parcels of the items up to each of the `ends`, as far as they go; how many items are in them."""
+    take = miniray.Snapshots().take
     parcels: list[bytes] = []
     start = 0
     for end in ends:
         part = items[start:end]
         if any([type(item) is Parcel for item in part]):
-            made = [item.data if type(item) is Parcel else miniray.snapshot([item]) for item in part]
+            made = [item.data if type(item) is Parcel else take([item]) for item in part]
         else:
-            made = [miniray.snapshot(part)]
+            made = [take(part)]
         whole = [data for data in made if data is not None]
         if len(whole) < len(made):
             break
@@ -74,3 +75,8 @@ def pack(items: Sequence[Any], ends: Sequence[int]) -> tuple[list[bytes], int]:
 
 def unpack(parcels: Sequence[bytes]) -> list[Any]:
     return [item for data in parcels for item in pickle.loads(data)]
+
+
+def unpack_with(function: bytes, parcels: Sequence[bytes]) -> list[tuple[Any, Any]]:
+    """The items, each with the function of its parcel."""
+    return [(own, item) for data in parcels for own in (pickle.loads(function),) for item in pickle.loads(data)]

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import miniray
 from miniray.pool_worker.board import INDEX_BITS, Marks
-from miniray.pool_worker.parcels import ATOMS, MAP, STARMAP, is_atomic, unpack
+from miniray.pool_worker.parcels import ATOMS, MAP, STARMAP, is_atomic, unpack, unpack_with
 from miniray.pool_worker.standing import Standing, take
 
 SLOW_SECONDS = 0.002  # a call that lasts longer gives back what is behind it
@@ -150,20 +150,24 @@ class PoolWorker:
         return os.getpid()
 
     def run_parcels(
-        self, function: Callable[..., Any], number: int, mode: int, parcels: Sequence[bytes], how: How
+        self, function: Callable[..., Any] | bytes, number: int, mode: int, parcels: Sequence[bytes], how: How
     ) -> Single | Outcome:
-        """`run` for calls that came in parcels."""
+        """`run` for calls that came in parcels, perhaps with a function that is pickled, too."""
+        if isinstance(function, bytes):
+            return self.run(None, number, mode, unpack_with(function, parcels), how)
         return self.run(function, number, mode, unpack(parcels), how)
 
     @_own
     def run(
-        self, function: Callable[..., Any], number: int, mode: int, items: Sequence[Any], how: How
+        self, function: Any, number: int, mode: int, items: Sequence[Any], how: How
     ) -> Single | Outcome:
-        """Call by call. Ends early when it takes longer than it may, or the results weigh too much."""
+        """Call by call, until it takes longer than it may, or the results weigh too much. Without a function each item
+        comes with its own."""
         run = _Run(number, items)
         if run.calls > 1:
             self._watch(run)
         longest, packs, posts = how
+        snapshot, has_own = miniray.Snapshots().take, function is None
         posts = posts and self._marks.begin_posts(number)
         kept = results, packed, errors = _Kept([], [], {})
         weight = 0
@@ -180,6 +184,8 @@ class PoolWorker:
             run.since = now
             data: bytes | None = None
             try:
+                if has_own:
+                    function, item = item
                 if mode == MAP:
                     result = function(item)
                 elif mode == STARMAP:
@@ -187,7 +193,7 @@ class PoolWorker:
                 else:
                     result = function(*item[0], **item[1])
                 if packs and type(result) not in ATOMS and not is_atomic(result):
-                    data = miniray.snapshot(result)
+                    data = snapshot(result)
                     if data is None:  # it may change: no other call is run before it has left
                         posts = False
                         run.take_rest()

@@ -1,0 +1,72 @@
+"""Many values, a pickle each: what they share is shared no more.
+
+Whoever sends several things in one message, and must not have one of them change another, makes snapshots of them. A
+pickler by value is made once for all of them: what classes and functions are made of is found out at the first one,
+since nothing can change it meanwhile that the others should know of.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+from miniray._serialization import pickles
+from miniray._serialization.strikes import raised_by_handler
+from miniray._serialization.values import taker
+
+LARGE_BYTES = 1 << 16  # a copy of less takes no longer than a message does
+
+
+class Snapshots:
+    """
+    Args:
+        whole: also buffers of 64 kB and more, such as large arrays, are copied.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self._buffers: list[memoryview] = []
+        self._taker = taker(self._buffers, sys.maxsize if whole else LARGE_BYTES)
+        self._is_plain = not pickles.some_module_goes_by_value()
+        self._file = io.BytesIO()
+        self._by_value: Any = None
+
+    def take(self, value: object) -> bytes | None:
+        """The value as it is now: bytes of which `pickle.loads` makes another like it, in any process of the session.
+
+        None: it cannot be pickled, or should not travel like this: it holds refs, which have to be counted on their
+        way, or large buffers, which need not be copied.
+        """
+        try:
+            data, refs = self._dumps(value)
+        except Exception as error:
+            if raised_by_handler(error):
+                raise
+            return None
+        finally:
+            is_large = bool(self._buffers)
+            self._buffers.clear()
+        return None if is_large or refs else data
+
+    def _dumps(self, value: object) -> tuple[bytes, tuple[Any, ...]]:
+        if self._is_plain:
+            try:
+                data, refs = pickles.dumps(value, self._taker)
+                if not pickles.names_main(data):
+                    return data, refs
+            except RecursionError:
+                raise
+            except Exception as error:
+                if raised_by_handler(error):
+                    raise
+            self._is_plain = False  # the others are likely to be of the same kind
+            self._buffers.clear()
+        if self._by_value is None:
+            from miniray._serialization.by_value import ByValuePickler
+
+            self._by_value = ByValuePickler(self._file, "", self._taker, is_used_again=True)
+        self._file.seek(0)
+        self._file.truncate()
+        self._by_value.clear_memo()
+        refs = pickles.dump_with(self._by_value, value)
+        return self._file.getvalue(), refs
