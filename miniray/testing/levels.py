@@ -31,14 +31,15 @@ def _more(drawn: Faults, more: Choices, nodes: int) -> Faults:
     drawn = replace(drawn, broken_links=_faults.draw_links(more, between_nodes=True))
     if drawn.heal_after:
         drawn = replace(drawn, unhealed=_faults.draw_unhealed(more, nodes))
-    return _faults.draw_control(more, drawn)
+    return _faults.draw_strikes(more, _faults.draw_control(more, drawn), nodes)
 
 
 LEVELS: dict[Level, Callable[[Choices, int], Faults]] = {
     "none": lambda choices, nodes: NO_FAULTS,
     "delays": _delays,  # long delays, slow links, processes that stand still: nobody dies
     "crashes": _crashes,  # of workers, none to four in a run; of several nodes, each but the driver's
-    # and, of several nodes: links between them break, some nodes never heal, and the control store crashes
+    # and, of several nodes: links between them break, some nodes never heal, the control store crashes, and nodes die
+    # when it matters (`strikes.py`)
     "all": _faults.draw,
 }
 

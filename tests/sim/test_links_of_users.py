@@ -95,18 +95,21 @@ def test_one_node_draws_none_of_it_and_several_nodes_what_they_drew_and_more() -
         one = faults_of("all", SeededChoices(seed), 1, more_choices(seed))
         several = faults_of("all", SeededChoices(seed), 3, more_choices(seed))
         assert one == draw(SeededChoices(seed))
-        later = replace(several, broken_links=(), unhealed=(), control_crashes=(), control_breaks=())
-        assert later == draw(SeededChoices(seed), 3)
+        drawn_before = draw(SeededChoices(seed), 3)
+        several_more = {"broken_links": (), "unhealed": (), "control_crashes": (), "control_breaks": (), "node_strikes": ()}
+        assert replace(several, node_crashes=(), **several_more) == replace(drawn_before, node_crashes=())
+        assert several.node_crashes in ((), drawn_before.node_crashes), "nodes are struck instead"
         assert all(cut.between_nodes for cut in several.broken_links)
         assert several.heal_after or not several.unhealed
     drawn = [faults_of("all", SeededChoices(seed), 3, more_choices(seed)) for seed in SEEDS]
     assert any(one.broken_links for one in drawn) and any(one.unhealed for one in drawn)
     assert any(one.control_crashes for one in drawn) and any(one.control_breaks for one in drawn)
+    assert any(one.node_strikes for one in drawn) and any(one.node_crashes for one in drawn)
     for level in ("none", "delays", "crashes"):
         for seed in SEEDS:
             lower = faults_of(level, SeededChoices(seed), 3, more_choices(seed))  # type: ignore[arg-type]
             assert not lower.broken_links and not lower.unhealed
-            assert not lower.control_crashes and not lower.control_breaks
+            assert not lower.control_crashes and not lower.control_breaks and not lower.node_strikes
 
 
 @pytest.mark.parametrize(

@@ -303,10 +303,11 @@ class NodeManager:
             self._others.look_again(now)
 
     def _refuse_for_ever(self, request: Request) -> None:
-        total = {name: quantity / UNIT for name, quantity in self._leases.resources.total.items()}
+        total = self._leases.resources.total
         wanted = {name: quantity / UNIT for name, quantity in request.demand}
-        has = f"no node of the session has that; this one has {total}" if self._others.rows else ""
-        message = f"it asks for {wanted}, and {has or f'the whole session has {total}'}"
+        has = {name: total.get(name, 0) / UNIT for name in wanted}
+        who = "no node of the session has that; this one" if self._others.rows else "the whole session"
+        message = f"it asks for {wanted}, and {who} has {has}: ask for less, or give init() more"
         self._staffing.refuse(request.owner, request.number, message)
 
     def _on_cancel_request(self, now: float, message: CancelRequest, peer: ProcessId) -> None:
