@@ -96,8 +96,8 @@ def test_one_node_draws_none_of_it_and_several_nodes_what_they_drew_and_more() -
         several = faults_of("all", SeededChoices(seed), 3, more_choices(seed))
         assert one == draw(SeededChoices(seed))
         drawn_before = draw(SeededChoices(seed), 3)
-        several_more = {"broken_links": (), "unhealed": (), "control_crashes": (), "control_breaks": (), "node_strikes": ()}
-        assert replace(several, node_crashes=(), **several_more) == replace(drawn_before, node_crashes=())
+        more = {"broken_links": (), "unhealed": (), "control_crashes": (), "control_breaks": (), "node_strikes": ()}
+        assert replace(several, node_crashes=(), **more) == replace(drawn_before, node_crashes=())
         assert several.node_crashes in ((), drawn_before.node_crashes), "nodes are struck instead"
         assert all(cut.between_nodes for cut in several.broken_links)
         assert several.heal_after or not several.unhealed
