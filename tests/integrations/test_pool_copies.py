@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import miniray
 from miniray.pool_worker.board import Board, Marks
@@ -76,6 +78,26 @@ def test_an_input_may_fill_one_thing_again_and_again(make: Any, use: str, pool: 
             yield line
 
     assert USES[use](pool, functions.first_of, lines()) == list(range(CALLS))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    use=st.sampled_from([use for use in USES if use != "submit"]),
+    kind=st.sampled_from(["notes", "returns", "method", "partial"]),
+    shared=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+)
+def test_whatever_calls_share_is_shared_as_there(
+    use: str, kind: str, shared: list[int], pool: Any, standard: Any
+) -> None:
+    def run(pool: Any) -> list[Any]:
+        function = {
+            "notes": functions.note_in, "returns": functions.append_and_return, "method": functions.Counter().add,
+            "partial": functools.partial(functions.note_first, []),
+        }[kind]  # fmt: skip
+        lists: list[list[int]] = [[], [1], [2, 2]]
+        return USES[use](pool, function, [lists[one] for one in shared])
+
+    assert run(pool) == run(standard)
 
 
 def test_one_chunk_shares_what_it_shares_under_the_standard_pool(session: None) -> None:
