@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import miniray._api.objects  # noqa: F401  registers how refs and handles are pickled
 from miniray._runtime import context
@@ -48,6 +48,7 @@ from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
 from miniray.testing.strikes import Strikes
+from miniray.testing.waits import SimulationError, told_waits
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -60,10 +61,6 @@ _POST_PAUSE_ONE_IN = 6  # after so many posts of users' code other things get th
 
 _encode = make_encoder()
 running: list[SimulatedCluster] = []
-
-
-class SimulationError(AssertionError):
-    """The run is not what it should be: a wait without an end, too many steps, a machine's own assertion."""
 
 
 class SimulatedCluster:
@@ -212,7 +209,7 @@ class SimulatedCluster:
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
         if not self.timeline.step():
-            raise SimulationError(f"the program waits, and nothing is left to happen{self._room()}\n{self._waits()}")
+            self._has_no_end(f"the program waits, and nothing is left to happen{self._room()}")
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
         if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
@@ -221,7 +218,7 @@ class SimulatedCluster:
             self._check_at = self.steps + self._check_every
             self._check()
         if self.steps > MAX_STEPS or self.timeline.now > MAX_VIRTUAL_SECONDS:
-            raise SimulationError(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds\n{self._waits()}")
+            self._has_no_end(f"no end: {self.steps} steps, {self.timeline.now:g} virtual seconds")
 
     def end_faults(self) -> None:
         """No fault strikes any more, and every link is fast."""
@@ -487,9 +484,9 @@ class SimulatedCluster:
         gone = f", {self._nodes - len(left)} of them gone" if len(left) < self._nodes else ""
         return f", on {nodes}{gone}: no CPU is free for {waiting} that wait{'s' * (waiting == 1)} for one"
 
-    def _waits(self) -> str:
+    def _has_no_end(self, text: str) -> NoReturn:
         lines = []
         for home in self.processes.values():
             figures = {name: value for name, value in home.loop.statistics().items() if value}
-            lines.append(f"  {home.name}{'' if home.alive else ' (dead)'}: {len(home.waiting)} waiting, {figures}")
-        return "\n".join(lines)
+            lines.append(f"  tables of {home.name}{'' if home.alive else ' (dead)'}: {figures}")
+        raise SimulationError(text, told_waits(self.processes.values(), self.driver), "\n".join(lines))

@@ -28,7 +28,7 @@ from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.arguments import check_size, check_whole
 from miniray.testing.choices import RecordedChoices, SeededChoices
-from miniray.testing.cluster import SimulationError
+from miniray.testing.waits import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders
 from miniray.testing.levels import Level, faults_of, more_choices
@@ -268,10 +268,11 @@ def _message(
             why = "no fault and no delay is needed: the plainest run of all fails so"
         told = f"\n  {why}; the story tells it{told}"
     place = f"  at {line}\n" if line else ""  # a wait without an end is raised at no line of the user's
+    waits = "".join(f"    {line}\n" for line in getattr(last.error, "waits", ()))
     real = f"\n\nIt used the real world: {'; '.join(figures.real)}" if figures.real else ""
     return (
         f"{exploration.name} fails with seed {seed} (run {count} of {len(exploration.seeds)}):\n"
-        f"  {one_line(last.error)}\n{place}"
+        f"  {one_line(last.error)}\n{place}{waits}"
         f"\nWhat matters, in the smallest run that fails so ({size}):{told}{real}"
         f"\n\nThe whole story: python -m miniray replay {file}"
     )

@@ -25,6 +25,7 @@ import miniray
 from miniray.core.record import Record, replace
 from miniray.errors import TaskError
 from miniray.testing.faults import NO_FAULTS, Break, Crash, CrashMode, Faults, Lasting, Unhealed
+from miniray.testing.waits import SimulationError
 
 MAX_SECONDS = 20.0
 MAX_MOMENTS = 100  # of one strike in a quiet cluster that are tried
@@ -68,11 +69,11 @@ def users_frames(trace: TracebackType | None) -> list[TracebackType]:
 
 
 def keep_users_frames(error: BaseException) -> None:
-    """Its traceback shows the user's code alone, if that is in it."""
+    """Its traceback shows the user's code alone, if that is in it; a wait without an end says itself where."""
     kept: TracebackType | None = None
     for one in reversed(users_frames(error.__traceback__)):
         kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    if kept is not None:
+    if kept is not None or (isinstance(error, SimulationError) and error.waits):
         error.__traceback__ = kept
 
 

@@ -24,7 +24,7 @@ from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Record
 from miniray.testing.arguments import check_program, check_size, check_whole
 from miniray.testing.choices import SeededChoices
-from miniray.testing.cluster import SimulationError
+from miniray.testing.waits import SimulationError
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.recorder import Recorder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import secrets
 import signal
 import threading
@@ -157,8 +158,14 @@ def test_a_wait_without_an_end_is_told() -> None:
         waits = Waits.remote()
         return miniray.get(waits.call.remote(waits))
 
-    with pytest.raises(SimulationFailed, match="waits, and nothing is left to happen"):
+    with pytest.raises(SimulationFailed, match="waits, and nothing is left to happen") as failed:
         simulate(program)
+    told = str(failed.value.__cause__)
+    assert re.search(
+        r"\n  the program waits for Waits.call \(p1.t2\), called at .* in program: it runs in (p\d)\n"
+        r"  Waits.call \(p1.t2\) in \1 waits for Waits.\w+ \(\1.t1\), called at .*: it has not begun in \1\n",
+        told,
+    ), told
 
 
 def test_real_blocking_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miniray.core.ids import ObjectId, ProcessId, return_id, show
+from miniray.core.ids import ObjectId, ProcessId, TaskId, return_id, show
 from miniray.core.machine import Awaited, Received, Send, Tick
 from miniray.core.messages import (
     ArgumentsArrived,
@@ -63,7 +63,7 @@ from miniray.core.owner.remaking import Remaking
 from miniray.core.owner.sessions import Sessions
 from miniray.core.owner.tasks import TaskState
 from miniray.core.record import Effect, Event, Message, replace
-from miniray.core.task_spec import Failed, Stored, Value, contained
+from miniray.core.task_spec import Failed, Stored, TaskSpec, Value, contained
 
 Handler = Callable[[float, Any, ProcessId], None]
 
@@ -321,6 +321,11 @@ class Owner:
         """The refs of living owners that something here holds."""
         held = self._holding.references.held_of_others()
         return [one for one in held if not self._adoption.is_offered(one)]  # their owner may not have read of them yet
+
+    def submitted(self, task_id: TaskId) -> TaskSpec | None:
+        """What this process has submitted under that id, while it has no outcome."""
+        task = self._completion.tasks.rows.get(task_id)
+        return task.spec if task is not None else None
 
     def knows(self, object_id: ObjectId) -> bool:
         """Whether it is owned here, and not freed."""
