@@ -80,6 +80,8 @@ _RAISE: dict[FailureKind, Callable[[Failure], MinirayError]] = {
     FailureKind.OBJECT_LOST: _plain(ObjectLostError, "{message}"),
     FailureKind.STORE_FULL: _plain(ObjectStoreFullError, "no room for the result of {task}: {message}"),
     FailureKind.UNSERIALIZABLE: _plain(ResultSerializationError, "{task} has run, but {message}"),
-    FailureKind.INFEASIBLE: _plain(InfeasibleError, "{task} can never run: {message}"),
+    FailureKind.INFEASIBLE: _plain(
+        InfeasibleError, "{task} can never run: {message}; see miniray.init(num_cpus=, num_gpus=, resources=)"
+    ),
     FailureKind.SESSION_ENDED: _plain(SessionError, "{message}"),
 }
