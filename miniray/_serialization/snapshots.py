@@ -13,7 +13,7 @@ from typing import Any
 
 from miniray._serialization import pickles
 from miniray._serialization.strikes import raised_by_handler
-from miniray._serialization.values import taker
+from miniray._serialization.values import taker, without_read_only
 
 LARGE_BYTES = 1 << 16  # a copy of less takes no longer than a message does
 
@@ -26,7 +26,8 @@ class Snapshots:
 
     def __init__(self, *, whole: bool = False) -> None:
         self._buffers: list[memoryview] = []
-        self._taker = taker(self._buffers, sys.maxsize if whole else LARGE_BYTES)
+        self._large_bytes = sys.maxsize if whole else LARGE_BYTES
+        self._taker = taker(self._buffers, self._large_bytes)
         self._is_plain = not pickles.some_module_goes_by_value()
         self._file = io.BytesIO()
         self._by_value: Any = None
@@ -34,19 +35,23 @@ class Snapshots:
     def take(self, value: object) -> bytes | None:
         """The value as it is now: bytes of which `pickle.loads` makes another like it, in any process of the session.
 
+        Arrays are writable in the copy, also where they were not here.
+
         None: it cannot be pickled, or should not travel like this: it holds refs, which have to be counted on their
         way, or large buffers, which need not be copied.
         """
         try:
             data, refs = self._dumps(value)
+            buffers = [bytearray(buffer) for buffer in self._buffers if len(buffer) < self._large_bytes]
+            if refs or len(buffers) < len(self._buffers):
+                return None
+            return pickles.dumps(_Joined(without_read_only(data), buffers), None)[0] if buffers else data
         except Exception as error:
             if raised_by_handler(error):
                 raise
             return None
         finally:
-            is_large = bool(self._buffers)
             self._buffers.clear()
-        return None if is_large or refs else data
 
     def _dumps(self, value: object) -> tuple[bytes, tuple[Any, ...]]:
         if self._is_plain:
@@ -70,3 +75,17 @@ class Snapshots:
         self._by_value.clear_memo()
         refs = pickles.dump_with(self._by_value, value)
         return self._file.getvalue(), refs
+
+
+class _Joined:
+    """A pickle and the read-only buffers that have left it, as one pickle of what it is a pickle of."""
+
+    def __init__(self, data: bytes, buffers: list[bytearray]) -> None:
+        self._data, self._buffers = data, buffers
+
+    def __reduce__(self) -> Any:
+        return _load, (self._data, self._buffers)
+
+
+def _load(data: bytes, buffers: list[bytearray]) -> Any:
+    return pickles.loads(data, buffers=buffers)

@@ -178,9 +178,9 @@ def taker(buffers: list[memoryview], in_band_bytes: int) -> Callable[[PickleBuff
     """What a pickler asks of each buffer; those that leave the stream are found in `buffers`."""
 
     def take(buffer: PickleBuffer) -> bool:
-        """Whether it stays in the stream."""
+        """Whether it stays in the stream. There a read-only one would stay read-only."""
         raw = buffer.raw()
-        if len(raw) < in_band_bytes:
+        if len(raw) < in_band_bytes and not raw.readonly:
             return True
         buffers.append(raw)
         return False
@@ -219,11 +219,11 @@ def deserialize(data: bytes | memoryview, pin: object | None = None, writable: b
         if view.readonly:
             buffers = [memoryview(bytearray(buffer)) for buffer in buffers]
         if _READ_ONLY_BUFFER in bytes(stream):
-            return loads(_without_read_only(bytes(stream)), buffers=buffers)
+            return loads(without_read_only(bytes(stream)), buffers=buffers)
     return loads(stream, buffers=buffers)
 
 
-def _without_read_only(stream: bytes) -> bytes:
+def without_read_only(stream: bytes) -> bytes:
     """The pickle with buffers of read-only arrays loaded as writable ones: they are the caller's own copies.
 
     What `get` gave is read-only, and may be passed to a function under `Pool`, which may change its arguments. The
@@ -299,5 +299,5 @@ def fill_slots(
 
 __all__ = [
     "SerializationError", "Serialized", "Slot", "deserialize", "fill_slots", "serialize", "serialize_by_value",
-    "serialize_call", "serialize_plain", "taker",
+    "serialize_call", "serialize_plain", "taker", "without_read_only",
 ]

@@ -28,6 +28,7 @@ from miniray.errors import ActorDiedError, MinirayError, SerializationError, Ses
 from miniray.pool_worker.board import Board
 from miniray.pool.groups import Callee, Group
 from miniray.pool.inheritance import find_in_main, find_shared, is_fork_context
+from miniray.pool_worker.parcels import Parcel
 from miniray.pool_worker.standing import Standing, next_standing
 from miniray.pool_worker.worker import PoolWorker
 
@@ -309,6 +310,8 @@ class CrewMember:
             if group.packed_function is not None:
                 function = (group.packed_function,)
             return run_parcels, (*function, group.number, source.mode, group.parcels, how)
+        if type(group.items[0]) is Parcel:
+            return run, (*function, group.number, source.mode, group.items[0].ref, how)
         args = group.single()
         if args is not None:
             return run_one, (*function, group.number, *args)

@@ -197,8 +197,12 @@ class Exchange:
         """It stays where it is until its results are there, one by one: nobody waits for them in the meantime who waits
         for something else."""
         if group in member.groups:
+            try:
+                group.ref = member.actor.separate.remote(group.number)
+            except SessionError as ended:
+                self._losses.give_up(ended)
+                return
             group.problem = error.problem
-            group.ref = member.actor.separate.remote(group.number)
             group.is_claimed = False
             self._changed()
 
@@ -221,6 +225,7 @@ class Exchange:
             return  # the worker was lost, or the pool terminated, meanwhile
         if done and seconds >= 0:
             group.callee.measured(done, seconds)
+        group.callee.has_ended(done, len(group.items), is_early=done < group.kept)
         if done < group.kept:
             self._again(group, done)
         self._close(member, group)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -48,7 +49,7 @@ _BUILTIN = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType)
 class Callee:
     """A function, and what its calls have taken."""
 
-    __slots__ = ("__weakref__", "function", "has_state", "is_inherited", "is_sent_once", "seconds", "size")
+    __slots__ = ("__weakref__", "function", "has_state", "is_inherited", "is_sent_once", "most", "seconds", "size")
 
     def __init__(self, function: Callable[..., Any], *, is_forked: bool = False) -> None:
         self.function = function
@@ -57,17 +58,25 @@ class Callee:
         self.is_inherited = is_forked and self.has_state and not _can_be_pickled(function)  # unless that is impossible
         self.seconds: float | None = None  # one call's, smoothed
         self.size = 1  # calls of the largest group that was measured
+        self.most = MAX_GROUP_ITEMS  # its groups have no more: results that cannot be packed end them
 
     def measured(self, calls: int, seconds: float) -> None:
         one = seconds / calls
         self.seconds = one if self.seconds is None else self.seconds + _SMOOTHING * (one - self.seconds)
         self.size = max(self.size, calls)
 
+    def has_ended(self, done: int, calls: int, *, is_early: bool) -> None:
+        """So many calls of a group were run; early: and then no more, for no fault of the pool's."""
+        if is_early:
+            self.most = max(1, done)
+        elif calls >= self.most:
+            self.most = min(2 * self.most, MAX_GROUP_ITEMS)
+
     def group_size(self, target: float = GROUP_SECONDS) -> int:
         """How many calls last about so many seconds."""
         if self.seconds is None:
             return 1
-        return max(1, min(int(target / (self.seconds + 1e-8)), self.size * GROWTH, MAX_GROUP_ITEMS))
+        return max(1, min(int(target / (self.seconds + 1e-8)), self.size * GROWTH, self.most))
 
     def expected(self, calls: int) -> float:
         return float("inf") if self.seconds is None else self.seconds * calls
@@ -92,13 +101,17 @@ class Callee:
 
 def _has_state(function: Any) -> bool:
     """Whether a call may change what others would see: a bound method's instance, a partial's list."""
+    if is_atomic(function) or isinstance(function, (*_SENT_ONCE, ModuleType, itemgetter, attrgetter)):
+        return False
     if isinstance(function, functools.partial):
-        held = (*function.args, *function.keywords.values())
-        return bool(function.__dict__) or not (is_atomic(held) and isinstance(function.func, _SENT_ONCE))
+        held = (function.func, *function.args, *function.keywords.values())
+        return bool(function.__dict__) or any(map(_has_state, held))
     if isinstance(function, (MethodType, *_BUILTIN)):
-        bound = getattr(function, "__self__", None)
-        return not (isinstance(bound, (type, ModuleType)) or is_atomic(bound))
-    return True
+        return _has_state(getattr(function, "__self__", None))
+    try:
+        return not isinstance(function.__reduce_ex__(4), str)  # else it goes by its name, as a ufunc does
+    except Exception:
+        return True
 
 
 def _can_be_pickled(function: Any) -> bool:
@@ -279,11 +292,10 @@ class Group:
         """Whether calls of it that are tasks of their own might share what can change."""
         items = self.items
         if len(items) == 1:
-            return type(items[0]) is Parcel
-        several = len(tasks_of(self.source, self.tokens)) > 1
-        if self.callee.has_state and several:
-            return True
-        return not are_atomic(items, self.source.mode) and (several or any([type(item) is Parcel for item in items]))
+            return type(items[0]) is Parcel and items[0].ref is None
+        if len(tasks_of(self.source, self.tokens)) > 1:
+            return self.callee.has_state or not are_atomic(items, self.source.mode)
+        return Parcel in set(map(type, items))
 
     def pack(self) -> int:
         """Make the parcels; how many of its calls can go, together with the first. Runs users' code."""
@@ -296,8 +308,13 @@ class Group:
         if parcels:
             self.parcels = parcels
             return count
-        self.packed_function = None
-        return ends[0]  # by themselves, and as they are
+        self.packed_function = None  # the first task by itself, and as it is
+        if Parcel not in set(map(type, self.items[: ends[0]])):
+            return ends[0]
+        first = self.items[0]
+        if type(first) is Parcel and first.data is not None:
+            self.parcels = [first.data]
+        return 1
 
     def shorten(self, calls: int) -> None:
         """The rest goes with another group."""
@@ -316,7 +333,7 @@ class Group:
 
     def deliver_posted(self, start: int, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """Outcomes behind those that were delivered, which stood in the letterbox from one byte to another."""
-        if self.posted_bytes == start:  # else another thread was faster
+        if results and self.posted_bytes == start:  # else another thread was faster
             first, self.delivered = self.delivered, self.delivered + len(results)
             self.posted_bytes = end
             self.source.deliver(self.tokens[first : self.delivered], results, errors)
@@ -324,7 +341,7 @@ class Group:
     def deliver(self, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
         """Outcomes of its calls up to `end`, of which some were delivered already."""
         first, self.delivered = self.delivered, max(self.delivered, end)
-        if first == 0:
+        if first == 0 < end:
             self.source.deliver(self.tokens[:end], results, errors)
         elif first < end:
             errors = {index - first: error for index, error in errors.items() if index >= first}

@@ -74,7 +74,7 @@ def read(group: Group) -> Read:
     done, results, packed, raised, seconds, _ = answer
     errors = {index: _exception(group, one) for index, one in raised.items()} if raised else {}
     for index in packed:
-        if index not in errors:
+        if index >= group.delivered and index not in errors:
             try:
                 results[index] = pickle.loads(results[index])
             except (Exception, SystemExit) as error:

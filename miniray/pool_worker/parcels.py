@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import miniray
+from miniray.errors import MinirayError, ObjectStoreFullError
 
 APPLY, MAP, STARMAP = range(3)  # an item is (args, kwargs), the argument, the arguments
 ATOMS = frozenset({int, float, bool, complex, type(None), str, bytes})
@@ -22,14 +23,15 @@ ATOMS = frozenset({int, float, bool, complex, type(None), str, bytes})
 class Parcel:
     """An item of the input, as it was when it was read."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "ref")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | None, ref: Any = None) -> None:
         self.data = data  # the pickle of a list of one item
+        self.ref = ref  # such a list, if it is stored: then it travels by itself
 
     @property
     def nbytes(self) -> int:
-        return len(self.data)
+        return len(self.data or ())
 
 
 def is_atomic(value: Any) -> bool:
@@ -50,7 +52,17 @@ def _is_atomic_dict(value: Any) -> bool:
 
 def pack_item(item: Any) -> Any:
     """An item that has just been read from an input, which may change it in order to make the next one of it."""
-    data = None if is_atomic(item) else miniray.Snapshots(whole=True).take([item])
+    if is_atomic(item):
+        return item
+    data = miniray.Snapshots().take([item])
+    if data is not None:
+        return Parcel(data)
+    try:
+        return Parcel(None, miniray.put([item]))
+    except ObjectStoreFullError:
+        data = miniray.Snapshots(whole=True).take([item])
+    except MinirayError:
+        pass  # it cannot be pickled, or the session has ended: each call says so
     return item if data is None else Parcel(data)
 
 

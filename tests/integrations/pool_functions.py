@@ -75,6 +75,11 @@ def fill_array(size_and_x: tuple[int, int]) -> Any:
     return _array
 
 
+def add_one(array: Any) -> float:
+    array += 1
+    return float(array[-1])
+
+
 def first_of(items: Any) -> Any:
     return items[0]
 

@@ -59,6 +59,15 @@ def test_an_array_that_is_filled_again_and_again(size: int, pool: Any) -> None:
     assert [(len(one), one[0], one[-1]) for one in found] == [(size, x, x) for x in range(CALLS)]
 
 
+@pytest.mark.parametrize("size", [10, 1000, 20_000])
+@pytest.mark.parametrize("use", USES)
+def test_arrays_may_be_changed_which_were_read_only_before(use: str, size: int, pool: Any) -> None:
+    array = np.zeros(size)
+    array.flags.writeable = False
+    assert USES[use](pool, functions.add_one, [array] * 5) == [1.0] * 5
+    assert list(pool.imap(functions.add_one, (array for _ in range(5)))) == [1.0] * 5
+
+
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", ["method", "instance", "partial"])
 def test_each_call_has_the_function_as_it_was(kind: str, use: str, pool: Any) -> None:
@@ -112,6 +121,8 @@ def test_one_chunk_shares_what_it_shares_under_the_standard_pool(session: None) 
 def test_refs_and_what_cannot_be_pickled_go_by_themselves(pool: Any) -> None:
     items = [x if x % 7 else miniray.put(x) for x in range(CALLS)]
     found = list(pool.imap(functions.same, [[item] for item in items]))
+    assert [miniray.get(one[0]) if x % 7 == 0 else one[0] for x, one in enumerate(found)] == list(range(CALLS))
+    found = list(pool.imap(functions.same, ([item] for item in items), chunksize=3))
     assert [miniray.get(one[0]) if x % 7 == 0 else one[0] for x, one in enumerate(found)] == list(range(CALLS))
     results = pool.imap(functions.unpicklable_on_three, range(6))
     for x in range(6):
