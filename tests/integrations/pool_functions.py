@@ -36,6 +36,21 @@ def same(x: Any) -> Any:
     return x
 
 
+def refuse() -> Any:
+    raise LookupError("cannot be read")
+
+
+class Unreadable:
+    """Fails where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def wait_or_unreadable(path: str) -> Any:
+    return Unreadable() if path == "unreadable" else wait_for(path)
+
+
 def square(x: Any) -> Any:
     return x * x
 

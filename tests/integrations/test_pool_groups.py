@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,16 @@ def test_refs_in_errors_and_results_are_counted_by_whichever_way_they_come(tmp_p
         Path(file).touch()
         assert miniray.get([result.get(20) for result in results[:2]]) == ["there"] * 2
         assert pool.apply(functions.read_shared, (0,)) == ([], 0), "pickled outside of miniray"
+
+
+def test_an_early_result_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Path) -> None:
+    file = str(tmp_path / "go on")
+    with miniray.Executor(1) as executor:
+        list(executor.map(functions.wait_or_unreadable, [""] * 2000))
+        results = executor.map(functions.wait_or_unreadable, ["unreadable", "", file], timeout=60)
+        threading.Timer(0.1, Path(file).touch).start()
+        with pytest.raises(LookupError, match="cannot be read"):
+            next(results)
 
 
 def test_a_slow_call_keeps_back_no_apply_async(tmp_path: Path) -> None:
