@@ -159,6 +159,14 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             self._reduced[id(obj)] = obj, reduced
         return reduced
 
+    def leave_out_definitions(self) -> None:
+        """Whoever reads what is pickled next has the classes that were pickled so far."""
+        assert self._reduced is not None
+        for key, (cls, reduced) in self._reduced.items():
+            if type(reduced) is tuple and reduced[0] is _load_class and reduced[1][2]:
+                sender, number, _ = reduced[1]
+                self._reduced[key] = cls, (_load_class, (sender, number, b""))
+
     def _reduce(self, obj: Any) -> Any:
         if type(obj) is FunctionType:
             if cp._should_pickle_by_reference(obj):

@@ -2,7 +2,8 @@
 
 Whoever sends several things in one message, and must not have one of them change another, makes snapshots of them. A
 pickler by value is made once for all of them: what classes and functions are made of is found out at the first one,
-since nothing can change it meanwhile that the others should know of.
+since nothing can change it meanwhile that the others should know of; and the definitions of classes are in the first
+pickle that needs them only, so they are read in the order in which they were made.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Snapshots:
         self._by_value: Any = None
 
     def take(self, value: object) -> bytes | None:
-        """The value as it is now: bytes of which `pickle.loads` makes another like it, in any process of the session.
+        """The value as it is now: bytes of which `pickle.loads` makes another like it, in any process of the session
+        that has read those before it.
 
         Arrays are writable in the copy, also where they were not here.
 
@@ -45,6 +47,8 @@ class Snapshots:
             buffers = [bytearray(buffer) for buffer in self._buffers if len(buffer) < self._large_bytes]
             if refs or len(buffers) < len(self._buffers):
                 return None
+            if self._by_value is not None:
+                self._by_value.leave_out_definitions()
             return pickles.dumps(_Joined(without_read_only(data), buffers), None)[0] if buffers else data
         except Exception as error:
             if raised_by_handler(error):
