@@ -140,7 +140,10 @@ class Pool:
             raise
         if call.success:
             return call.value
-        raise call.value
+        try:
+            raise call.value
+        finally:  # a frame that holds what it raises is a cycle, and what the error holds would wait for the collector
+            del call
 
     def apply_async(
         self,
@@ -351,6 +354,8 @@ def _wait_for(result: MapResult) -> list[Any]:
         if not result.ready():
             result.drop()
         raise
+    finally:
+        del result
     return values
 
 

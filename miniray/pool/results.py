@@ -79,7 +79,10 @@ class ApplyResult:
             raise TimeoutError
         if self._success:
             return self._value
-        raise self._value
+        try:
+            raise self._value
+        finally:  # a frame that holds what it raises is a cycle
+            del self
 
     def settle(self, success: bool, value: Any) -> None:
         """The outcome. With a callback for it, it is shown only when that has run. Under the lock."""
@@ -330,7 +333,10 @@ class IMapIterator(Source):
             return value
         if type(value) is StopIteration:
             raise RuntimeError("the call raised StopIteration") from value
-        raise value
+        try:
+            raise value
+        finally:
+            del value
 
     __next__ = next
 

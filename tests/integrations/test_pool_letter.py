@@ -6,6 +6,7 @@ Where the standard pool has an answer, both are asked (`alike`), and types and t
 from __future__ import annotations
 
 import collections
+import gc
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import Any
@@ -158,6 +160,24 @@ def test_base_exceptions_are_errors_of_the_task(pool: Any) -> None:
             pool.apply(functions.raise_named, (kind,))
         assert "in raise_named" in str(caught.value.__cause__)
     assert [worker.pid for worker in pool._pool] == before
+
+
+@pytest.mark.parametrize("use", ["apply", "map", "imap"])
+def test_an_error_goes_when_it_has_been_handled(pool: Any, use: str) -> None:
+    """And not with the next collection: it may hold an array, or a ref, whose worker cannot end before."""
+    gc.collect()
+    gc.disable()
+    try:
+        found: list[Any] = []
+        try:
+            pool.apply(functions.raise_two, (3,)) if use == "apply" else list(
+                getattr(pool, use)(functions.raise_two, [3])
+            )
+        except functions.TwoArgumentsError as error:
+            found.append(weakref.ref(error))
+        assert [reference() for reference in found] == [None]
+    finally:
+        gc.enable()
 
 
 def test_input_that_exits(pool: Any) -> None:
