@@ -184,16 +184,19 @@ class UnbrokenLock:
     that begins with it is done to its end. Therefore nothing belongs under it that may take long: no wait, no code of
     others.
 
-    It guards against the handlers of the session that there is, and costs a quarter of a microsecond.
+    It guards against the handlers of the session that there is, and costs a quarter of a microsecond. In a forked child
+    it is free, unless the thread that forked holds it.
     """
 
-    __slots__ = ("_acquire", "_release", "is_mine")
+    __slots__ = ("__weakref__", "_acquire", "_lock", "_release", "is_mine")
 
     def __init__(self) -> None:
-        lock = threading.RLock()
+        lock: Any = threading.RLock()
+        self._lock = lock
         self._acquire = lock.acquire
         self._release = lock.release
-        self.is_mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]  # whether this thread holds it
+        self.is_mine: Callable[[], bool] = lock._is_owned  # whether this thread holds it
+        _locks.add(self)
 
     # These two frames are unbroken: nothing is raised between the lock and the count, nor on the way out. And Python
     # runs no handler between a `with` and the first, nor between the second and the line that follows.
@@ -219,6 +222,12 @@ class UnbrokenLock:
         self._release()
 
 
+    def free_in_child(self) -> None:
+        if not self.is_mine():
+            self._lock._at_fork_reinit()
+
+
+_locks: weakref.WeakSet[UnbrokenLock] = weakref.WeakSet()
 _for_main: deque[Callable[[], None]] = deque()
 
 
@@ -249,11 +258,13 @@ _pending_call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(_do_for_main)
 
 
 def _after_fork() -> None:
-    """The locks that the parent held are nobody's here, and so are its guards."""
+    """The locks that the parent's other threads held are nobody's here, and so are its guards."""
     global _main, _held
     _main, _held = threading.main_thread().ident, 0
     _guards.clear()
     _for_main.clear()
+    for lock in _locks:
+        lock.free_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork)

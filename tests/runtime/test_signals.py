@@ -230,3 +230,26 @@ def test_a_lock_that_the_parent_held_defers_nothing_in_a_forked_child(signals: S
             Signals(lambda: None, lambda number: os._exit(1)).handle(lambda *_: os._exit(0), signal.SIGALRM, None)
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_lock_that_another_thread_held_is_free_in_a_forked_child() -> None:
+    """A pool's own thread may hold the pool's at any moment; the child is to be told that the pool is not its own."""
+    lock, is_held, may_end = UnbrokenLock(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            assert may_end.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # ends it, if it waits
+        with lock, lock:
+            os._exit(0)
+    may_end.set()
+    holder.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
