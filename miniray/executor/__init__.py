@@ -38,7 +38,7 @@ from miniray.executor.errors import ABRUPT, UNUSABLE, as_standard
 from miniray.executor.future import Future
 from miniray.executor.interrupts import Interrupts
 from miniray.executor.sources import MapCalls, Submissions
-from miniray.pool.crew import CrewMember
+from miniray.pool.crew_member import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
 from miniray.pool.pending import unfinished
 from miniray.pool_worker.parcels import MAP, STARMAP

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import miniray
 from miniray.errors import MinirayError
-from miniray.pool.crew import CrewMember
+from miniray.pool.crew_member import CrewMember
 from miniray.pool.dispatch import Dispatcher
 from miniray.pool.groups import Group
 

@@ -32,7 +32,7 @@ from typing import Any, SupportsIndex
 
 import miniray
 from miniray.errors import ForkedDriverError
-from miniray.pool.crew import CrewMember
+from miniray.pool.crew_member import CrewMember
 from miniray.pool.dispatch import CLOSE, RUN, TERMINATE, Dispatcher
 from miniray.pool.outcomes import MaybeEncodingError, RemoteTraceback
 from miniray.pool.pending import TaskQueue, unfinished

@@ -13,7 +13,7 @@ from miniray.errors import TaskCancelledError
 from miniray.pool.groups import Group, Remainder, Source, fitting, sizes_of
 
 if TYPE_CHECKING:
-    from miniray.pool.crew import CrewMember
+    from miniray.pool.crew_member import CrewMember
 
 
 DROPPED = TaskCancelledError("its caller was interrupted")

@@ -23,7 +23,8 @@ from miniray.errors import (
     TaskCancelledError,
 )  # fmt: skip
 from miniray.pool.call_queue import CallQueue
-from miniray.pool.crew import Crew, CrewMember, Way
+from miniray.pool.crew import Crew
+from miniray.pool.crew_member import CrewMember, Way
 from miniray.pool.groups import Group
 from miniray.pool.inheritance import inherit_instead
 from miniray.pool.losses import Losses

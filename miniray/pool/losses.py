@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from miniray.errors import ActorDiedError, MinirayError, ObjectLostError, SessionError, WorkerCrashedError
 from miniray.pool.call_queue import CallQueue
-from miniray.pool.crew import Crew, CrewMember
+from miniray.pool.crew import Crew
+from miniray.pool.crew_member import CrewMember
 from miniray.pool.groups import Group
 from miniray.pool.outcomes import reason, session_error, start_error
 

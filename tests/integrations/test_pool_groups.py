@@ -155,10 +155,10 @@ def test_calls_whose_results_nobody_asks_for_are_run(use: str, kind: Any, tmp_pa
 
 def test_a_fault_of_the_pool_in_a_worker_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not hidden by running each call by itself."""
-    crew = sys.modules["miniray.pool.crew"]
+    crew_member = sys.modules["miniray.pool.crew_member"]
     with miniray.Pool(2) as pool:
         pool.map(functions.square, range(10))
-        monkeypatch.setattr(crew, "LONGEST", _Nonsense())
+        monkeypatch.setattr(crew_member, "LONGEST", _Nonsense())
         with pytest.raises(miniray.errors.TaskError, match="a fault of miniray's pool"):
             list(pool.imap_unordered(functions.square, range(5000)))
         monkeypatch.undo()
