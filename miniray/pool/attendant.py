@@ -44,7 +44,7 @@ class Attendant:
     def _begin(self) -> None:
         with self._dispatcher.lock:
             if self._thread is None and not self._stopping:
-                thread = threading.Thread(target=self._serve, name="miniray-pool", daemon=True)
+                thread = threading.Thread(target=self._run, name="miniray-pool", daemon=True)
                 thread.start()
                 self._thread = thread
 
@@ -80,6 +80,15 @@ class Attendant:
         """If it runs at all, it has something to look at."""
         if self._thread is not None and self._thread.is_alive():
             self.rouse(now=True)
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # nobody else would drive: what was asked for fails, instead of waiting for ever
+            failed = RuntimeError(f"the pool's thread was ended by {error!r}, and the pool with it: make a new one")
+            failed.__cause__ = error
+            self._dispatcher.terminate(failed)
+            raise
 
     def _serve(self) -> None:
         dispatcher = self._dispatcher

@@ -165,6 +165,25 @@ def test_a_fault_of_the_pool_in_a_worker_is_told(monkeypatch: pytest.MonkeyPatch
         assert pool.map(functions.square, range(10)) == [x * x for x in range(10)]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_pool_whose_thread_has_failed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody waits that thread alone drives: without it nothing would ever be ready."""
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with miniray.Pool(1) as pool:
+        pool.map(functions.square, range(10))
+        monkeypatch.setattr(sys.modules["miniray.pool.exchange"].Exchange, "collect", fail)
+        result = pool.apply_async(functions.square, (2,))
+        deadline = time.monotonic() + 30
+        while not result.ready() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert result.ready()
+        with pytest.raises(RuntimeError, match=r"ended by ZeroDivisionError.*make a new one"):
+            result.get(timeout=1)
+
+
 class _Nonsense:
     """A number of seconds that is none."""
 
