@@ -105,6 +105,7 @@ class SimulatedCluster:
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
+        self.is_small = arena_bytes < ARENA_BYTES  # its stores may be full: errors that say so are legal
         self.links_broken = 0  # between two that live
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
         self._notes: dict[str, int] = {}

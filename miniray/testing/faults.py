@@ -10,7 +10,8 @@ its zygote included, for longer than any timeout: a machine that was suspended. 
 crashes too, at any of its steps or in the middle of one, as often as not when it tells of a death, and begins again a
 while later from its log; and links between it and nodes break. No program may notice either. In some runs the faults
 end at some step (`healing.py`): from then on everything must come to its end in bounded time (`checkers/ends.py`),
-although some nodes do not heal: they are dead, stand still, or are cut off, for ever.
+although some nodes do not heal: they are dead, stand still, or are cut off, for ever. And in one random program of six
+the stores have room for a few large values only (`seeds.py`): they are full, and whoever finds no room is told so.
 """
 
 from __future__ import annotations

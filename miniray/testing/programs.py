@@ -11,6 +11,7 @@ right result is computed while the program is drawn. Beside it each slot has the
     user     the ValueError that the program planned
     cancel   TaskCancelledError: somebody cancels it, or something that it needs
     fault    a death may show, if there was one: of an owner, of an actor, of a worker with max_retries=0
+    full     ObjectStoreFullError, always and of everything, if the stores are small
 
 Plain tasks are retried without limit and named by their submitter: a crash must never show in them. Nor in the calls
 of an actor that is restarted, and they made again, without limit. What tasks and actors do is in `remote_code.py`.
@@ -24,7 +25,7 @@ from typing import Any
 import miniray
 from miniray.core.owner.lineage import PUT
 from miniray.core.record import Record
-from miniray.errors import ActorDiedError, GetTimeoutError, TaskCancelledError, TaskError
+from miniray.errors import ActorDiedError, GetTimeoutError, ObjectStoreFullError, TaskCancelledError, TaskError
 from miniray.testing.cluster import running
 from miniray.testing.remote_code import (
     FAULTS,
@@ -55,7 +56,7 @@ from miniray.testing.remote_code import (
     unwrap,
 )
 
-VALUE, USER, CANCEL, FAULT = 1, 2, 4, 8
+VALUE, USER, CANCEL, FAULT, FULL = 1, 2, 4, 8, 16
 
 
 class Op(Record, frozen=True):
@@ -82,6 +83,15 @@ def run(ops: tuple[Op, ...], given: list[Any]) -> int:
     return total
 
 
+def run_until_full(ops: tuple[Op, ...]) -> None:
+    """In the driver. What needs a value that finds no room, as to open a box, ends the program."""
+    try:
+        run(ops, [])
+    except Exception as error:
+        if not (classify(error) == FULL and running[-1].is_small):
+            raise
+
+
 def block(ops: tuple[Op, ...], box: list[Any], *args: Any) -> int:
     return run(ops, [*box, *args])
 
@@ -105,6 +115,8 @@ def classify(error: BaseException) -> int:
             return FAULT  # the second: the call that was to give it was under way when the link broke
         if isinstance(seen, TaskCancelledError):
             return CANCEL
+        if isinstance(seen, ObjectStoreFullError) or (running[-1].is_small and NOT_GIVEN in str(seen)):
+            return FULL
         if isinstance(seen, ValueError | LookupError) and "planned" in str(seen):
             return USER
         seen = seen.cause if isinstance(seen, TaskError) else None
@@ -114,7 +126,7 @@ def classify(error: BaseException) -> int:
 def _judge(op: Op, error: BaseException, *, is_put: bool = False) -> None:
     """`is_put`: it is about a value that the driver has put and still holds, which no fault may take."""
     kind = classify(error)
-    legal = kind & op.outcomes and (kind != FAULT or struck())
+    legal = (kind & op.outcomes and (kind != FAULT or struck())) or (kind == FULL and running[-1].is_small)
     # What was made of a value that was put, and let go since, is lost for good when it is lost with its node.
     legal = legal or (not is_put and PUT in str(error) and running[-1].node_died)
     assert legal, f"{op}: not a legal outcome: {type(error).__name__}: {error}"

@@ -19,19 +19,21 @@ from miniray.testing import faults as _faults
 from miniray.testing.checkers import BrokenInvariant, Watch
 from miniray.testing.checkers.spread import Spread, Tally
 from miniray.testing.choices import SeededChoices
-from miniray.testing.cluster import SimulatedCluster
+from miniray.testing.cluster import ARENA_BYTES, SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
 from miniray.testing.forking import fork_some
-from miniray.testing.programs import Op, run
+from miniray.testing.programs import Op, run_until_full
 from miniray.testing.recorder import Recorder
 from miniray.testing.spreading import spread
 from miniray.testing.story import HEADING, last_steps, whole
 
 # Seeds of other sources: what they draw changes nothing else.
-_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING, _OF_FORKS = (1 << bit for bit in range(40, 46))
+_OF_LINKS, _OF_NODES, _OF_HEALING, _OF_CONTROL, _OF_SPREADING, _OF_FORKS, _OF_ROOM = (1 << bit for bit in range(40, 47))
 _NODES = (1, 1, 1, 2, 3)
 _FORKS_ONE_IN = 4  # programs
+_SMALL_ONE_IN = 6  # programs have stores of so many bytes; a large value has 128,000
+_SMALL_BYTES = (512 << 10, 1 << 20, 2 << 20)
 _CHUNK = 20  # seeds that one process runs before it says what failed
 SAY_SECONDS = 30.0  # between two words of how far it is
 
@@ -106,7 +108,13 @@ def _draw(seed: int, tasks: int, nodes: int, recorder: Recorder | None) -> tuple
         faults = replace(faults, unhealed=_faults.draw_unhealed(SeededChoices(seed + _OF_HEALING), nodes))
     if nodes > 1:
         faults = _faults.draw_control(SeededChoices(seed + _OF_CONTROL), faults)
-    return SimulatedCluster(choices, nodes=nodes, num_cpus=num_cpus, faults=faults, recorder=recorder), ops
+    of_room = SeededChoices(seed + _OF_ROOM)
+    is_small = not of_room.choose(_SMALL_ONE_IN, "whether stores are small")
+    room = _SMALL_BYTES[of_room.choose(len(_SMALL_BYTES), "room")] if is_small else ARENA_BYTES
+    made = SimulatedCluster(
+        choices, nodes=nodes, num_cpus=num_cpus, faults=faults, arena_bytes=room, recorder=recorder
+    )
+    return made, ops
 
 
 def _story(seed: int, tasks: int, nodes: int, error: BaseException) -> str:
@@ -130,7 +138,7 @@ def _story(seed: int, tasks: int, nodes: int, error: BaseException) -> str:
 
 def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> Spread:
     """Run it in the driver, let everything settle, and check."""
-    return _run(cluster, lambda: run(ops, []))
+    return _run(cluster, lambda: run_until_full(ops))
 
 
 def run_checked(
