@@ -12,7 +12,7 @@ from miniray.core.owner.events import RefsHeld
 
 def pack_error(error: BaseException) -> tuple[bytes, list[ObjectRef[object]]]:
     """`error` for `unpack_error`, with its cause and its notes, whatever its class does when it is pickled; and the
-    refs that it holds, which have to travel with it. Nothing is raised."""
+    refs that it holds, which have to travel with it. Nothing of the exception's own is raised."""
     data, _, inner = serialize_exception(error)
     return data, _held(inner) if inner else []
 

@@ -221,8 +221,8 @@ class UnbrokenLock:
             _held -= 1
         self._release()
 
-
     def free_in_child(self) -> None:
+        """After a fork: another thread's is nobody's there."""
         if not self.is_mine():
             self._lock._at_fork_reinit()
 

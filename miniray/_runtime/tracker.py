@@ -35,6 +35,7 @@ class TrackerPipe:
         self._ours = not (running >= 0 and has_reader(running))
         self.reader, self.writer = os.pipe() if self._ours else (-1, running)
         if self._ours:
+            self._pipe = os.fstat(self.writer).st_ino
             share(self.writer)
 
     def given_away(self) -> None:
@@ -50,12 +51,22 @@ class TrackerPipe:
             return
         self._ours = False
         _withdraw(self.writer)
+        if not self._is_open():
+            return
         found = _loaded()
         if found is not None and found._fd == self.writer:
             if has_reader(self.writer):
                 return
             found._fd = None
         os.close(self.writer)
+
+
+    def _is_open(self) -> bool:
+        """`multiprocessing` closes the pipe of a tracker that it finds dead, and makes another."""
+        try:
+            return os.fstat(self.writer).st_ino == self._pipe
+        except OSError:
+            return False
 
 
 def share(writer: int) -> None:

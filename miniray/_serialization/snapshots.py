@@ -1,9 +1,9 @@
 """Many values, a pickle each: what they share is shared no more.
 
 Whoever sends several things in one message, and must not have one of them change another, makes snapshots of them. A
-pickler by value is made once for all of them: what classes and functions are made of is found out at the first one,
-since nothing can change it meanwhile that the others should know of; and the definitions of classes are in the first
-pickle that needs them only, so they are read in the order in which they were made.
+pickler by value is made once for all of them: what classes and functions are made of is found out at the first one, and
+not looked at again; and the definitions of classes are in the first pickle that needs them only, so they are read in
+the order in which they were made.
 """
 
 from __future__ import annotations

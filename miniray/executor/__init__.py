@@ -138,7 +138,11 @@ class Executor(futures.Executor):
             calls = Submissions(dispatcher, callee, travels_alone=self._cancel_running)
             calls.append(future, args, kwargs)
             dispatcher.enqueue(calls)
-        dispatcher.pump()
+        try:
+            dispatcher.pump()
+        except BaseException:  # a signal's handler: nobody has the future, so nobody wants the call
+            future.cancel()
+            raise
         return future
 
     def map(
@@ -199,7 +203,11 @@ class Executor(futures.Executor):
             if items:
                 self._check(dispatcher)
                 calls.extend(items)
-        dispatcher.pump()
+        try:
+            dispatcher.pump()
+        except BaseException:
+            calls.cancel()
+            raise
 
     def _begin(self) -> Dispatcher:
         """The workers start. That runs users' code (`initargs` are pickled), which may be interrupted by more of it."""
@@ -236,7 +244,8 @@ class Executor(futures.Executor):
             return make()
 
     def _check(self, dispatcher: Dispatcher | None) -> None:
-        if dispatcher is not None and dispatcher.broken is not None and dispatcher.state != TERMINATE:
+        is_ended = self._is_shut and dispatcher is not None and dispatcher.state == TERMINATE
+        if dispatcher is not None and dispatcher.broken is not None and not is_ended:
             raise BrokenProcessPool(UNUSABLE) if self._strict else as_standard(dispatcher.broken)
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")

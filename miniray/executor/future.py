@@ -15,6 +15,7 @@ attendant thread has to (but for one short call, which whoever asks drives to it
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -32,7 +33,8 @@ PENDING, RUNNING, FINISHED = _standard.PENDING, _standard.RUNNING, _standard.FIN
 CANCELLED = _standard.CANCELLED_AND_NOTIFIED
 _UNDONE = (PENDING, RUNNING)
 LOOK_SECONDS = 0.05  # how soon `result` sees that another thread has cancelled the call, while it drives others
-_changing = threading.RLock()  # held for a few assignments only
+_changing: Any = threading.RLock()  # held for a few assignments only
+os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # perhaps in a thread that is not there
 
 
 class Future(futures.Future[T]):

@@ -88,6 +88,7 @@ class Attendant:
             failed = RuntimeError(f"the pool's thread was ended by {error!r}, and the pool with it: make a new one")
             failed.__cause__ = error
             self._dispatcher.terminate(failed)
+            self._run_callbacks()
             raise
 
     def _serve(self) -> None:

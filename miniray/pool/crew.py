@@ -99,12 +99,6 @@ class Crew:
     def __iter__(self) -> Iterator[CrewMember]:
         return iter(self._members)
 
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __getitem__(self, slot: int) -> CrewMember:
-        return self._members[slot]
-
     def idlest(self) -> CrewMember | None:
         """The worker that gets the next group; None: all have enough."""
         free = [member for member in self._members if member.can_take()]

@@ -26,7 +26,7 @@ from typing import Any
 from weakref import WeakSet
 
 import miniray
-from miniray.errors import SessionError, TaskCancelledError
+from miniray.errors import MinirayError, SessionError, TaskCancelledError
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import DROPPED, CallQueue
 from miniray.pool.crew import Crew
@@ -164,7 +164,10 @@ class Dispatcher:
             self._queue.drop(source)
             if isinstance(source, IMapIterator):
                 source.abandon(DROPPED)  # what it has not read yet
-            self.stop(lambda group: group.source is source)
+            try:
+                self.stop(lambda group: group.source is source)
+            except MinirayError as error:  # the session has ended: what is being raised goes on
+                self._losses.give_up(error)
 
     def stop(self, is_unwanted: Callable[[Group], bool]) -> list[Group]:
         """Groups whose sources want them no more: what is not sent yet goes back to its source, and what runs is struck

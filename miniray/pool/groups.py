@@ -24,7 +24,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import miniray
-from miniray.errors import SerializationError
+from miniray.errors import ObjectStoreFullError, SerializationError
 from miniray.pool_worker.parcels import APPLY, MAP, Parcel, are_atomic, is_atomic, pack
 from miniray.pool_worker.worker import LIGHT, weigh
 
@@ -58,7 +58,7 @@ class Callee:
         self.is_inherited = is_forked and self.has_state and not _can_be_pickled(function)  # unless that is impossible
         self.seconds: float | None = None  # one call's, smoothed
         self.size = 1  # calls of the largest group that was measured
-        self.most = MAX_GROUP_ITEMS  # its groups have no more: results that cannot be packed end them
+        self.most = MAX_GROUP_ITEMS  # its groups have no more: one that ended early had so many
 
     def measured(self, calls: int, seconds: float) -> None:
         one = seconds / calls
@@ -91,7 +91,7 @@ class Callee:
             return None
         try:
             return miniray.put(self.function)
-        except SerializationError:
+        except (SerializationError, ObjectStoreFullError):
             return None  # each call then says why
 
     @property
@@ -119,7 +119,7 @@ def _can_be_pickled(function: Any) -> bool:
         return True
     try:
         miniray.put(function)  # what a snapshot leaves out: refs, large arrays
-    except SerializationError:
+    except (SerializationError, ObjectStoreFullError):
         return False
     return True
 

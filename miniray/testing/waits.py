@@ -55,7 +55,7 @@ def _what(processes: Mapping[str, Process], object_id: ObjectId) -> str:
     how = f"it runs in {where}" if where is not None else "it has not begun"
     owner, spec = _submitted(processes, task)
     if owner is None or spec is None:
-        return f"{show(object_id)}: {how}"
+        return f"{show(object_id)}: {how}" if where is not None else show(object_id)
     actor = owner.values.get(spec.actor) if spec.actor is not None else None
     if where is None and isinstance(actor, ActorAt):
         how += f" in {show(actor.process)}"

@@ -47,6 +47,13 @@ class Unreadable:
         return refuse, ()
 
 
+class Interrupting:
+    """As if Ctrl-C came while it is pickled, always."""
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+
 def wait_or_unreadable(path: str) -> Any:
     return Unreadable() if path == "unreadable" else wait_for(path)
 

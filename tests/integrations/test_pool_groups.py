@@ -182,6 +182,35 @@ def test_a_pool_whose_thread_has_failed_says_so(monkeypatch: pytest.MonkeyPatch)
         assert result.ready()
         with pytest.raises(RuntimeError, match=r"ended by ZeroDivisionError.*make a new one"):
             result.get(timeout=1)
+        pool._dispatcher.attendant._thread.join(30)  # its traceback belongs to this test
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_executor_whose_thread_has_failed_calls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    executor = miniray.Executor(1)
+    assert executor.submit(functions.square, 2).result(30) == 4
+    monkeypatch.setattr(sys.modules["miniray.pool.exchange"].Exchange, "collect", fail)
+    told = threading.Event()
+    future = executor.submit(functions.sleep, 0.01)  # not known to be short: its caller does not drive for it
+    future.add_done_callback(lambda _: told.set())
+    assert told.wait(30)
+    for ask in (lambda: future.result(1), lambda: executor.submit(functions.square, 2)):
+        with pytest.raises(RuntimeError, match=r"ended by ZeroDivisionError.*make a new one"):
+            ask()
+    executor.shutdown()
+    executor._dispatcher.attendant._thread.join(30)  # its traceback belongs to this test
+
+
+def test_a_submission_that_is_interrupted_is_not_made_later() -> None:
+    with miniray.Executor(1) as executor:
+        assert executor.submit(functions.square, 2).result(30) == 4
+        for begin in (executor.submit, lambda f, x: executor.map(f, [x])):
+            with pytest.raises(KeyboardInterrupt):
+                begin(functions.same, functions.Interrupting())
+            assert executor.submit(functions.square, 3).result(30) == 9
 
 
 class _Nonsense:

@@ -160,7 +160,7 @@ ADDED = PRELUDE + """
     try:
         miniray.remote(wrong).remote()
     except miniray.errors.SerializationError as error:
-        assert str(error) == "function wrong -> its default 0: never", error
+        assert str(error).startswith("function wrong -> its default 0: never\\n  called    at "), error
     earlier.terminate()
     print("found")
 """
