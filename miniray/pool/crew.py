@@ -80,7 +80,7 @@ class Crew:
         self._start, self.is_forked = self._given, True
         try:
             self._hire_all(len(before))
-        except SessionError:
+        except BaseException:  # or there can be no more processes
             self._start, self.is_forked = put, was_forked
             raise
         for member in before:

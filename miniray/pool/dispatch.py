@@ -183,6 +183,7 @@ class Dispatcher:
                     self._exchange.call_off(group)
             for group in reversed(member.groups):  # first what waits, lest it begins
                 if is_unwanted(group):
+                    group.is_recalled = True
                     miniray.cancel(group.ref)
                     stopped.append(group)
         self.show_waiters()

@@ -20,7 +20,7 @@ from typing import Any
 import miniray
 from miniray.errors import (
     ActorDiedError, MinirayError, ObjectLostError, ObjectStoreFullError, SerializationError, SessionError,
-    TaskCancelledError,
+    TaskCancelledError, TaskError,
 )  # fmt: skip
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.crew import Crew
@@ -163,9 +163,9 @@ class Exchange:
         except NotTogetherError as error:
             with self._lock:
                 self._separate(member, group, error)
-        except TaskCancelledError:  # taken back: it had not begun
+        except TaskCancelledError:
             with self._lock:
-                self._unrun(member, group)
+                self._cancelled(member, group)
         except ActorDiedError as error:
             with self._lock:
                 self._losses.lost(member, error)
@@ -206,6 +206,17 @@ class Exchange:
             group.problem = error.problem
             group.is_claimed = False
             self._changed()
+
+    def _cancelled(self, member: CrewMember, group: Group) -> None:
+        """It was taken back before it began, or stopped. Or nobody has asked for that: then it is users' code, called
+        while something was pickled, that has raised KeyboardInterrupt."""
+        if group.is_recalled or group.source.is_dropped:
+            self._unrun(member, group)
+        elif len(group.items) > 1:
+            self._unrun(member, group, limit=1)
+        else:
+            told = f"{group.callee.name} was ended by KeyboardInterrupt while its arguments or its result were pickled"
+            self._failed(member, group, TaskError(told))
 
     def _unrun(self, member: CrewMember, group: Group, limit: int | None = None) -> None:
         if group in member.groups:

@@ -54,6 +54,15 @@ class Interrupting:
         raise KeyboardInterrupt
 
 
+class Exiting:
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+def ending(words: str) -> Any:
+    return {"interrupt": Interrupting, "exit": Exiting}[words]() if words else words
+
+
 def wait_or_unreadable(path: str) -> Any:
     return Unreadable() if path == "unreadable" else wait_for(path)
 

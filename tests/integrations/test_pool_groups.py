@@ -213,6 +213,16 @@ def test_a_submission_that_is_interrupted_is_not_made_later() -> None:
             assert executor.submit(functions.square, 3).result(30) == 9
 
 
+@pytest.mark.parametrize("words", ["interrupt", "exit"])
+def test_a_result_that_ends_its_worker_where_it_is_pickled_is_an_error(words: str, pool: Any) -> None:
+    """And the call is not run again and again."""
+    with pytest.raises(miniray.errors.MinirayError, match="KeyboardInterrupt|SystemExit"):
+        pool.apply(functions.ending, (words,))
+    with pytest.raises(miniray.errors.MinirayError, match="KeyboardInterrupt|SystemExit"):
+        pool.map(functions.ending, ["", words, ""])
+    assert pool.apply(functions.square, (3,)) == 9
+
+
 class _Nonsense:
     """A number of seconds that is none."""
 
