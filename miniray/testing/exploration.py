@@ -171,10 +171,9 @@ class Exploration:
 
 def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shrink_seconds: float) -> None:
     __tracebackhide__ = True
-    frozen = gc.get_freeze_count()
-    if not frozen:  # each run collects: not what is there already
-        gc.collect()
-        gc.freeze()
+    was_frozen = gc.get_freeze_count()  # by somebody else, who may want it to stay so
+    gc.collect()
+    gc.freeze()  # each run collects: not what is there already
     ended = 0
     try:
         for seed in exploration.seeds:
@@ -185,7 +184,7 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
                 raise _failure(exploration, seed, done, folder, shrink_seconds)
             ended += done.error is None
     finally:
-        if not frozen:
+        if not was_frozen:
             gc.unfreeze()
     if exploration.seeds and not ended:
         raise SimulationFailed(
