@@ -164,6 +164,7 @@ class Source:
     argument: Any  # what is sent in place of the function; None: itself
     chunk: int  # so many calls are one task for `maxtasksperchild`
     fails_as_one: bool
+    reads_on = False  # whether its items are read as it goes, and some of them are parcels
     travels_alone = False  # whether a group has one call of it only
     is_dropped = False  # whether nobody can have the outcomes any more: what comes back unrun is not run again
     raises_exits = False  # whether SystemExit and KeyboardInterrupt of a call are raised as they are
@@ -295,7 +296,7 @@ class Group:
             return type(items[0]) is Parcel and items[0].ref is None
         if len(tasks_of(self.source, self.tokens)) > 1:
             return self.callee.has_state or not are_atomic(items, self.source.mode)
-        return Parcel in set(map(type, items))
+        return self.source.reads_on and Parcel in set(map(type, items))
 
     def pack(self) -> int:
         """Make the parcels; how many of its calls can go, together with the first. Runs users' code."""

@@ -291,6 +291,7 @@ class IMapIterator(Source):
         self.chunk = chunk
         self._input: Iterator[Any] = _items_of(iterable)
         self._feed: Feed | None = Feed(self._input) if may_block(iterable) else None
+        self.reads_on = self._feed is not None
         self._items: deque[tuple[bool, Any]] = deque()
         self._unsorted: dict[int, tuple[bool, Any]] = {}
         self._taken = 0  # calls that were taken from the input
