@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_TIMEOUT_SECONDS = 300
 MINIRAY = "miniray"
+_CORES = sorted(os.sched_getaffinity(0))  # those that there are; what pins itself later has fewer
 
 
 @dataclass
@@ -128,8 +129,7 @@ def in_process(target: str, *arguments: Any, timeout_seconds: float = SAMPLE_TIM
 
 def cores() -> tuple[int, int]:
     """The driver's core and the worker's (the same one where there is only one)."""
-    available = sorted(os.sched_getaffinity(0))
-    return available[0], available[1 % len(available)]
+    return _CORES[0], _CORES[1 % len(_CORES)]
 
 
 def pin_threads(core: int, pid: int | None = None) -> None:

@@ -42,9 +42,12 @@ def _milliseconds(seconds: float) -> float:
 def apply(count: int) -> list[Row]:
     samples, notes = interleave_processes(counted("roundtrip", CALLS, "pools"), count, _microseconds)
     pinned, _ = interleave_processes(counted("roundtrip_pinned", CALLS, "pools"), count, _microseconds)
+    on_one_core = counted("roundtrip", CALLS, "pools", "bench.versus:seconds_a_call_on_one_core")
+    cramped, _ = interleave_processes(on_one_core, count, _microseconds)
     return [
         Row("apply, one call after another", "us", samples, [Goal(POOL, at_most=0.5)], notes),
         Row("the same, pinned, two cores", "us", pinned, [Goal(POOL)]),
+        Row("the same, all on one core", "us", cramped, [Goal(POOL)]),
     ]
 
 

@@ -22,6 +22,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from bench.measure import cores, pin_threads
+
 TASKS = {  # name in the table -> module of this folder, and the module that must be there
     "miniray": ("miniray_adapter", "miniray"),
     "mp.Pool": ("mp_pool", "multiprocessing"),
@@ -80,10 +82,12 @@ def systems(verb: str, *arguments: Any, family: str = "tasks") -> dict[str, tupl
     return {name: ("bench.versus:sample", family, name, verb, *arguments) for name in FAMILIES[family]}
 
 
-def counted(verb: str, calls: int, family: str) -> dict[str, tuple[Any, ...]]:
+def counted(
+    verb: str, calls: int, family: str, by: str = "bench.versus:seconds_a_call"
+) -> dict[str, tuple[Any, ...]]:
     """The same for a verb of so many calls, of which slow systems make a few only; each sample is seconds a call."""
     counts = {name: calls // SLOW_PART if name in SLOW else calls for name in FAMILIES[family]}
-    return {name: ("bench.versus:seconds_a_call", family, name, verb, count) for name, count in counts.items()}
+    return {name: (by, family, name, verb, count) for name, count in counts.items()}
 
 
 def sample(family: str, name: str, verb: str, *arguments: Any) -> float:
@@ -98,6 +102,11 @@ def sample(family: str, name: str, verb: str, *arguments: Any) -> float:
         return run(*arguments)
     finally:
         adapter.stop()
+
+
+def seconds_a_call_on_one_core(family: str, name: str, verb: str, count: int) -> float:
+    pin_threads(cores()[0])
+    return seconds_a_call(family, name, verb, count)
 
 
 def seconds_a_call(family: str, name: str, verb: str, count: int) -> float:

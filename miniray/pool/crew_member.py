@@ -106,19 +106,18 @@ class CrewMember:
             methods = self._ways
             function = (group.callee.function if source.argument is None else source.argument,)
         run, run_whole, run_one, run_parcels = methods
-        how = LONGEST * group.target, group.packs_results, group.is_awaited
-        if group.parcels:
-            if group.packed_function is not None:
-                function = (group.packed_function,)
-            return run_parcels, (*function, group.number, source.mode, group.parcels, how)
-        if type(group.items[0]) is Parcel:
-            return run, (*function, group.number, source.mode, group.items[0].ref, how)
         args = group.single()
         if args is not None:
             return run_one, (*function, group.number, *args)
         if group.runs_whole:
             return run_whole, (*function, group.number, source.mode, group.items)
-        return run, (*function, group.number, source.mode, group.items, how)
+        how = LONGEST * group.target, group.packs_results, group.is_awaited
+        if group.parcels:
+            if group.packed_function is not None:
+                function = (group.packed_function,)
+            return run_parcels, (*function, group.number, source.mode, group.parcels, how)
+        items = group.items[0].ref if type(group.items[0]) is Parcel else group.items
+        return run, (*function, group.number, source.mode, items, how)
 
     def unload(self, group: Group) -> bool:
         """It does not get them; whether it was to."""
@@ -130,6 +129,7 @@ class CrewMember:
     def push(self, group: Group, call: Any) -> None:
         """They are pickled, and go."""
         group.ref = call.remote()
+        group.parcels = group.packed_function = None
         self.loading.remove(group)
         self._last = group.number
         if not self.groups:

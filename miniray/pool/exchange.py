@@ -237,7 +237,7 @@ class Exchange:
             return  # the worker was lost, or the pool terminated, meanwhile
         if done and seconds >= 0:
             group.callee.measured(done, seconds)
-        group.callee.has_ended(done, len(group.items), is_early=done < group.kept)
+        group.callee.was_run(done, len(group.items), is_early=done < group.kept)
         if done < group.kept:
             self._again(group, done)
         self._close(member, group)

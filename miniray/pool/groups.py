@@ -54,8 +54,8 @@ class Callee:
     def __init__(self, function: Callable[..., Any], *, is_forked: bool = False) -> None:
         self.function = function
         self.is_sent_once = isinstance(function, _SENT_ONCE)  # others travel with each group, as arguments
-        self.has_state = not self.is_sent_once and _has_state(function)  # of which each task has its own,
-        self.is_inherited = is_forked and self.has_state and not _can_be_pickled(function)  # unless that is impossible
+        self.has_state = not self.is_sent_once and _has_state(function)  # then each task has its own copy of it
+        self.is_inherited = is_forked and self.has_state and not _can_be_pickled(function)  # then there can be none
         self.seconds: float | None = None  # one call's, smoothed
         self.size = 1  # calls of the largest group that was measured
         self.most = MAX_GROUP_ITEMS  # its groups have no more: one that ended early had so many
@@ -65,7 +65,7 @@ class Callee:
         self.seconds = one if self.seconds is None else self.seconds + _SMOOTHING * (one - self.seconds)
         self.size = max(self.size, calls)
 
-    def has_ended(self, done: int, calls: int, *, is_early: bool) -> None:
+    def was_run(self, done: int, calls: int, *, is_early: bool) -> None:
         """So many calls of a group were run; early: and then no more, for no fault of the pool's."""
         if is_early:
             self.most = max(1, done)

@@ -17,13 +17,11 @@ What a single call returned may be large: it is kept for that only until it has 
 
 from __future__ import annotations
 
-import copyreg
-import io
 import os
 import pickle
 import threading
 import traceback
-from collections import ChainMap, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import starmap
@@ -41,7 +39,7 @@ MAX_RESULT_BYTES = 1 << 20  # a group whose results weigh more ends
 KEPT_GROUPS = 8  # more than the pool has under way at one worker
 PARK_SECONDS = 0.05
 LIGHT = frozenset({int, float, bool, complex, type(None)})
-_ALWAYS_PICKLED = LIGHT | {str, bytes, bytearray}
+_ALWAYS_PICKLED = ATOMS | {bytearray}
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -52,8 +50,7 @@ How = tuple[float, bool, bool]
 # has been pickled
 Outcome = tuple[int, list[Any], list[int], dict[int, "Raised"], float, Any]
 Single = tuple[Any, float]  # of one call: its result, seconds
-# text of the traceback; the pickled exception; None, or of one that plain pickle cannot carry, so that it is packed by
-# `pack_error`, its refs; its name
+# text of the traceback; the pickled exception; None, or its refs, if `pack_error` had to pack it; its name
 Raised = tuple[str, bytes, list[Any] | None, str]
 # a ref of a list of the result; None: it cannot be pickled, for this packed reason, and looks like this
 Separate = tuple[miniray.ObjectRef[Any] | None, tuple[bytes, list[Any]], str]
@@ -167,7 +164,7 @@ class PoolWorker:
         if run.calls > 1:
             self._watch(run)
         longest, packs, posts = how
-        snapshot, has_own = miniray.Snapshots().take, function is None
+        snapshot, has_own = miniray.Snapshots().take if packs else None, function is None
         posts = posts and self._marks.begin_posts(number)
         kept = results, packed, errors = _Kept([], [], {})
         weight = 0
@@ -192,7 +189,7 @@ class PoolWorker:
                     result = function(*(item if type(item) is tuple else _arguments(item)))
                 else:
                     result = function(*item[0], **item[1])
-                if packs and type(result) not in ATOMS and not is_atomic(result):
+                if snapshot is not None and type(result) not in ATOMS and not is_atomic(result):
                     data = snapshot(result)
                     if data is None:  # it may change: no other call is run before it has left
                         posts = False
@@ -320,32 +317,17 @@ class PoolWorker:
                 self._marks.give_back(run.number, kept)
 
 
-def _refuse(ref: Any) -> Any:
-    raise pickle.PicklingError(f"{ref!r} is counted only in what miniray pickles")
-
-
-class _PlainPickler(pickle.Pickler):
-    """Refuses refs: nobody would count them."""
-
-    dispatch_table: Any = ChainMap({miniray.ObjectRef: _refuse}, copyreg.dispatch_table)
-
-
-def _plainly(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    _PlainPickler(buffer).dump(value)
-    return buffer.getvalue()
-
-
 def _describe(error: BaseException) -> Raised:
-    """Its traceback as text, without our own frame, and itself, by plain pickle where that carries it whole."""
+    """Its traceback as text, without our own frame, and itself, by its own pickle where that carries it whole."""
     trace = error.__traceback__
     text = "".join(traceback.format_exception(type(error), error, None if trace is None else trace.tb_next))
     name = type(error).__name__
     try:
-        dumped = _plainly(error)
-        again = pickle.loads(dumped)
-        if type(again) is type(error) and repr(again.args) == repr(error.args) and str(again) == str(error):
-            return text, dumped, None, name
+        dumped = miniray.Snapshots().take(error)
+        if dumped is not None:
+            again = pickle.loads(dumped)
+            if type(again) is type(error) and repr(again.args) == repr(error.args) and str(again) == str(error):
+                return text, dumped, None, name
     except Exception:
         pass
     return text, *miniray.pack_error(error), name

@@ -35,7 +35,7 @@ USES: dict[str, Callable[[Any, Any, Any], list[Any]]] = {
 @pytest.fixture(scope="module", params=["zygote", "fork"])
 def pool(request: Any, session: None) -> Iterator[Any]:
     context = multiprocessing.get_context("fork") if request.param == "fork" else None
-    with miniray.Pool(2, context=context) as made, miniray.Executor(2) as executor:
+    with miniray.Pool(2, context=context) as made, miniray.Executor(2, mp_context=context) as executor:
         made.submit = executor.submit
         for function in (functions.note_in, functions.fill_and_return, functions.first_of):  # known to be short
             list(made.imap(function, [[0] for _ in range(500)]))

@@ -178,6 +178,20 @@ def test_the_main_thread_is_guarded_by_whoever_begins_a_session() -> None:
 # ---- locks
 
 
+def hold_in_another_thread(lock: UnbrokenLock, until: threading.Event) -> threading.Thread:
+    is_held = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            assert until.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(30)
+    return holder
+
+
 def test_no_handler_runs_where_a_lock_is_held(cluster: ScriptedCluster) -> None:
     lock = UnbrokenLock()
     with lock, lock:
@@ -205,17 +219,9 @@ def test_a_lock_held_by_another_thread_is_waited_for_unbroken(signals: Signals) 
     """The wait for it may be that of a `finally`, which is done to its end."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signals.install()
-    lock, is_held, resent = UnbrokenLock(), threading.Event(), threading.Event()
+    lock, resent = UnbrokenLock(), threading.Event()
     signals._resend = lambda number: resent.set()
-
-    def hold() -> None:
-        with lock:
-            is_held.set()
-            assert resent.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert is_held.wait(30)
+    holder = hold_in_another_thread(lock, resent)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     with lock:
         assert resent.is_set()
@@ -234,16 +240,8 @@ def test_a_lock_that_the_parent_held_defers_nothing_in_a_forked_child(signals: S
 
 def test_a_lock_that_another_thread_held_is_free_in_a_forked_child() -> None:
     """A pool's own thread may hold the pool's at any moment; the child is to be told that the pool is not its own."""
-    lock, is_held, may_end = UnbrokenLock(), threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with lock:
-            is_held.set()
-            assert may_end.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert is_held.wait(30)
+    lock, may_end = UnbrokenLock(), threading.Event()
+    holder = hold_in_another_thread(lock, may_end)
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

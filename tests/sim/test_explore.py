@@ -213,7 +213,7 @@ def test_the_collector_looks_at_nothing_that_was_there_before() -> None:
     """Each run collects: in a process with much in it, as in this one, shrinking came to nothing in its time."""
     gc.freeze()  # somebody else has done so before
     more: list[list[int]] = [[] for _ in range(50_000)]
-    least = gc.get_freeze_count() + len(more)
+    least = gc.get_freeze_count() + len(more) // 2  # some of those frozen before may end meanwhile
     counts: list[int] = []
 
     @explore(seeds=1, faults="none")
