@@ -10,7 +10,7 @@ from typing import Any
 
 import miniray
 from miniray.errors import ActorDiedError, SerializationError, SessionError
-from miniray.pool_worker.board import Board
+from miniray.pool_worker.board import Board, Posted
 from miniray.pool.crew_member import CrewMember, await_end
 from miniray.pool.groups import Group
 from miniray.pool.inheritance import find_in_main, find_shared, is_fork_context
@@ -137,13 +137,13 @@ class Crew:
         firsts = [member.groups[0] for member in self._members if member.groups]
         return any(group.is_awaited and self.started(group) > group.delivered + 1 for group in firsts)
 
-    def posted(self, member: CrewMember) -> tuple[Group, int, bytes] | None:
-        """Outcomes that have come before their group has ended, and from which byte of the letterbox on."""
+    def posted(self, member: CrewMember) -> tuple[Group, Posted] | None:
+        """Outcomes that have come before their group has ended."""
         group = member.groups[0] if member.groups else None
         if group is None or not group.is_awaited:
             return None
-        content = self._board.posted(member.slot, group.number, group.posted_bytes)
-        return (group, group.posted_bytes, content) if content else None
+        posted = self._board.posted(member.slot, group.number, group.delivered)
+        return None if posted is None else (group, posted)
 
     def held_up(self) -> list[CrewMember]:
         """Workers whose group may have outcomes, and which run the same call as when this was asked last."""

@@ -264,13 +264,13 @@ class Exchange:
 
     def _take_posted_of(self, member: CrewMember) -> None:
         with self._lock:
-            posted = self._crew.posted(member)
-        if posted is not None:
-            group, start, content = posted
-            end, results, errors = read_posted(group, start, content)
+            found = self._crew.posted(member)
+        if found is not None:
+            group, posted = found
+            results, errors = read_posted(group, posted)
             with self._lock:
                 if group in member.groups:
-                    group.deliver_posted(start, end, results, errors)
+                    group.deliver_posted(posted.first, results, errors)
                     self._changed()
 
     def rebalance(self) -> None:

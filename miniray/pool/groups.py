@@ -245,7 +245,7 @@ class Group:
 
     __slots__ = (
         "attempt", "callee", "delivered", "expected", "is_claimed", "is_recalled", "items", "kept", "member", "number",
-        "packed_function", "parcels", "posted_bytes", "problem", "ref", "source", "tokens",
+        "packed_function", "parcels", "problem", "ref", "source", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -261,7 +261,6 @@ class Group:
         self.parcels: list[bytes] | None = None  # the items, if they go as these
         self.packed_function: bytes | None = None  # of which each parcel has its own
         self.delivered = 0  # outcomes that came before the group had ended
-        self.posted_bytes = 0  # what they took in the letterbox
         self.expected = source.callee.expected(len(items))  # seconds, as far as was known when it was made
         self.is_claimed = False  # a thread collects it
         self.is_recalled = False
@@ -332,11 +331,10 @@ class Group:
         """Whether somebody may wait for one of its outcomes alone."""
         return len(self.items) > 1 and not self.source.fails_as_one
 
-    def deliver_posted(self, start: int, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
-        """Outcomes behind those that were delivered, which stood in the letterbox from one byte to another."""
-        if results and self.posted_bytes == start:  # else another thread was faster
-            first, self.delivered = self.delivered, self.delivered + len(results)
-            self.posted_bytes = end
+    def deliver_posted(self, first: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:
+        """Outcomes of its calls from `first` on."""
+        if self.delivered == first:  # else another thread was faster
+            self.delivered += len(results)
             self.source.deliver(self.tokens[first : self.delivered], results, errors)
 
     def deliver(self, end: int, results: Sequence[Any], errors: dict[int, BaseException]) -> None:

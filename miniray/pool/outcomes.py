@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Sequence
 from multiprocessing import pool as _standard
@@ -22,7 +21,7 @@ from miniray.errors import (
     WorkerInitializerError,
 )
 from miniray.pool.groups import Group
-from miniray.pool_worker.board import BOX_BYTES
+from miniray.pool_worker.board import Posted
 from miniray.pool_worker.worker import Raised, RaisedEarly
 
 MaybeEncodingError: Any = vars(_standard)["MaybeEncodingError"]  # not declared by its stubs
@@ -84,24 +83,23 @@ def read(group: Group) -> Read:
     return done, results, errors, seconds
 
 
-def read_posted(group: Group, start: int, content: bytes) -> tuple[int, list[Any], dict[int, BaseException]]:
-    """What stood in the letterbox of the outcomes of a group, from a byte on: where it ends, results, exceptions. What
-    cannot be read like this, and all behind it, comes again."""
+def read_posted(group: Group, posted: Posted) -> tuple[list[Any], dict[int, BaseException]]:
+    """Results and exceptions that stood in the letterbox, each by itself."""
     results: list[Any] = []
     errors: dict[int, BaseException] = {}
-    file = io.BytesIO(content)
-    while file.tell() < len(content):
+    for data in posted.pickles():
+        found: Any = None
         try:
-            found = pickle.load(file)
+            found = pickle.loads(data)
         except (Exception, SystemExit) as error:
             if miniray.raised_by_handler(error):
                 raise
-            return BOX_BYTES, results, errors
+            errors[len(results)] = _unreadable(error)
         if type(found) is RaisedEarly:
             errors[len(results)] = _exception(group, found.raised)
             found = None
         results.append(found)
-    return start + len(content), results, errors
+    return results, errors
 
 
 def unsent(error: MinirayError) -> BaseException:

@@ -3,9 +3,11 @@
 - `progress`: which call of which group it started last. When the process is killed this tells the call that was
   lost from those that had not begun, and may simply be run elsewhere.
 - `given_back`: from which call on the worker will not run a group, since a slow call holds it up.
-- `posted`, `posted_bytes`: of which group the letterbox has outcomes, and how many bytes of them: they leave that way
-  as soon as they are there, and no slow call keeps them behind it. The box is written first, and then the word that
-  tells of it; whoever reads looks at the group's number again afterwards. It takes memory only when it is used.
+- `posted`, `posts`: of which group the letterbox has outcomes, and how many of them: they leave that way as soon as
+  they are there, and no slow call keeps them behind it. `bounds` says where each begins and ends in the box, so that
+  one which cannot be unpickled hides none behind it. An outcome is written first, then where it ends, and last the
+  word that counts it: a worker that is killed in the middle of this has not posted it. Whoever reads looks at the
+  group's number again afterwards. All this takes memory only where it is used.
 
 Each word has one writer, the worker, and is written in one piece. The board is a memfd: it has no name, so no kill
 can leave a file behind; workers of the same host open it through /proc. Where they cannot, nothing is given back,
@@ -16,14 +18,16 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import MutableSequence
-from typing import Any
+from collections.abc import Iterator, MutableSequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 INDEX_BITS = 24  # a mark is (group number << INDEX_BITS) + index
 MAX_GROUP_CALLS = (1 << INDEX_BITS) - 1
 BOX_BYTES = 1 << 20  # as much as a group's results may weigh
-_WORDS = 4
-_PROGRESS, _GIVEN_BACK, _POSTED, _POSTED_BYTES = range(_WORDS)
+_SHORTEST_BYTES = 4  # of a pickle: so there are never more bounds than fit
+_PROGRESS, _GIVEN_BACK, _POSTED, _POSTS, _BOUNDS = range(5)  # the first bound is 0, where the box begins
+_WORDS = _BOUNDS + 1 + BOX_BYTES // _SHORTEST_BYTES
 _WORD_BYTES = 8
 _SLOT_BYTES = _WORDS * _WORD_BYTES + BOX_BYTES
 
@@ -62,13 +66,16 @@ class Board:
         """How many of them it has not given back."""
         return _part(self._slots[slot][0][_GIVEN_BACK], number, calls, earlier=calls, later=calls)
 
-    def posted(self, slot: int, number: int, start: int) -> bytes:
-        """What its worker has put into the letterbox about a group, from a byte of it on; perhaps nothing."""
+    def posted(self, slot: int, number: int, first: int) -> Posted | None:
+        """What its worker has put into the letterbox about a group, from one of its outcomes on; None: nothing."""
         words, box = self._slots[slot]
         if words[_POSTED] != number:
-            return b""
-        found = bytes(box[start : words[_POSTED_BYTES]])
-        return found if words[_POSTED] == number else b""
+            return None
+        bounds = words[_BOUNDS + first : _BOUNDS + words[_POSTS] + 1].tolist()
+        if len(bounds) < 2:
+            return None
+        found = Posted(first, bounds, bytes(box[bounds[0] : bounds[-1]]))
+        return found if words[_POSTED] == number else None
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -82,6 +89,19 @@ class Board:
 
     def __del__(self) -> None:
         self.close()
+
+
+class Posted(NamedTuple):
+    """Outcomes of a group from the letterbox."""
+
+    first: int  # which call of the group the first is of
+    bounds: list[int]  # in the box: where the first begins, where each ends
+    content: bytes
+
+    def pickles(self) -> Iterator[bytes]:
+        box_start = self.bounds[0]
+        for start, end in pairwise(self.bounds):
+            yield self.content[start - box_start : end - box_start]
 
 
 def _part(mark: int, number: int, calls: int, *, earlier: int, later: int) -> int:
@@ -103,8 +123,8 @@ class Marks:
 
     def __init__(self, path: str, slot: int) -> None:
         self._map: mmap.mmap | None = None
-        self._end = 0  # of what is in the box
-        self.words: MutableSequence[int] | memoryview[Any] = [0] * _WORDS
+        self._posts = self._end = 0  # how many outcomes are in the box, and where they end
+        self.words: MutableSequence[int] | memoryview[Any] = [0] * _BOUNDS
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -123,7 +143,7 @@ class Marks:
     def begin_posts(self, number: int) -> bool:
         """Outcomes of this group may go into the box, in order; whether there is one."""
         if self.is_shared:
-            self.words[_POSTED] = self.words[_POSTED_BYTES] = self._end = 0
+            self.words[_POSTED] = self.words[_POSTS] = self._posts = self._end = 0
             self.words[_POSTED] = number
         return self.is_shared
 
@@ -134,5 +154,7 @@ class Marks:
         if end > BOX_BYTES:
             return False
         self._box[start:end] = outcome
-        self.words[_POSTED_BYTES] = self._end = end
+        words, count = self.words, self._posts + 1
+        words[_BOUNDS + count] = self._end = end
+        words[_POSTS] = self._posts = count  # last: only now is it there
         return True

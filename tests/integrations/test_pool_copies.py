@@ -166,7 +166,8 @@ def test_an_outcome_is_in_the_letterbox_before_the_next_call_begins(monkeypatch:
     seen: list[list[Any]] = []
 
     def look(x: int) -> Any:
-        end, results, errors = read_posted(Group(), 0, board.posted(0, 7, 0))  # type: ignore[arg-type]
+        posted = board.posted(0, 7, 0)
+        results, errors = ([], {}) if posted is None else read_posted(Group(), posted)  # type: ignore[arg-type]
         seen.append([errors.get(index, result) for index, result in enumerate(results)])
         if x == 2:
             raise LookupError(x)
@@ -176,5 +177,32 @@ def test_an_outcome_is_in_the_letterbox_before_the_next_call_begins(monkeypatch:
     assert [[repr(one) for one in early] for early in seen] == [
         ["0", "{'x': 1}", "LookupError(2)"][:count] for count in range(4)
     ]
-    assert board.posted(0, 8, 0) == b""
+    assert board.posted(0, 8, 0) is board.posted(0, 7, 4) is None
+    board.close()
+
+
+def test_an_outcome_that_is_being_posted_when_its_worker_dies_is_not_there() -> None:
+    class Dying:
+        """Shared words, of which the last can never be written."""
+
+        def __init__(self, words: Any, last: int) -> None:
+            self._words, self._left = words, last
+
+        def __setitem__(self, index: int, value: int) -> None:
+            if not self._left:
+                raise SystemExit
+            self._left -= 1
+            self._words[index] = value
+
+    board = Board(1)
+    marks: Any = Marks(board.path, 0)
+    assert marks.begin_posts(7) and marks.post(b"first")
+    words = marks.words
+    for written in range(2):
+        marks.words = Dying(words, written)
+        with pytest.raises(SystemExit):
+            marks.post(b"second")
+        posted = board.posted(0, 7, 0)
+        assert posted is not None and list(posted.pickles()) == [b"first"]
+        assert board.posted(0, 7, 1) is None
     board.close()

@@ -111,6 +111,23 @@ def test_an_early_result_that_cannot_be_read_is_an_error_of_its_own(tmp_path: Pa
             next(results)
 
 
+def test_an_early_result_that_cannot_be_read_keeps_back_none_behind_it(tmp_path: Path) -> None:
+    file = str(tmp_path / "go on")
+    with miniray.Pool(1) as pool:
+        learn(pool, functions.wait_or_unreadable)
+        with pytest.raises(MaybeEncodingError) as late:
+            pool.map(functions.wait_or_unreadable, ["", "unreadable"], chunksize=1)
+        results = pool.imap(functions.wait_or_unreadable, ["", "unreadable", "unreadable", "", file, ""])
+        assert results.next(timeout=20) == ""
+        for _ in range(2):
+            with pytest.raises(MaybeEncodingError, match="cannot be read") as early:
+                results.next(timeout=20)
+            assert (early.value.args, repr(early.value.__cause__)) == (late.value.args, repr(late.value.__cause__))
+        assert results.next(timeout=20) == ""
+        Path(file).touch()
+        assert list(results) == [file, ""]
+
+
 def test_a_slow_call_keeps_back_no_apply_async(tmp_path: Path) -> None:
     file = str(tmp_path / "go on")
     with miniray.Pool(1) as pool:
