@@ -40,6 +40,7 @@ from miniray.executor.interrupts import Interrupts
 from miniray.executor.sources import MapCalls, Submissions
 from miniray.pool.crew_member import CrewMember
 from miniray.pool.dispatch import TERMINATE, Dispatcher
+from miniray.pool.groups import copy_of
 from miniray.pool.pending import unfinished
 from miniray.pool_worker.parcels import MAP, STARMAP
 
@@ -246,7 +247,7 @@ class Executor(futures.Executor):
     def _check(self, dispatcher: Dispatcher | None) -> None:
         is_ended = self._is_shut and dispatcher is not None and dispatcher.state == TERMINATE
         if dispatcher is not None and dispatcher.broken is not None and not is_ended:
-            raise BrokenProcessPool(UNUSABLE) if self._strict else as_standard(dispatcher.broken)
+            raise BrokenProcessPool(UNUSABLE) if self._strict else as_standard(copy_of(dispatcher.broken))
         if self._is_shut:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if _is_exiting:

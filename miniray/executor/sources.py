@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray.executor.errors import as_standard
 from miniray.executor.future import Future, come_back, finish, start
-from miniray.pool.groups import Callee, Group, Source
+from miniray.pool.groups import Callee, Group, Source, copy_of
 from miniray.pool_worker.parcels import APPLY
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Submissions(Source):
     def abandon(self, error: BaseException) -> None:
         futures = self.waiting()
         self._calls.clear()
-        self.deliver(futures, [None] * len(futures), dict.fromkeys(range(len(futures)), error))
+        self.fail(futures, error)
 
     def waiting(self) -> list[Future[Any]]:
         """What was not taken yet."""
@@ -145,7 +145,7 @@ class MapCalls(Source):
     def abandon(self, error: BaseException) -> None:
         taken = self.take(len(self._items))
         if taken is not None:
-            self.deliver(taken[0], [None] * len(taken[0]), {0: error})
+            self.deliver(taken[0], [None] * len(taken[0]), {0: copy_of(error)})
 
     def cancel(self) -> None:
         """What has not started does not run, and what runs is stopped, if that can be. From a finaliser, perhaps: no

@@ -115,15 +115,13 @@ class CallQueue:
         """The same of one call."""
         for entry in self._entries:
             if (entry.source if isinstance(entry, Remainder) else entry) is source and entry.withdraw(token):
-                source.deliver([token], [None], {0: DROPPED})
+                source.fail([token], DROPPED)
                 return
 
 
 def _fail(entry: Source | Remainder, error: BaseException) -> None:
     if isinstance(entry, Remainder):
-        if not entry.tokens:
-            return  # all were taken, and nobody has looked since
-        errors = dict.fromkeys(range(len(entry.tokens)), error)
-        entry.source.deliver(entry.tokens, [None] * len(entry.tokens), errors)
+        if entry.tokens:  # else all were taken, and nobody has looked since
+            entry.source.fail(entry.tokens, error)
     else:
         entry.abandon(error)

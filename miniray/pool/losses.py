@@ -4,7 +4,7 @@ A worker is lost by one road: a call to it raises `ActorDiedError`. The board th
 is run again while it has retries left; the rest is simply run, and another worker takes the place.
 
 A pool is given up when that is of no use: its workers die before they can work, it is strict, its session has ended,
-it is terminated. All calls, now and later, then fail with the reason.
+it is terminated. All calls, now and later, then fail with the reason, each with a copy of its own.
 
 All methods run under the pool's lock.
 """

@@ -14,7 +14,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from miniray.pool.feeding import Feed, may_block
-from miniray.pool.groups import Callee, Source
+from miniray.pool.groups import Callee, Source, copy_of
 from miniray.pool_worker.parcels import APPLY, MAP
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Calls(Source):
 
     def abandon(self, error: BaseException) -> None:
         while self._calls:
-            self._calls.popleft()[0].settle(False, error)
+            self._calls.popleft()[0].settle(False, copy_of(error))
 
 
 class LoneCall(Source):
@@ -201,7 +201,7 @@ class LoneCall(Source):
 
     def abandon(self, error: BaseException) -> None:
         if self._items:
-            self.deliver(self.all()[0], (None,), {0: error})
+            self.fail(self.all()[0], error)
 
 
 class MapResult(ApplyResult, Source):
@@ -261,7 +261,7 @@ class MapResult(ApplyResult, Source):
         self._next = len(self._value) if self._success else self._next
         if self._left:
             self._left = 0
-            self.settle(False, error)
+            self.settle(False, copy_of(error))
 
 
 def _items_of(iterable: Iterable[Any]) -> Iterator[Any]:
@@ -420,7 +420,7 @@ class IMapIterator(Source):
         if self._length is None:
             self._length = self._taken + 1
             self._taken += 1
-            self._arrive(self._taken - 1, (False, error))
+            self._arrive(self._taken - 1, (False, copy_of(error)))
             self._dispatcher.iterator_changed(self)
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray.errors import WorkerCrashedError, WorkerInitializerError
+from miniray.errors import MinirayError, WorkerCrashedError, WorkerInitializerError
 from tests.integrations import pool_functions as functions
 from tests.quiescence import await_end, eventually, is_alive
 
@@ -103,6 +103,32 @@ def test_initializer_that_raises(strict: bool) -> None:
         assert isinstance(caught.value, BrokenExecutor) and type(caught.value.__cause__) is ValueError
         with pytest.raises(BrokenProcessPool):
             two.submit(functions.square, 1)
+
+
+@pytest.mark.parametrize("lost", [2, 9])
+def test_each_future_that_was_given_up_has_an_exception_of_its_own(lost: int) -> None:
+    with miniray.Executor(2) as two:
+        futures = [two.submit(functions.sleep, 60) for _ in range(9)]
+        eventually(lambda: all(future.running() for future in futures[:2]), "two are at a worker", 30)
+        if lost == 2:
+            two.kill_workers()
+        else:
+            two._dispatcher.terminate(MinirayError("of no use"))
+        errors = [future.exception(10) for future in futures if not future.cancelled()]
+        assert len({*map(id, errors)}) == len(errors) == lost
+        assert len({*map(repr, errors)}) == 1
+
+
+def test_a_call_that_cannot_be_made_any_more_raises_an_exception_of_its_own() -> None:
+    with miniray.Executor(2) as two:
+        two.submit(functions.square, 2).result(30)
+        two._dispatcher.terminate(MinirayError("of no use"))
+        errors = []
+        for _ in range(2):
+            with pytest.raises(MinirayError, match="of no use") as caught:
+                two.submit(functions.square, 1)
+            errors.append(caught.value)
+        assert errors[0] is not errors[1]
 
 
 def test_max_tasks_per_child() -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -140,6 +141,38 @@ def test_initializer_that_raises() -> None:
         assert type(caught.value.__cause__) is LookupError
         with pytest.raises(WorkerInitializerError):
             pool.apply(functions.square, (1,))
+
+
+def raised(uses: list[Callable[[], Any]]) -> list[BaseException]:
+    errors: list[BaseException] = []
+    for use in uses:
+        with pytest.raises(Exception) as caught:
+            use()
+        errors.append(caught.value)
+    return errors
+
+
+@pytest.mark.parametrize("reason", ["initializer", "terminate"])
+def test_each_result_of_a_pool_that_was_given_up_has_an_exception_of_its_own(reason: str, tmp_path: Path) -> None:
+    """One that two threads raise would collect the tracebacks and the contexts of both."""
+    start = (_raise, ("no licence",)) if reason == "initializer" else ()
+    with miniray.Pool(2, *start) as pool:
+        if not start:
+            list(pool.imap(functions.wait_for, [""] * 2000))  # known to be short: the next calls travel together
+        uses: list[Callable[[], Any]] = [
+            pool.apply_async(functions.wait_for, (str(tmp_path / "never"),)).get for _ in range(20)
+        ]
+        uses += [pool.map_async(functions.sleep, [60] * 3).get, pool.imap(functions.sleep, iter([60])).__next__]
+        if start:
+            uses += [lambda: pool.apply(functions.square, (1,))] * 2
+            uses += [pool.map_async(functions.square, [1]).get, pool.imap(functions.square, [1]).__next__]
+        else:
+            pool.terminate()
+        errors = raised(uses)
+        assert len({*map(id, errors)}) == len(uses)
+        kind, cause = (WorkerInitializerError, LookupError) if start else (TaskCancelledError, type(None))
+        assert {(type(error), type(error.__cause__), error.__context__) for error in errors} == {(kind, cause, None)}
+        assert len({*map(str, errors)}) == 1
 
 
 def test_initializer_that_exits() -> None:
