@@ -43,8 +43,8 @@ class Pausing:
 
 
 def note_interrupt(mark: Path) -> None:
-    mark.touch()
     try:
+        mark.touch()  # here: whoever sees it may interrupt at once
         time.sleep(60)
     except KeyboardInterrupt:
         mark.write_text("interrupted")
@@ -52,9 +52,9 @@ def note_interrupt(mark: Path) -> None:
 
 
 def be_deaf(mark: Path) -> None:
-    mark.touch()
     while True:
         try:
+            mark.touch()
             time.sleep(60)
         except KeyboardInterrupt:
             pass
