@@ -51,15 +51,18 @@ from miniray.pool_worker.parcels import MAP, STARMAP
 __all__ = [
     "ApplyResult", "AsyncResult", "CLOSE", "ExceptionWithTraceback", "INIT", "IMapIterator", "IMapUnorderedIterator",
     "MapResult", "MaybeEncodingError", "Pool", "RUN", "RemoteTraceback", "TERMINATE", "ThreadPool", "TimeoutError",
-    "get_context", "mapstar", "rebuild_exc", "starmapstar",
+    "get_context", "job_counter", "mapstar", "rebuild_exc", "starmapstar", "wait", "worker",
 ]  # fmt: skip
 
 INIT = "INIT"
 # What else people find in `multiprocessing.pool`; its own, not declared by its stubs.
 ExceptionWithTraceback: Any = vars(_standard)["ExceptionWithTraceback"]
+job_counter: Any = vars(_standard)["job_counter"]
 mapstar: Any = vars(_standard)["mapstar"]
 rebuild_exc: Any = vars(_standard)["rebuild_exc"]
 starmapstar: Any = vars(_standard)["starmapstar"]
+wait: Any = vars(_standard)["wait"]
+worker: Any = vars(_standard)["worker"]
 
 _CHUNKS_PER_WORKER = 4
 
@@ -74,7 +77,7 @@ class Pool:
         context: a fork context has the workers forked from this very process, as the standard pool does it on Linux, so
             that they inherit all that it has. That happens by itself where something is shared by inheritance only, or
             cannot be pickled: a lock, say, in `initargs`, in a global of the program, in what a function uses. Other
-            contexts: workers start in miniray's way, which is faster. The pool's repr says which it is.
+            contexts: workers start in miniray's way, of a process that has no threads. The pool's repr says which it is.
         retries: how many more times a call is started whose process has died; by default it fails at once with
             `WorkerCrashedError`. (The standard pool waits for ever.) Calls that had not started are simply run.
 

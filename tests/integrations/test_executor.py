@@ -121,7 +121,8 @@ def test_whose_children_workers_are(executor: miniray.Executor) -> None:
 
 
 def test_default_number_of_workers() -> None:
-    assert miniray.Executor()._max_workers == len(os.sched_getaffinity(0))
+    with miniray.Pool() as pool:
+        assert miniray.Executor()._max_workers == pool._processes == len(os.sched_getaffinity(0))
 
 
 def test_large_arrays_go_both_ways(executor: miniray.Executor) -> None:
