@@ -77,7 +77,7 @@ class Pool:
         context: a fork context has the workers forked from this very process, as the standard pool does it on Linux, so
             that they inherit all that it has. That happens by itself where something is shared by inheritance only, or
             cannot be pickled: a lock, say, in `initargs`, in a global of the program, in what a function uses. Other
-            contexts: workers start in miniray's way, of a process that has no threads. The pool's repr says which it is.
+            contexts: workers start in miniray's way, from a process without threads. The pool's repr says which it is.
         retries: how many more times a call is started whose process has died; by default it fails at once with
             `WorkerCrashedError`. (The standard pool waits for ever.) Calls that had not started are simply run.
 
