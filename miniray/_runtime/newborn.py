@@ -13,15 +13,19 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from miniray._runtime import signals
+
 _NEVER = (signal.SIGKILL, signal.SIGSTOP)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
+@signals.life
 def live(body: Callable[[], object]) -> NoReturn:
     """In the child: run `body` in a process group of its own, and end without unwinding into the parent's code."""
     status = 1
     try:
         os.setpgid(0, 0)
+        signals.hold_nothing()
         reset_signals()
         numpy_random = sys.modules.get("numpy.random")  # `random` reseeds itself after a fork
         if numpy_random is not None:

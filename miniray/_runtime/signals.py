@@ -42,6 +42,7 @@ _SIGINT, _SIGALRM = int(signal.SIGINT), int(signal.SIGALRM)
 _getsignal: Callable[[int], Any] = _signal.getsignal  # the module's own wraps its result in an enum: 2 us
 
 unbroken_code: dict[CodeType, None] = {}
+_lives: dict[CodeType, None] = {}  # in these a forked process's own life begins
 
 _main = threading.main_thread().ident
 _held = 0  # how many `UnbrokenLock`s the main thread holds, each as often as it has taken it
@@ -51,6 +52,12 @@ _guards: list[Signals] = []  # those that are installed; the last is the session
 def unbroken(function: _F) -> _F:
     """Nothing is raised by a signal's handler while this function runs, or what it calls. Costs nothing until then."""
     unbroken_code[function.__code__] = None
+    return function
+
+
+def life(function: _F) -> _F:
+    """What calls this function in a forked process is its parent's code, and never goes on: it puts no signal off."""
+    _lives[function.__code__] = None
     return function
 
 
@@ -217,13 +224,13 @@ class UnbrokenLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _held
-        if get_ident() == _main:
+        if _held and get_ident() == _main:  # none is counted in a child that was forked under it
             _held -= 1
         self._release()
 
-    def free_in_child(self) -> None:
+    def free_in_child(self, *, also_mine: bool) -> None:
         """After a fork: another thread's is nobody's there."""
-        if not self.is_mine():
+        if also_mine or not self.is_mine():
             self._lock._at_fork_reinit()
 
 
@@ -264,7 +271,13 @@ def _after_fork() -> None:
     _guards.clear()
     _for_main.clear()
     for lock in _locks:
-        lock.free_in_child()
+        lock.free_in_child(also_mine=False)
+
+
+def hold_nothing() -> None:
+    """In a forked process that never goes on with its parent's code: what that holds would be held for ever."""
+    for lock in _locks:
+        lock.free_in_child(also_mine=True)
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -288,9 +301,8 @@ def held() -> Iterator[None]:
 
 
 def _is_unbroken(frame: FrameType | None) -> bool:
-    """Whether this is unbroken code, or was called by it."""
-    while frame is not None:
-        code = frame.f_code
+    """Whether this is unbroken code, or was called by it, in this process."""
+    while frame is not None and (code := frame.f_code) not in _lives:
         if code in unbroken_code or (code.co_name == "__del__" and code.co_filename.startswith(_PACKAGE)):
             return True
         frame = frame.f_back

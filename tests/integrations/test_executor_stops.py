@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import threading
@@ -63,8 +64,9 @@ def be_deaf(mark: Path) -> None:
 # ---- a future ----
 
 
-def test_cancel_of_what_runs(tmp_path: Path) -> None:
-    with miniray.Executor(1, cancel_running=True) as one:
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+def test_cancel_of_what_runs(tmp_path: Path, start: str) -> None:
+    with miniray.Executor(1, multiprocessing.get_context(start), cancel_running=True) as one:
         (pid,) = [one.submit(os.getpid).result()]
         asleep = one.submit(note_interrupt, tmp_path / "asleep")
         behind = [one.submit(functions.square, x) for x in range(20)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import multiprocessing
 import os
 import random
 import signal
@@ -164,12 +165,13 @@ NAPS = {
 }
 
 
+@pytest.mark.parametrize("start", ["spawn", "fork"])
 @pytest.mark.parametrize("kind", NAPS)
 def test_whoever_is_interrupted_as_he_waits_leaves_the_workers_free(
-    strikes: Strikes, begun: list[Any], kind: str
+    strikes: Strikes, begun: list[Any], kind: str, start: str
 ) -> None:
     """Nobody can have the results: a cell that is interrupted and run again does not wait for what it ran before."""
-    pool = miniray.Pool(2)
+    pool = miniray.Pool(2, context=multiprocessing.get_context(start))
     begun.append(pool)
     workers = [member.pid for member in pool._pool]
     strikes.is_armed = True

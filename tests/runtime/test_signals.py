@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray._runtime.signals import Signals, UnbrokenLock, Wrapper
+from miniray._runtime.newborn import live
+from miniray._runtime.signals import Signals, UnbrokenLock, Wrapper, unbroken
 from tests.places import Places
 from tests.runtime.scripted_cluster import ScriptedCluster
 
@@ -236,6 +237,34 @@ def test_a_lock_that_the_parent_held_defers_nothing_in_a_forked_child(signals: S
             Signals(lambda: None, lambda number: os._exit(1)).handle(lambda *_: os._exit(0), signal.SIGALRM, None)
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_child_that_lets_go_of_its_parents_lock_defers_nothing_afterwards() -> None:
+    lock, parent = UnbrokenLock(), os.getpid()
+    with lock:
+        child = os.fork()
+    if os.getpid() != parent:
+        Signals(lambda: None, lambda number: os._exit(1)).handle(lambda *_: os._exit(0), signal.SIGALRM, None)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_newborn_process_is_not_in_the_unbroken_code_that_forked_it_and_holds_no_lock() -> None:
+    lock = UnbrokenLock()
+
+    def be_born() -> None:
+        free = threading.Event()
+        threading.Thread(target=lambda: lock.__enter__() or free.set(), daemon=True).start()
+        assert free.wait(10)
+        there = Signals(lambda: None, lambda number: os._exit(1))
+        there.handle(lambda *_: os._exit(0), signal.SIGALRM, sys._getframe())
+
+    @unbroken
+    def fork() -> int:
+        with lock:
+            return os.fork() or live(be_born)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(), 0)[1]) == 0
 
 
 def test_a_lock_that_another_thread_held_is_free_in_a_forked_child() -> None:

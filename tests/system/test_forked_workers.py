@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
 from quiescence import assert_quiet, await_end, eventually
 
 import miniray
-from miniray.errors import ActorDiedError, SessionError
+from miniray.errors import ActorDiedError, SessionError, TaskCancelledError
 
 GRACE_SECONDS = 2.0
 HEAD = """
@@ -45,6 +47,10 @@ class Plain:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def nap(self, started: Path) -> None:
+        started.touch()
+        time.sleep(60)
 
     def given_is(self, number: int) -> bool:
         return [id(one) for one in self.given] == [number]
@@ -354,6 +360,18 @@ def test_only_the_driver_can_be_forked(session: None) -> None:
         miniray.get(within.remote())
     with pytest.raises(ValueError, match="start must be 'zygote' or 'fork', not 'spawn'"):
         miniray.remote(Plain).options(start="spawn")
+
+
+def test_a_call_of_it_is_cancelled_while_it_runs(session: None, tmp_path: Path) -> None:
+    """The code that forked it, which lies below on its stack, puts signals off: in the driver."""
+    actor, started = miniray.remote(Plain).options(start="fork").remote(), tmp_path / "started"
+    pid = miniray.get(actor.pid.remote())
+    nap = actor.nap.remote(started)
+    eventually(started.exists, "a start")
+    miniray.cancel(nap)
+    with pytest.raises(TaskCancelledError):
+        miniray.get(nap, timeout=5)
+    assert miniray.get(actor.pid.remote(), timeout=10) == pid
 
 
 def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
