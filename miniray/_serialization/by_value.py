@@ -189,6 +189,7 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         if self._dependencies is not None:
             self._dependencies.add_class(cls)
         maker, arguments, own = reduced[:3]
+        own[0].pop("__slotnames__", None)  # pickle's own note, as in `state_of`
         locks = {name: LOCKS[type(value)] for name, value in own[0].items() if type(value) in LOCKS}
         for name in locks:
             del own[0][name]

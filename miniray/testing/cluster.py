@@ -110,6 +110,7 @@ class SimulatedCluster:
         self.disturbed = False  # somebody died, or was killed: errors that say so are legal
         self._notes: dict[str, int] = {}
         self._digest = blake2b(digest_size=16)
+        self.digests: list[bytes] = []  # after each step
         self._error: BaseException | None = None
         self._crashes = list(faults.crashes)
         self._until_crash = 0
@@ -470,6 +471,7 @@ class SimulatedCluster:
         self.steps += 1
         told = (home.me, number, now, type(event).__name__, event, [(type(one).__name__, one) for one in effects])
         self._digest.update(_encode(told))
+        self.digests.append(self._digest.digest())
         if self.recorder is not None:
             self.recorder.observe(home.me, now, event, effects)
         if self.watch is not None:

@@ -43,6 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SEEDS = 200
 FOLDER = ".miniray-failures"
+_MORE_RUNS = 3  # of a failure that came otherwise the second time: a coin that is tossed in it falls otherwise in one
 DEATHS: tuple[type[BaseException], ...] = (
     WorkerCrashedError,
     ActorDiedError,
@@ -312,22 +313,37 @@ def _assert_deterministic(exploration: Exploration, seed: int, failing: Failing,
     NotDeterministic: the run is another one when it is run again.
     """
     __tracebackhide__ = True
-    if exploration.run(failing).trace_hash == done.trace_hash:
+    second = Recorder()
+    again = exploration.run(failing, second)
+    if again.trace_hash == done.trace_hash:
         return
-    one, other = Recorder(), Recorder()
-    for recorder in (one, other):
-        exploration.run(failing, recorder)
-    where = parting(one.steps, other.steps, one.tasks)
-    if where is None:
-        what = "the first run was another one than those after it: it left something behind, in a module's global, say"
-    else:
-        what = f"{where} did something else the second time"
+    where = _parts_from(done.digests, again.digests, second)
+    what = "the first run was another one than those after it: it may have left something behind, in a module's global"
+    if where is not None:
+        what = f"{where} did something else the second time, and the same ever after: it may have left something behind"
+    for _ in range(_MORE_RUNS):
+        other = Recorder()
+        exploration.run(failing, other)
+        found = parting(second.steps, other.steps, second.tasks)
+        if found is not None:
+            what = f"{where or found} did something else the second time"
+            break
     real = f"\nIt used the real world: {'; '.join(done.statistics.real)}" if done.statistics.real else ""
     raise NotDeterministic(
         f"{exploration.name} fails with seed {seed}, but not twice in the same way: {what}.\n"
         "Look for a real clock (datetime.now, a name bound by `from time import ...` in another module), id(), "
-        f"NumPy's global random state, a cache.{real}", done
+        f"NumPy's global random state, a cache, a module's global.{real}", done
     ) from done.error  # fmt: skip
+
+
+def _parts_from(first: Sequence[bytes], second: Sequence[bytes], recorder: Recorder) -> str | None:
+    """Who did the first thing of a recorded run in which it differs from one before it; None: it only ended sooner."""
+    for number, one, other in zip(recorder.observed, first, second, strict=False):
+        if one != other:
+            return _who_did(recorder.steps[number - 1], recorder.steps, recorder.tasks)
+    if len(second) > len(first):
+        return _who_did(recorder.steps[recorder.observed[len(first)] - 1], recorder.steps, recorder.tasks)
+    return None
 
 
 def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: OtherOrders) -> str:
@@ -363,7 +379,11 @@ def parting(one: Sequence[Step], other: Sequence[Step], tasks: dict[str, dict[st
         if len(one) == len(other):
             return None
         step = (one if len(one) > len(other) else other)[min(len(one), len(other))]
-    by_number = {found.number: found for found in one}
+    return _who_did(step, one, tasks)
+
+
+def _who_did(step: Step, steps: Sequence[Step], tasks: dict[str, dict[str, Any]]) -> str:
+    by_number = {found.number: found for found in steps}
     found: Step | None = step
     while found is not None:
         if found.event["kind"] == "TaskStarted":

@@ -64,6 +64,7 @@ class Recorder:
     def __init__(self, payload: Callable[[bytes], Any] = hashed) -> None:
         self._plain = partial(plain, payload=payload)
         self.steps: list[Step] = []
+        self.observed: list[int] = []  # numbers of those that a machine made
         self.processes: dict[str, str] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
         self._decided: dict[tuple[ProcessId, ProcessId], deque[int]] = {}  # messages, by sender and receiver
@@ -85,6 +86,7 @@ class Recorder:
             cause = self._cause(me, event)
             self._last = (event, cause)
         number = self._add(me, now, self._plain(event), [self._plain(effect) for effect in effects], cause)
+        self.observed.append(number)
         if type(event) is Submitted:
             self._name(event.spec)
         for effect in effects:

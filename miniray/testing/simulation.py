@@ -55,7 +55,8 @@ class Statistics(Record, frozen=True):
 class Simulated(Record, frozen=True):
     """One run. `error` is what it ended with, or None; `choices` are the numbers that were taken.
 
-    `trace` has every step when the run was recorded, else nothing; `trace_hash` is of all of them.
+    `trace` has every step when the run was recorded, else nothing; `trace_hash` is of all of them, and `digests` has
+    one after each: two runs part where these do.
     """
 
     value: Any
@@ -66,6 +67,7 @@ class Simulated(Record, frozen=True):
     faults: Faults
     choices: tuple[int, ...]
     nodes: int
+    digests: tuple[bytes, ...] = ()
 
 
 class SimulationFailed(AssertionError):
@@ -165,7 +167,7 @@ def run_once(
     finally:
         seconds = ended_at[0] if ended_at else cluster.timeline.now
         figures = (cluster.steps, cluster.frames, seconds, len(cluster.deaths))
-        trace_hash = cluster.trace_hash
+        trace_hash, digests = cluster.trace_hash, tuple(cluster.digests)
         try:
             world.end()
         except SimulationError as stuck:
@@ -174,7 +176,7 @@ def run_once(
     statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real), cluster.links_broken)
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
-    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), nodes)
+    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), nodes, digests)
 
 
 def _function_of(program: Program) -> Any:

@@ -182,6 +182,42 @@ def test_what_only_the_first_run_does_is_named(tmp_path: Path) -> None:
     assert isinstance(error, NotDeterministic) and "left something behind" in str(error)
 
 
+@miniray.remote
+def remembers_itself() -> bool:
+    Remembered.calls += 1
+    return Remembered.calls == 1
+
+
+def fails_after_a_cache() -> None:
+    miniray.get(miniray.put(1))
+    raise ValueError(miniray.get(remembers_itself.remote()))
+
+
+def test_the_task_is_named_when_only_the_first_run_is_another_one(tmp_path: Path) -> None:
+    Remembered.calls = 0
+    error = failure_of(fails_after_a_cache, tmp_path, faults="none")
+    assert isinstance(error, NotDeterministic) and "left something behind" in str(error)
+    assert "task remembers_itself (called at" in str(error)
+
+
+falls: list[bool] = []
+
+
+@miniray.remote
+def toss() -> bool:
+    return falls.pop()
+
+
+def fails_with_a_coin() -> None:
+    raise ValueError(miniray.get(toss.remote()))
+
+
+def test_a_coin_is_not_taken_for_something_left_behind(tmp_path: Path) -> None:
+    falls[:] = [False, True, False, False, True]  # the last one first
+    text = str(failure_of(fails_with_a_coin, tmp_path, faults="none"))
+    assert "task toss (called at" in text and "did something else the second time" in text and "behind" not in text
+
+
 def test_a_program_that_somebody_always_ends_is_told() -> None:
     def always() -> None:
         miniray.get(miniray.remote(max_retries=0)(lambda: os._exit(1)).remote())

@@ -96,6 +96,15 @@ def test_everything_is_as_before_when_it_has_ended() -> None:
     assert random.getstate() == state
 
 
+def test_the_first_run_with_a_class_is_as_those_after_it() -> None:
+    class Plain:  # pickle notes something in it when an instance is pickled for the first time
+        pass
+
+    made = miniray.remote(lambda: Plain())
+    one, other = [simulate(lambda: type(miniray.get(made.remote())).__name__) for _ in range(2)]
+    assert one.trace_hash == other.trace_hash
+
+
 def _simulated_processes() -> int:
     gc.collect()
     return sum(type(one) is SimulatedProcess for one in gc.get_objects())
