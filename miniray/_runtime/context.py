@@ -25,8 +25,10 @@ def set_current(process: Process | None) -> None:
     _context.process = process
 
 
-def set_implicit_start(start: Callable[[], Process]) -> None:
-    _context.start = start
+def set_implicit_start(start: Callable[[], Process] | None) -> Callable[[], Process] | None:
+    """Who begins a session where there is none. The one before."""
+    before, _context.start = _context.start, start
+    return before
 
 
 def forbid_implicit_start(why: str) -> str:

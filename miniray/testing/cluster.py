@@ -47,6 +47,7 @@ from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
+from miniray.testing.strangers import Strangers
 from miniray.testing.strikes import Strikes
 from miniray.testing.waits import SimulationError, told_waits
 from miniray.transport import Choices, load
@@ -102,6 +103,7 @@ class SimulatedCluster:
         self.awake: Fiber | None = None
         self.steps = self.frames = 0
         self.interrupts = Interrupts()
+        self.strangers = Strangers(self.fail)
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
@@ -212,6 +214,8 @@ class SimulatedCluster:
             self._maybe_pause_a_node()
         if not self.timeline.step():
             self._has_no_end(f"the program waits, and nothing is left to happen{self._room()}")
+        if isinstance(self._error, SimulationError):
+            raise self._error
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
         if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
@@ -233,9 +237,11 @@ class SimulatedCluster:
         self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
-        """A machine's assertion, seen by a fiber: the run ends with it."""
+        """A machine's assertion, seen by a fiber, or a stranger's call: the run ends with it."""
         if self._error is None:
             self._error = error
+        if self.awake is not None:
+            self.awake.hurry()
 
     def posted(self, home: SimulatedProcess, *events: Event) -> None:
         if home.stands_still:

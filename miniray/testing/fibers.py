@@ -13,6 +13,7 @@ Threads are kept and used again: making one costs more than a small program's wh
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import traceback
@@ -32,10 +33,23 @@ class _Inside(threading.local):
 _inside = _Inside()
 
 
+def _forked() -> None:
+    """A process that simulated code has forked is a real one: `os._exit` ends it."""
+    _inside.thread = None
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def inside_fiber() -> bool:
     """Whether the thread that asks runs simulated code."""
     thread = _inside.thread
     return thread is not None and not thread.given_up
+
+
+def inside_one_given_up() -> bool:
+    thread = _inside.thread
+    return thread is not None and thread.given_up
 
 
 class FiberStuck(Exception):
@@ -75,10 +89,10 @@ class _Thread:
     def give_up(self) -> bool:
         """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
         self.given_up = True
-        _raise_in(self._thread, FiberKilled)
+        raise_in(self._thread, FiberKilled)
         if not _acquired(self.back, UNWIND_SECONDS):
             return False
-        _raise_in(self._thread, None)  # it may have come back by itself
+        raise_in(self._thread, None)  # it may have come back by itself
         return True
 
     def stack(self) -> str:
@@ -103,6 +117,7 @@ class Fiber:
         self.killed = False
         self.resumed_times = 0
         self._awake = False
+        self._hurried = False
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -117,7 +132,7 @@ class Fiber:
         self._awake = True
         try:
             thread.go.release()
-            if not _acquired(thread.back, STUCK_SECONDS):
+            if not _acquired(thread.back, STUCK_SECONDS, lambda: self._hurried):
                 raise FiberStuck(f"for {STUCK_SECONDS:g} real seconds, here:\n{thread.stack()}")
         except BaseException:
             self.killed = True
@@ -153,6 +168,10 @@ class Fiber:
             self.killed = True
             self.run()
 
+    def hurry(self) -> None:
+        """Its run has failed: it is waited for no longer than one that unwinds. Called in any thread."""
+        self._hurried = True
+
     def _run(self) -> None:
         body, self._body = self._body, None
         try:
@@ -167,15 +186,18 @@ class Fiber:
         self._awake = False
 
 
-def _acquired(lock: threading.Lock, seconds: float) -> bool:
+def _acquired(lock: threading.Lock, seconds: float, hurried: Callable[[], bool] = lambda: False) -> bool:
     """In slices: a signal that lands just before a wait begins does not end it, and its handler would run after it."""
-    for _ in range(max(1, round(seconds / _SLICE_SECONDS))):
+    left = max(1, round(seconds / _SLICE_SECONDS))
+    while left > 0:
         if lock.acquire(timeout=_SLICE_SECONDS):
             return True
+        left = min(left, round(UNWIND_SECONDS / _SLICE_SECONDS)) if hurried() else left
+        left -= 1
     return False
 
 
-def _raise_in(thread: threading.Thread, kind: type[BaseException] | None) -> None:
+def raise_in(thread: threading.Thread, kind: type[BaseException] | None) -> None:
     """Have this raised at its next line of Python; None: nothing after all."""
     told = ctypes.py_object(kind) if kind is not None else None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), told)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from miniray._runtime.functions import FunctionImporter
 from miniray._runtime.perform import rows_for
-from miniray._runtime.process import Process
 from miniray._store.arena import Arena, round_up
 from miniray._store.client import StoreClient
 from miniray.core.failures import DeathCause
@@ -33,6 +32,7 @@ from miniray.core.owner.owner import Owner
 from miniray.core.resources import Demand
 from miniray.core.worker.worker import Worker
 from miniray.testing.simulated import CrashNow, SimulatedDrives, SimulatedExecutor, SimulatedProcess
+from miniray.testing.strangers import WatchedProcess
 
 if TYPE_CHECKING:
     from miniray.testing.cluster import SimulatedCluster
@@ -178,7 +178,7 @@ class SimulatedHost:
     def _process(self, me: ProcessId) -> SimulatedProcess:
         home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
         owner = Owner(me, self.me, self._cluster.max_lineage_bytes)
-        home.process = Process(me, owner, StoreClient(self.arena, me))
+        home.process = WatchedProcess(self._cluster.strangers, me, owner, StoreClient(self.arena, me))
         home.process.importer = FunctionImporter(isolated=True)
         return home
 

@@ -293,7 +293,8 @@ class SimulatedDrives:
         return waiter.is_ready
 
     def rouse(self) -> None:
-        self._home.look_soon()
+        if self._home.cluster.strangers.none_calls():  # what one drops is seen at the next turn
+            self._home.look_soon()
 
     def stop(self) -> None:
         pass

@@ -26,7 +26,8 @@ from typing import Any
 from miniray.testing.fibers import inside_fiber
 
 EPOCH_SECONDS = 1_700_000_000.0
-NOTED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.fork", "os.exec", "os.posix_spawn")
+NOTED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
+FORKS = ("os.fork", "os.forkpty")
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 _RANDOM = (
@@ -51,6 +52,7 @@ class Virtual:
         sleep: lets them pass for the fiber that is awake.
         die: ends the simulated process of that fiber, with an exit status (negative: a signal).
         note: is told what users' code does with the real world.
+        thread_starts: is told of a thread that it starts; says where.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Virtual:
         sleep: Callable[[float], None],
         die: Callable[[int], None],
         note: Callable[[str], None],
+        thread_starts: Callable[[threading.Thread], str],
     ) -> None:
         self._now = now
         self._sleep = sleep
         self._die = die
         self._note = note
+        self._thread_starts = thread_starts
         self._drawn = _Drawn()
         self._replaced: list[tuple[Any, str, Any]] = []
 
@@ -92,8 +96,8 @@ class Virtual:
             if virtual is not None:
                 self._replaced.append((names, name, value))
                 names[name] = virtual
-        _auditing.note = self._note
-        _auditing.begin()
+        self._replace(threading.Thread, "start", self._thread_started, {})
+        _auditing.begin(self._note)
 
     def end(self) -> None:
         _auditing.note = None
@@ -104,7 +108,7 @@ class Virtual:
             else:
                 setattr(home, name, real)
 
-    def _replace(self, home: ModuleType, name: str, make: Callable[[Any], Any], new: dict[Any, Any]) -> None:
+    def _replace(self, home: ModuleType | type, name: str, make: Callable[[Any], Any], new: dict[Any, Any]) -> None:
         real = getattr(home, name)
         virtual = make(real)
 
@@ -112,7 +116,7 @@ class Virtual:
             return (virtual if inside_fiber() else real)(*args, **kwargs)
 
         either.__name__ = either.__qualname__ = name  # pickled by this name, as the real one
-        either.__module__ = home.__name__
+        either.__module__ = home.__name__ if isinstance(home, ModuleType) else home.__module__
         self._replaced.append((home, name, real))
         setattr(home, name, either)
         new[real] = either
@@ -134,6 +138,13 @@ class Virtual:
         """The process that a task sees is this one: killing it ends the simulated one."""
         return lambda pid, number: self._die(-number) if number and pid == os.getpid() else real(pid, number)
 
+    def _thread_started(self, real: Any) -> Callable[[threading.Thread], None]:
+        def start(thread: threading.Thread) -> None:
+            self._note(f"a thread started at {self._thread_starts(thread)}")
+            real(thread)
+
+        return start
+
     def _draws(self, name: str, real: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: getattr(self._source(), name)(*args, **kwargs)
 
@@ -154,7 +165,8 @@ class _Auditing:
         self.note: Callable[[str], None] | None = None
         self._begun = False
 
-    def begin(self) -> None:
+    def begin(self, note: Callable[[str], None]) -> None:
+        self.note = note
         if not self._begun:
             self._begun = True
             sys.addaudithook(self._hear)
@@ -167,6 +179,11 @@ class _Auditing:
             note(f"{event}{args!r:.80}")
         elif event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
             note(f"open({args[0]!r:.80}) to write")
+        elif event in FORKS:
+            raise RuntimeError(
+                f"{event} cannot be simulated: the child would be a copy of the whole simulated cluster. (So it is with"
+                ' multiprocessing, unless its start method is "spawn", and with ProcessPoolExecutor.) Let tasks do it'
+            )
 
 
 _auditing = _Auditing()

@@ -53,7 +53,8 @@ class World:
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()
-        self._virtual = Virtual(lambda: self.cluster.timeline.now, self.cluster.sleep, self._die, self._note)
+        started = self.cluster.strangers.started
+        self._virtual = Virtual(lambda: self.cluster.timeline.now, self.cluster.sleep, self._die, self._note, started)
 
     def begin(self, names: dict[str, Any]) -> None:
         """`names`: the globals of the user's code, where clocks may be bound as well."""
@@ -83,6 +84,7 @@ class World:
         """
         with self._inside():
             self.cluster.settle()
+            self.cluster.strangers.raise_met()
             _assert_nothing_left(self.cluster)
 
     def end(self) -> None:
@@ -96,13 +98,18 @@ class World:
                 self.cluster.close()
             finally:
                 self._virtual.end()
+                self.cluster.strangers.end()
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
         self.cluster.interrupts.begin()
+        forbidden = context.forbid_implicit_start("")
+        start = context.set_implicit_start(self.cluster.strangers.refuse)  # between two steps there is no process
         try:
             yield
         finally:
+            context.set_implicit_start(start)
+            context.forbid_implicit_start(forbidden)
             context.set_current(self._outside)
             self.cluster.interrupts.end()
 

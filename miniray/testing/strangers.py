@@ -1,0 +1,123 @@
+"""Threads that are not simulated: those that users' code starts, by itself or through a library.
+
+They are real, and run beside the one fiber that is awake. What they compute is welcome; but a word of miniray that one
+of them says would be said at a moment that no choice has decided, in the process of whoever is awake then. So it fails
+the run, even when the thread keeps the error to itself.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
+
+import miniray
+from miniray._runtime.process import Ended, Process
+from miniray.testing.fibers import FiberKilled, inside_fiber, inside_one_given_up, raise_in
+from miniray.testing.waits import SimulationError
+
+_PACKAGE = str(Path(miniray.__file__).parent)
+_STANDARD = sysconfig.get_path("stdlib")
+_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # may lie in the standard library
+
+
+class NotSimulated(SimulationError):
+    """Simulated and real threads have met: the run is worth nothing, and running it again tells nothing more."""
+
+
+class Strangers:
+    """Those of one run. `fail` is told what ends it; it is created in the thread that runs the cluster."""
+
+    def __init__(self, fail: Callable[[SimulationError], None]) -> None:
+        self._fail = fail
+        self._runner = threading.get_ident()
+        self._started: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()  # and where
+        self._met: NotSimulated | None = None
+
+    def started(self, thread: threading.Thread) -> str:
+        """Simulated code starts a thread; the line that does it."""
+        place = self._started[thread] = place_of(sys._getframe(1))
+        return place
+
+    def check(self) -> None:
+        """Asked by each word of miniray.
+
+        Raises:
+            NotSimulated: it is said in a thread that is no fiber.
+        """
+        if not self.none_calls():
+            self.refuse()
+
+    def none_calls(self) -> bool:
+        return inside_fiber() or threading.get_ident() == self._runner
+
+    def refuse(self) -> NoReturn:
+        if inside_one_given_up():
+            raise FiberKilled
+        me = threading.current_thread()
+        place, started = place_of(sys._getframe(1)), self._started.get(me, "")
+        told = (f" at {place}" if place else "") + (f" (it was started at {started})" if started else "")
+        text = (
+            f"a thread that is not simulated calls miniray{told}. Only the thread in which the program, a task or an"
+            " actor runs is simulated: call miniray there, and give threads values; or let tasks do what the threads do"
+        )
+        self._met = self._met or NotSimulated(text)
+        self._fail(self._met)
+        raise NotSimulated(text)
+
+    def raise_met(self) -> None:
+        """For one that called when nothing was left to happen, so that no step has told of it."""
+        if self._met is not None:
+            raise self._met
+
+    def end(self) -> None:
+        """The run has ended. If one has called miniray others may be about to: their words would begin a session."""
+        if self._met is not None:
+            for thread in list(self._started):
+                if thread.is_alive():
+                    raise_in(thread, SystemExit)
+
+
+class WatchedProcess(Process):
+    """The shipping one; each word of miniray looks at `ended` first, and so asks who says it."""
+
+    def __init__(self, strangers: Strangers, *args: Any) -> None:
+        self._strangers = strangers
+        super().__init__(*args)
+
+    @property
+    def ended(self) -> Ended | None:
+        self._strangers.check()
+        return self._ended
+
+    @ended.setter
+    def ended(self, ended: Ended | None) -> None:
+        self._ended = ended
+
+
+# ---- where users' code is ----------------------------------------------------------------------------------
+
+
+def users_frames_of(frame: FrameType | None) -> Iterator[FrameType]:
+    """From the innermost on, those that are neither miniray's nor the standard library's."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_INSTALLED) or not file.startswith((_STANDARD, "<frozen")):
+            if not file.startswith(_PACKAGE):
+                yield frame
+        frame = frame.f_back
+
+
+def place_of(frame: FrameType | None, *, with_source: bool = False) -> str:
+    """`file.py:31 in main` of the innermost frame of the user's; "" if there is none."""
+    for found in users_frames_of(frame):
+        code, line = found.f_code, found.f_lineno
+        source = linecache.getline(code.co_filename, line).strip() if with_source else ""
+        return f"{code.co_filename}:{line} in {code.co_name}" + (f" ({source})" if source else "")
+    return ""
