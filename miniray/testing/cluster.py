@@ -49,7 +49,7 @@ from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
 from miniray.testing.strangers import Strangers
 from miniray.testing.strikes import Strikes
-from miniray.testing.waits import SimulationError, told_waits
+from miniray.testing.waits import SimulationError, told_room, told_waits
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ class SimulatedCluster:
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
         if not self.timeline.step():
-            self._has_no_end(f"the program waits, and nothing is left to happen{self._room()}")
+            room = told_room(self.hosts.values(), self._nodes, self._num_cpus)
+            self._has_no_end(f"the program waits, and nothing is left to happen{room}")
         if isinstance(self._error, SimulationError):
             raise self._error
         if self._error is not None:
@@ -482,16 +483,6 @@ class SimulatedCluster:
             self.recorder.observe(home.me, now, event, effects)
         if self.watch is not None:
             self.watch.observe(home, event, effects)
-
-    def _room(self) -> str:
-        """What somebody who waits for a CPU, knowingly or not, wants to know first."""
-        left = [host for host in self.hosts.values() if host.node.may_act]
-        waiting = sum(host.node.loop.statistics()["requests"] for host in left)
-        if not waiting:
-            return ""
-        nodes = f"{self._nodes} node{'s' * (self._nodes > 1)} of {self._num_cpus} CPU{'s' * (self._num_cpus > 1)}"
-        gone = f", {self._nodes - len(left)} of them gone" if len(left) < self._nodes else ""
-        return f", on {nodes}{gone}: no CPU is free for {waiting} that wait{'s' * (waiting == 1)} for one"
 
     def _has_no_end(self, text: str) -> NoReturn:
         lines = []

@@ -17,6 +17,7 @@ from miniray.core.task_spec import ActorAt, TaskSpec
 if TYPE_CHECKING:
     from miniray._runtime.process import Process
     from miniray.core.owner.owner import Owner
+    from miniray.testing.host import SimulatedHost
     from miniray.testing.simulated import SimulatedProcess
 
 MAX_LINES = 8
@@ -42,6 +43,17 @@ def told_waits(homes: Iterable[SimulatedProcess], driver: SimulatedProcess) -> l
         lines += [f"{who} waits for {_what(processes, object_id)}" for object_id in wanted]
     left = len(lines) - MAX_LINES
     return lines[:MAX_LINES] + ([f"... and {left} more waits"] if left > 0 else [])
+
+
+def told_room(hosts: Iterable[SimulatedHost], nodes: int, num_cpus: int) -> str:
+    """What somebody who waits for a CPU, knowingly or not, wants to know first. `hosts`: those that are left."""
+    left = [host for host in hosts if host.node.may_act]
+    waiting = sum(host.node.loop.statistics()["requests"] for host in left)
+    if not waiting:
+        return ""
+    size = f"{nodes} node{'s' * (nodes > 1)} of {num_cpus} CPU{'s' * (num_cpus > 1)}"
+    gone = f", {nodes - len(left)} of them gone" if len(left) < nodes else ""
+    return f", on {size}{gone}: no CPU is free for {waiting} that wait{'s' * (waiting == 1)} for one"
 
 
 def _of(processes: Mapping[str, Process], home: str) -> str:
