@@ -49,7 +49,7 @@ class Executor:
         self._waiter = Waiter()
         self._functions: dict[tuple[bytes, FunctionId], Callable[..., Any]] = {}
         self._instance: Any = None
-        self._interrupted: bytes | None = None
+        self._interrupted: bytes | None = None  # the task that shall be struck, or not begin
         self._retired = False  # the instance has been, or is about to be, let go
         self._exiting = False
         self._main = threading.get_ident()
@@ -75,10 +75,14 @@ class Executor:
         self._functions.pop((owner, function), None)
 
     def interrupt(self, effect: InterruptTask) -> None:
-        """Only this very task: the handler compares again, in the thread that runs it."""
+        """Only this very task: the handler compares again, in the thread that runs it. While its function and its
+        arguments are read it is not struck: they import modules, and one that is torn may never be imported again."""
+        self._interrupted = effect.task_id  # say, then look; the main thread does it the other way round
         if self._process.running == effect.task_id:
-            self._interrupted = effect.task_id
-            signal.pthread_kill(self._main, signal.SIGINT)
+            self._strike()
+
+    def _strike(self) -> None:
+        signal.pthread_kill(self._main, signal.SIGINT)
 
     def forget_instance(self) -> None:
         self._retired = True
@@ -94,8 +98,8 @@ class Executor:
         signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
-        wanted, self._interrupted = self._interrupted, None
-        if wanted is not None and wanted == self._process.running:
+        if self._interrupted is not None and self._interrupted == self._process.running:
+            self._interrupted = None
             raise KeyboardInterrupt
 
     def serve(self) -> None:
@@ -210,6 +214,8 @@ class Executor:
             self.speaker.begins(target, task.raw_output)
         self._process.running = task.task_id
         try:
+            if self._interrupted is not None:
+                self._on_interrupt(signal.SIGINT, None)
             result = target(*args, **kwargs)
             if task.creates_actor:
                 self._instance = result

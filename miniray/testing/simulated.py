@@ -21,7 +21,7 @@ from miniray.core.machine import Machine, Send
 from miniray.core.messages import TasksDone
 from miniray.core.record import Effect, Event
 from miniray.core.task_spec import Stored, contained
-from miniray.core.worker.events import InterruptTask, RunTask
+from miniray.core.worker.events import RunTask
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashHere, CrashMode, end_half_way
 from miniray.testing.fibers import Fiber, FiberKilled
@@ -312,14 +312,11 @@ class SimulatedExecutor(Executor):
         self._home.cluster.task_starts(self._home, effect.task)
         super().begin(effect)
 
-    def interrupt(self, effect: InterruptTask) -> None:
-        if self._process.running == effect.task_id:
-            self._interrupted = effect.task_id
-            self._home.interrupt()
+    def _strike(self) -> None:
+        self._home.interrupt()
 
     def raise_interrupt(self) -> None:
-        if self._interrupted is not None:
-            self._on_interrupt(0, None)
+        self._on_interrupt(0, None)
 
     def serve(self) -> None:
         try:

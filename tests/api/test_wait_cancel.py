@@ -154,6 +154,33 @@ def test_cancel_of_a_running_task(tmp_path):
     assert pid in miniray.get([miniray.remote(os.getpid).remote() for _ in range(20)])  # it was only interrupted
 
 
+class SlowToRead:
+    """Whoever unpickles it says so, and is not done before it may go on."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return read_slowly, (self.folder,)
+
+
+def read_slowly(folder):
+    (folder / "begun").touch()
+    eventually((folder / "go").exists, "the test goes on", 30)
+
+
+def test_cancel_while_the_arguments_are_read(tmp_path):
+    """Whatever that is, a module that it imports is not left torn: the task does not begin."""
+    refs = [nap.remote(60, SlowToRead(tmp_path)), value.remote(1)]
+    eventually((tmp_path / "begun").exists, "a start")
+    miniray.cancel(refs[0])
+    miniray.get(value.remote(2))
+    (tmp_path / "go").touch()
+    with pytest.raises(TaskCancelledError):
+        miniray.get(refs[0], timeout=5)
+    assert miniray.get([refs[1], value.remote(3)], timeout=5) == [1, 3]
+
+
 def test_cancel_with_force_ends_the_process(tmp_path):
     @miniray.remote
     def stubborn(path):

@@ -25,6 +25,7 @@ import pytest
 import miniray
 from tests.integrations import pool_functions as functions
 from tests.places import Places
+from tests.quiescence import eventually
 
 STRIDE = 2 if os.environ.get("CI") == "true" else 7
 ROUNDS = 60
@@ -183,6 +184,37 @@ def test_whoever_is_interrupted_as_he_waits_leaves_the_workers_free(
     assert not pool._cache
     pool.close()
     pool.join()
+
+
+class SlowToRead:
+    """Whoever unpickles it says so, and is not done before it may go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return functions.read_slowly, (self.folder,)
+
+
+@pytest.mark.parametrize("start", ["spawn", "fork"])
+def test_a_call_that_is_given_up_while_its_arguments_are_read_does_not_run(
+    strikes: Strikes, begun: list[Any], tmp_path: Path, start: str
+) -> None:
+    pool = miniray.Pool(1, context=multiprocessing.get_context(start))
+    begun.append(pool)
+
+    def interrupt() -> None:
+        eventually((tmp_path / "reads").exists, "the worker reads", 30)
+        strikes.is_armed = True
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(Struck):
+        pool.map(time.sleep, [SlowToRead(tmp_path)])
+    other.join()
+    (tmp_path / "go").touch()
+    assert pool.map_async(abs, [-1]).get(20) == [1]
 
 
 @pytest.mark.parametrize("kind", ["map", "apply", "apply_async", "imap", "submit"])

@@ -39,7 +39,7 @@ class DropFunction(Effect, frozen=True):
 
 
 class InterruptTask(Effect, frozen=True):
-    """Raise KeyboardInterrupt in the main thread, if this very task runs there at that moment."""
+    """Raise KeyboardInterrupt in the main thread, if this very task runs there, or when it begins."""
 
     task_id: TaskId
 
