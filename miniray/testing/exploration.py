@@ -30,7 +30,7 @@ from miniray.testing.arguments import check_size, check_whole
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
-from miniray.testing.hash_order import OtherOrders
+from miniray.testing.hash_order import OtherOrders, comparable, pack
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
@@ -142,6 +142,7 @@ class Exploration:
         allow: tuple[type[BaseException], ...],
     ) -> None:
         self.program = program
+        self.packed = pack(program)  # as it is before any run
         self.test = test
         self.name = getattr(test, "__qualname__", "program").rpartition("<locals>.")[2]
         self.seeds = seeds
@@ -200,10 +201,11 @@ def _failure(
     __tracebackhide__ = True
     first = Failing(done.faults, done.choices, done.nodes)
     again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes)}
-    with OtherOrders(exploration.program, again) as others:
+    with OtherOrders(exploration.packed, again) as others:
         _assert_deterministic(exploration, seed, first, done)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
         elsewhere = _elsewhere(exploration, seed, done, others)
+        elsewhere = elsewhere or _only_here(exploration, seed, done, last, others)
     assert done.error is not None and last.error is not None
     recording = recording_of(exploration, seed, last, recorder)
     run = Run(recording)
@@ -347,7 +349,7 @@ def _parts_from(first: Sequence[bytes], second: Sequence[bytes], recorder: Recor
 
 
 def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: OtherOrders) -> str:
-    """What other interpreters say to it, as a part of the message.
+    """What other interpreters say to it when they are compared with one another, as a part of the message.
 
     Raises:
         NotDeterministic: it depends on the order of sets.
@@ -355,7 +357,8 @@ def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: Oth
     __tracebackhide__ = True
     found = others.parting(parting)
     if found is None:
-        return f"\n\nWhether hash order matters was not tried: {others.why_not}." if others.why_not else ""
+        unknown = "\n\nWhether it fails so in another interpreter is not known"
+        return f"{unknown}: {others.why_not}." if others.why_not else ""
     who, by_hash_order = found
     if not by_hash_order:
         return (
@@ -368,6 +371,42 @@ def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: Oth
         "Iterate over sorted(...) of the set, or over a dict. (With PYTHONHASHSEED=0 in the environment the order is "
         "the same each time, and this is not asked.)", done
     ) from done.error  # fmt: skip
+
+
+def _only_here(exploration: Exploration, seed: int, done: Simulated, last: Simulated, others: OtherOrders) -> str:
+    """What there is to say when the same choices end otherwise in a new interpreter, as a part of the message.
+
+    Raises:
+        NotDeterministic: no fault and no choice matters: only what was in this process before the run.
+    """
+    __tracebackhide__ = True
+    there = others.first()
+    assert done.error is not None
+    if there is None or (there.error is not None and _same_end(there.error[0], signature(done.error))):
+        return ""
+    recorder = comparable()
+    exploration.run(Failing(done.faults, done.choices, done.nodes), recorder)
+    who = others.parts_here(recorder, parting)
+    ended = f"it ended with {there.error[1]}" if there.error is not None else "it ended with no error"
+    depends = (
+        f"With the same choices in a new interpreter {ended}{f', and {who} did something else' if who else ''}.\n"
+        "So it depends on what earlier runs, other tests or a fixture have left in this process: a module's global, a "
+        "cache, a class attribute, an object of a fixture"
+    )
+    if last.faults != NO_FAULTS or any(last.choices):
+        return f"\n\n{depends}. A replay may be another run."
+    line = signature(done.error)[1]
+    place = f"  at {line}\n" if line else ""
+    raise NotDeterministic(
+        f"{exploration.name} fails in run {seed - exploration.seeds.start + 1} of {len(exploration.seeds)}, and only "
+        f"in this process, where the plainest run of all fails:\n  {one_line(done.error)}\n{place}\n{depends}.\n"
+        "Make what a run fills in the test itself, or empty it there.", done
+    ) from done.error  # fmt: skip
+
+
+def _same_end(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Two interpreters may have come to one file by two paths."""
+    return one[0] == other[0] and os.path.basename(one[1]) == os.path.basename(other[1])
 
 
 def parting(one: Sequence[Step], other: Sequence[Step], tasks: dict[str, dict[str, Any]]) -> str | None:

@@ -1,15 +1,17 @@
-"""Whether a run depends on the order of sets of strings, which is another one in each interpreter: hash order.
+"""A failure, run again in new interpreters: does it fail so in each, and with another order of sets of strings?
 
-Within one process that order stays, so a program that depends on it is run again in other interpreters, each with a
-PYTHONHASHSEED of its own, beside the shrinking of what failed. They are compared with one another, never with the run
-that failed: in all of them the program has come the same way. Where two part, one more with the hash seed of the first
-tells hash order from all else that is another one in another process (`os.getpid`, a file).
+That order, hash order, is another one in each interpreter and stays within it. So a program that fails is run again in
+interpreters with a PYTHONHASHSEED each, beside the shrinking. They are compared with one another: in all of them the
+program has come the same way. Where two part, one more with the hash seed of the first tells hash order from all else
+that is another one in another process (`os.getpid`, a file). With the run that failed only the end is compared: where
+theirs is another one, what was in this process before matters, a module's cache that earlier runs have filled, say.
 
 - A function at the top of an importable module is found there, its arguments are pickled; any other one is pickled by
-  value. What cannot be is not compared, and the reason is told in one line.
+  value. That is done before the first run, which may change them. What cannot be pickled is not compared, and the
+  reason is told in one line.
 - Payloads are compared without the order of their bytes: a set that travels as an argument does no harm. The names of
   functions that travel by value are hashes of their code, which may hold a frozenset: they are not compared.
-- Whoever fixes PYTHONHASHSEED knows, and has the same order each time: then nothing is compared.
+- Whoever fixes PYTHONHASHSEED knows, and has the same order each time: then one interpreter does, with that one.
 - The interpreters live as long as the `with` block, and never longer than an alarm of their own.
 """
 
@@ -32,38 +34,52 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from miniray.core.record import Record
 from miniray.testing.choices import RecordedChoices
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step, fault_of
 from miniray.testing.rerun import function_of, module_of
-from miniray.testing.simulation import run_once
+from miniray.testing.shrinking import signature
+from miniray.testing.simulation import one_line, run_once
 
 PATIENCE_SECONDS = 10.0  # from their start; who needs longer is not waited for
+MAX_BYTES = 64 << 20  # of arguments, which are pickled for each test: most do not fail
 LIFE_SECONDS = 60  # of an interpreter whose parent was killed
 HASH_SEEDS = (1, 2, 3)  # two elements have the same order in all of them once in four times
-_INSIDE = "MINIRAY_OTHER_ORDER"  # set in those interpreters, where no more are started
+INSIDE = "MINIRAY_OTHER_ORDER"  # set in those interpreters, where no more are started
 Parting = Callable[[list[Step], list[Step], dict[str, Any]], str | None]
+
+
+class Elsewhere(Record, frozen=True):
+    """A run in another interpreter, made comparable; `error` is the signature of what it ended with, and one line."""
+
+    steps: list[Step]
+    tasks: dict[str, dict[str, Any]]
+    error: tuple[tuple[str, str], str] | None
 
 
 class OtherOrders:
     """Interpreters that run it again, from `__enter__` on.
 
     Args:
-        program: the function, or a `functools.partial` of it.
+        packed: the program, as `pack` has given it.
         run: what `simulate` takes beside it: {"choices", "faults" (plain), "cluster"}.
     """
 
-    def __init__(self, program: Callable[[], Any], run: dict[str, Any]) -> None:
-        self._program = program
+    def __init__(self, packed: dict[str, Any] | str, run: dict[str, Any]) -> None:
+        self._packed = packed
         self._run = run
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._found: dict[int, Elsewhere] = {}
         self._why = ""
         self._until = 0.0
+        given = os.environ.get("PYTHONHASHSEED", "random")
+        self._hash_seeds = HASH_SEEDS if given == "random" else (int(given),)
 
     def __enter__(self) -> OtherOrders:
         self._folder = tempfile.TemporaryDirectory(prefix="miniray-")
         try:
-            if os.environ.get("PYTHONHASHSEED", "random") == "random" and _INSIDE not in os.environ:
+            if INSIDE not in os.environ:
                 self._begin()
         except BaseException:
             self.__exit__(None, None, None)
@@ -78,18 +94,17 @@ class OtherOrders:
         self._folder.cleanup()
 
     def _begin(self) -> None:
-        try:
-            told = {**self._run, **_address(self._program), "sys_path": sys.path}
-            (Path(self._folder.name) / "program").write_bytes(pickle.dumps(told))
-        except Exception as error:  # whatever the user's own pickling code raises
-            self._why = f"it cannot be pickled ({type(error).__name__}: {str(error)[:200]})"
+        if isinstance(self._packed, str):
+            self._why = self._packed
             return
+        told = {**self._run, **self._packed, "sys_path": sys.path}
+        (Path(self._folder.name) / "program").write_bytes(pickle.dumps(told))
         self._until = time.monotonic() + PATIENCE_SECONDS
-        for number in HASH_SEEDS:
-            self._start(number, number)
+        for number, hash_seed in enumerate(self._hash_seeds, 1):
+            self._start(number, hash_seed)
 
     def _start(self, number: int, hash_seed: int) -> None:
-        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), _INSIDE: "1"}
+        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), INSIDE: "1"}
         try:
             self._children[number] = subprocess.Popen(
                 [sys.executable, "-m", "miniray.testing.hash_order", self._folder.name, str(number)],
@@ -106,28 +121,39 @@ class OtherOrders:
         """Who did another thing in another interpreter, and whether by hash order; None: nobody, as far as is known."""
         if not self._children:
             return None
-        first, *others = [self._result(number) for number in HASH_SEEDS]
+        first, *others = [self._result(number) for number in self._children]
         for other in others:
             if first is None or other is None:
                 return None
-            who = parting(first[0], other[0], first[1])
+            who = parting(first.steps, other.steps, first.tasks)
             if who is not None:
                 self._until = max(self._until, time.monotonic() + PATIENCE_SECONDS)
-                self._start(0, HASH_SEEDS[0])
+                self._start(0, self._hash_seeds[0])
                 control = self._result(0)
                 if control is None:
                     return None
-                return who, parting(first[0], control[0], first[1]) is None
+                return who, parting(first.steps, control.steps, first.tasks) is None
         return None
+
+    def first(self) -> Elsewhere | None:
+        """How it went in one of them; None: nobody knows."""
+        return self._result(1) if self._children else None
+
+    def parts_here(self, recorder: Recorder, parting: Parting) -> str | None:
+        """Who did another thing in this process, in a run with a `comparable` recorder; None: nobody can tell."""
+        there = self.first()
+        if there is None or isinstance(self._packed, str) or not self._packed["by_name"]:
+            return None  # what travels by value is called otherwise there
+        return parting(_steps(json.loads(json.dumps(_told(recorder)))), there.steps, recorder.tasks)
 
     @property
     def why_not(self) -> str:
         """Why they say nothing, or ""."""
         return self._why
 
-    def _result(self, number: int) -> tuple[list[Step], dict[str, Any]] | None:
-        if self._why:
-            return None
+    def _result(self, number: int) -> Elsewhere | None:
+        if self._why or number in self._found:
+            return self._found.get(number)
         try:
             self._children[number].wait(max(0.0, self._until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -141,14 +167,20 @@ class OtherOrders:
         if "why" in found:
             self._why = found["why"]
             return None
-        return [Step(**step) for step in found["steps"]], found["tasks"]
+        error = found["error"] and ((found["error"][0], found["error"][1]), found["error"][2])
+        self._found[number] = Elsewhere(_steps(found["steps"]), found["tasks"], error)
+        return self._found[number]
 
 
 # ---- where the program is ------------------------------------------------------------------------------------
 
 
-def _address(program: Any) -> dict[str, Any]:
-    """Its module, its place in it (or its code), and its arguments."""
+def pack(program: Callable[[], Any]) -> dict[str, Any] | str:
+    """Its module, its place in it (or its code), and its arguments; or why they cannot be had.
+
+    Args:
+        program: the function, or a `functools.partial` of it.
+    """
     function: Any = program
     given: tuple[Any, Any] = (), {}
     if isinstance(program, functools.partial):
@@ -159,15 +191,25 @@ def _address(program: Any) -> dict[str, Any]:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    is_there = module != "__main__" and found is not None and inspect.unwrap(found) is function
-    what = (None if is_there else function, *given)
-    return {"module": module, "file": file, "name": name, "what": _dumped(what)}
+    by_name = module != "__main__" and found is not None and inspect.unwrap(found) is function
+    try:
+        what = _dumped((None if by_name else function, *given))
+    except Exception as error:  # whatever the user's own pickling code raises
+        return f"it cannot be pickled ({type(error).__name__}: {str(error)[:200]})"
+    return {"module": module, "file": file, "name": name, "by_name": by_name, "what": what}
+
+
+class _Bounded(io.BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > MAX_BYTES:
+            raise ValueError(f"its arguments have more than {MAX_BYTES >> 20} MB")
+        return super().write(data)
 
 
 def _dumped(what: Any) -> bytes:
     from miniray._serialization.by_value import ByValuePickler  # loads cloudpickle
 
-    with io.BytesIO() as file:
+    with _Bounded() as file:
         ByValuePickler(file, "").dump(what)
         return file.getvalue()
 
@@ -189,10 +231,25 @@ def _ran_again(told: dict[str, Any]) -> dict[str, Any]:
         program = _loaded(told)
     except Exception as error:
         return {"why": f"another interpreter cannot load it ({type(error).__name__}: {str(error)[:200]})"}
-    recorder = Recorder(_without_order)
-    run_once(program, RecordedChoices(told["choices"]), fault_of(told["faults"]), recorder=recorder, **told["cluster"])
-    steps = [{name: _comparable(getattr(step, name)) for name in step.__struct_fields__} for step in recorder.steps]
-    return {"steps": steps, "tasks": recorder.tasks}
+    recorder = comparable()
+    done = run_once(
+        program, RecordedChoices(told["choices"]), fault_of(told["faults"]), recorder=recorder, **told["cluster"]
+    )
+    ended = None if done.error is None else (*signature(done.error), one_line(done.error))
+    return {"steps": _told(recorder), "tasks": recorder.tasks, "error": ended}
+
+
+def comparable() -> Recorder:
+    """Keeps of payloads what is the same in each interpreter."""
+    return Recorder(_without_order)
+
+
+def _told(recorder: Recorder) -> list[dict[str, Any]]:
+    return [{name: _comparable(getattr(step, name)) for name in step.__struct_fields__} for step in recorder.steps]
+
+
+def _steps(told: list[dict[str, Any]]) -> list[Step]:
+    return [Step(**step) for step in told]
 
 
 def _without_order(data: bytes) -> Any:

@@ -2,7 +2,8 @@
 
 - The program is an ordinary function; it, its tasks and its actors call `miniray.get` and the rest as always. All of
   them run in this process, one at a time, in virtual time; so module globals are shared by all simulated processes.
-- Every run begins anew: nothing of an earlier one changes what happens in it.
+- Every run begins with a new cluster. What an earlier one, or another test, has left in this process (a module's
+  global, a cache, a class attribute) is still there, and may change what happens in it.
 - What a program returns outlives its cluster, so refs in it are got first.
 - A run that ends with an error says which line runs it again.
 """

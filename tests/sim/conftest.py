@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from miniray.testing import hash_order
 from miniray.testing.seeds import prepare
 
 SEEDS = 600  # a minute or two
@@ -37,8 +38,8 @@ def prepared() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_hash_order() -> Iterator[None]:
-    """Or each failure would start three interpreters; `test_hash_order.py` has them."""
+def no_other_interpreters() -> Iterator[None]:
+    """Or each failure would start three of them; `test_hash_order.py` has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONHASHSEED", os.environ.get("PYTHONHASHSEED", "0"))
+        patch.setenv(hash_order.INSIDE, "1")
         yield

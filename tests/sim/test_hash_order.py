@@ -14,13 +14,15 @@ import pytest
 
 import miniray
 from miniray.testing import NotDeterministic, SimulationFailed, exploration, explore, hash_order
+from miniray.testing.levels import Level
 
 NAMES = {"anna", "berta", "carla", "dora", "emma", "frieda", "gerda", "hanna"}
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTHONHASHSEED")
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    monkeypatch.delenv(hash_order.INSIDE)
     monkeypatch.setattr(hash_order, "PATIENCE_SECONDS", 100.0)
 
 
@@ -53,9 +55,11 @@ def pid(folder: Path) -> None:
     assert miniray.get(Roll.remote().call.remote(str(os.getpid()))) == "nobody"
 
 
-def failure_of(program: Callable[..., None], tmp_path: Path, *args: Any) -> SimulationFailed:
+def failure_of(
+    program: Callable[..., None], tmp_path: Path, *args: Any, faults: Level = "none"
+) -> SimulationFailed:
     with pytest.raises(SimulationFailed) as failed:
-        explore(faults="none", folder=tmp_path)(program)(*args)
+        explore(faults=faults, folder=tmp_path)(program)(*args)
     return failed.value
 
 
@@ -89,13 +93,88 @@ def test_what_cannot_be_pickled_is_told_in_a_line(tmp_path: Path) -> None:
         assert lock is None
 
     text = str(failure_of(program, tmp_path, threading.Lock()))
-    assert "was not tried: it cannot be pickled (TypeError: cannot pickle '_thread.lock' object)." in text
+    assert "is not known: it cannot be pickled (TypeError: cannot pickle '_thread.lock' object)." in text
 
 
-def test_a_fixed_order_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_order_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "7")
-    monkeypatch.delattr(subprocess, "Popen")
-    assert not isinstance(failure_of(first_of_all, tmp_path, tmp_path), NotDeterministic)
+    assert "hash order" not in str(failure_of(first_of_all, tmp_path, tmp_path))
+
+
+cache: dict[int, int] = {}
+
+
+@miniray.remote
+class Total:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def add(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+@miniray.remote
+def load(total: Any, key: int) -> int:
+    if key not in cache:
+        cache[key] = miniray.get(total.add.remote())
+    return cache[key]
+
+
+def loads_all(total: Any) -> None:
+    miniray.get([load.remote(total, key) for key in range(3)])
+
+
+def fills_a_cache() -> None:
+    total = Total.remote()
+    loads_all(total)
+    assert miniray.get(total.add.remote()) == 4
+
+
+@pytest.mark.parametrize("hash_seed", ["random", "7"])
+def test_what_an_earlier_run_left_behind_is_no_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_seed: str
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", hash_seed)
+    cache.clear()
+    error = failure_of(fills_a_cache, tmp_path)
+    text = str(error)
+    assert isinstance(error, NotDeterministic) and not list(tmp_path.iterdir())
+    assert text.startswith("fills_a_cache fails in run 2 of 200, and only in this process") and __file__ in text
+    assert "in a new interpreter it ended with no error, and task load (called at" in text
+    assert "no delay is needed" not in text
+
+
+def fills_an_argument(seen: list[int]) -> None:
+    seen.append(miniray.get(load.remote(Total.remote(), 0)))
+    assert len(seen) < 3
+
+
+def test_an_object_of_a_fixture_is_as_it_was_before_the_first_run(tmp_path: Path) -> None:
+    seen: list[int] = []
+    with pytest.raises(NotDeterministic, match="fails in run 3 of 200"):
+        explore(faults="none", folder=tmp_path)(fills_an_argument)(seen)
+
+
+
+
+@miniray.remote
+def adds(total: Any) -> int:
+    return miniray.get(total.add.remote())
+
+
+def counts_when_something_is_cached() -> None:
+    total = Total.remote()
+    miniray.get([adds.remote(total) for _ in range(5)])
+    assert miniray.get(total.add.remote()) == 6 or not cache
+
+
+def test_the_story_is_told_where_a_fault_matters_as_well(tmp_path: Path) -> None:
+    cache[0] = 1
+    error = failure_of(counts_when_something_is_cached, tmp_path, faults="all")
+    text = str(error)
+    assert not isinstance(error, NotDeterministic) and list(tmp_path.iterdir())
+    assert "adds had called Total.add" in text and "in a new interpreter it ended with no error" in text
 
 
 def test_ctrl_c_leaves_no_interpreter_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
