@@ -177,10 +177,13 @@ class Driving:
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
         """Drive the loop, or sleep while another thread does, until `waiter` is ready; False after `timeout` seconds.
+        With a timeout of 0 it does neither.
 
         Raises:
             ReentrantWaitError: from within another wait of this thread, or under the lock.
         """
+        if timeout is not None and timeout <= 0:
+            return waiter.is_ready
         me = get_ident()
         if self._is_owned() or me in self._waiting:
             raise ReentrantWaitError

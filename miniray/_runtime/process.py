@@ -270,9 +270,7 @@ class Process:
         try:
             if self._must_tell(object_ids):
                 self._tell_wait(object_ids, told)
-            if timeout is None or timeout > 0:
-                return self.drives.wait(waiter, timeout)
-            return waiter.is_ready
+            return self.drives.wait(waiter, timeout)
         finally:
             if told and self.tells_waits and self.running == task:  # else the end of its task has ended its waits
                 self._tell_wait_ended()

@@ -19,6 +19,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from miniray.testing.looks import Spin
+
 STUCK_SECONDS = 30.0  # real ones; a task may compute that long, but not wait for what is outside of the simulation
 UNWIND_SECONDS = 1.0  # real ones, until one that is given up is left to itself
 _SLICE_SECONDS = 0.1
@@ -116,6 +118,7 @@ class Fiber:
         self.ended = False
         self.killed = False
         self.resumed_times = 0
+        self.spin = Spin()
         self._awake = False
         self._hurried = False
         self.error: BaseException | None = None

@@ -25,6 +25,7 @@ from miniray.core.worker.events import RunTask
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashHere, CrashMode, end_half_way
 from miniray.testing.fibers import Fiber, FiberKilled
+from miniray.testing.looks import look
 from miniray.transport import load
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class SimulatedProcess:
         self.transport: Any = load("simulated")(me, cluster.network, self.look_soon)
         self._look_at: float | None = None
         self.stands_until = 0.0
+        self.cpu_seconds = 0.0  # what its looks have taken
         self._send = self.transport.send
         setattr(self.transport, "send", self._send_or_crash)  # noqa: B010  a fault may strike between two frames
 
@@ -272,6 +274,9 @@ class SimulatedDrives:
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
         home, timeline = self._home, self._home.cluster.timeline
         fiber = home.cluster.awake_in(home)
+        if timeout is not None and timeout <= 0:
+            look(home, fiber, polls=True)
+            return waiter.is_ready
         deadline = None if timeout is None else timeline.now + timeout
         while home.alive and not waiter.is_ready and not (home.process and home.process.ended):
             entry = (fiber, waiter)
@@ -282,6 +287,7 @@ class SimulatedDrives:
             try:
                 fiber.park()
             finally:
+                fiber.spin.begin_anew()
                 waiter.after_sleep()
                 if entry in home.waiting:
                     home.waiting.remove(entry)

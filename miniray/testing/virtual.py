@@ -1,9 +1,11 @@
 """Clocks, sleeping and randomness are virtual for users' code while a simulated run lasts, and real everywhere else.
 
 - Users' code runs in fibers, which are threads of their own: what is replaced asks first which thread calls it.
-- `time.sleep` takes virtual time; the clocks of `time` tell it. `time.time` begins at `EPOCH_SECONDS`.
+- `time.sleep` takes virtual time; the clocks of `time` tell it, and what a look takes (`looks.py`). `time.time` begins
+  at `EPOCH_SECONDS`, and so does what `localtime` and `strftime` tell by themselves.
+- Users' code computes in no time: the clocks of the CPU count what looks take, so that a loop which waits for one ends.
 - The functions of the module `random`, and `os.urandom` with `secrets`, draw from a source that each task gets anew,
-  seeded by its id and attempt: a replay draws the same.
+  seeded by its id and attempt: a replay draws the same. An unseeded `random.Random()` is seeded by it.
 - `os._exit` and `os.kill` of one's own process end the simulated process.
 - `from time import sleep` has been bound before: names of the program's own module are replaced too, those of other
   modules are not. `datetime.now` and NumPy's random state stay real; a run that depends on them is told
@@ -48,7 +50,8 @@ class Virtual:
     """Between `begin` and `end`. Runs do not nest.
 
     Args:
-        now: virtual seconds.
+        now: virtual seconds; to ask takes some.
+        cpu_seconds: of the process that is awake.
         sleep: lets them pass for the fiber that is awake.
         die: ends the simulated process of that fiber, with an exit status (negative: a signal).
         note: is told what users' code does with the real world.
@@ -58,12 +61,14 @@ class Virtual:
     def __init__(
         self,
         now: Callable[[], float],
+        cpu_seconds: Callable[[], float],
         sleep: Callable[[float], None],
         die: Callable[[int], None],
         note: Callable[[str], None],
         thread_starts: Callable[[threading.Thread], str],
     ) -> None:
         self._now = now
+        self._cpu_seconds = cpu_seconds
         self._sleep = sleep
         self._die = die
         self._note = note
@@ -82,10 +87,17 @@ class Virtual:
         new: dict[Any, Any] = {}  # by the real function
         for unit, factor in (("", 0), ("_ns", 1_000_000_000)):
             for name, origin in (("monotonic", 0.0), ("perf_counter", 0.0), ("time", EPOCH_SECONDS)):
-                self._replace(time, name + unit, self._clock(origin, factor), new)
+                self._replace(time, name + unit, self._clock(self._now, origin, factor), new)
+            for name in ("process_time", "thread_time"):
+                self._replace(time, name + unit, self._clock(self._cpu_seconds, 0.0, factor), new)
+        for name in ("localtime", "gmtime", "ctime"):
+            self._replace(time, name, self._from_seconds, new)
+        self._replace(time, "strftime", lambda real: lambda form, *at: real(form, *(at or (time.localtime(),))), new)
+        self._replace(time, "asctime", lambda real: lambda *at: real(*(at or (time.localtime(),))), new)
         self._replace(time, "sleep", self._slept, new)
         for name in _RANDOM:
             self._replace(random, name, partial(self._draws, name), new)
+        self._replace(random.Random, "seed", self._seeded, new)
         self._replace(os, "urandom", lambda real: lambda size: self._source().randbytes(size), new)
         self._replace(random, "_urandom", lambda real: os.urandom, new)
         self._replace(os, "_exit", lambda real: self._die, new)
@@ -121,10 +133,21 @@ class Virtual:
         setattr(home, name, either)
         new[real] = either
 
-    def _clock(self, origin: float, factor: int) -> Callable[[Any], Any]:
+    def _clock(self, now: Callable[[], float], origin: float, factor: int) -> Callable[[Any], Any]:
         if factor:
-            return lambda real: lambda: round((origin + self._now()) * factor)
-        return lambda real: lambda: origin + self._now()
+            return lambda real: lambda: round((origin + now()) * factor)
+        return lambda real: lambda: origin + now()
+
+    def _from_seconds(self, real: Any) -> Callable[..., Any]:
+        return lambda seconds=None: real(EPOCH_SECONDS + self._now() if seconds is None else seconds)
+
+    def _seeded(self, real: Any) -> Callable[..., None]:
+        """An instance is seeded by chance, if by nothing else."""
+
+        def seed(source: random.Random, a: Any = None, version: int = 2) -> None:
+            real(source, self._source().getrandbits(128) if a is None else a, version)
+
+        return seed
 
     def _slept(self, real: Any) -> Callable[[float], None]:
         def sleep(seconds: float) -> None:

@@ -20,7 +20,10 @@ from miniray.core.task_spec import PushedTask
 from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.faults import Faults
+from miniray.testing.fibers import FiberKilled
+from miniray.testing.looks import look
 from miniray.testing.recorder import Recorder
+from miniray.testing.simulated import SimulatedProcess
 from miniray.testing.virtual import Virtual
 from miniray.transport import Choices
 
@@ -54,7 +57,7 @@ class World:
         self._calls = 0
         self._outside = context.get_current()
         started = self.cluster.strangers.started
-        self._virtual = Virtual(lambda: self.cluster.timeline.now, self.cluster.sleep, self._die, self._note, started)
+        self._virtual = Virtual(self._now, self._cpu_seconds, self._sleep, self._die, self._note, started)
 
     def begin(self, names: dict[str, Any]) -> None:
         """`names`: the globals of the user's code, where clocks may be bound as well."""
@@ -116,6 +119,29 @@ class World:
     def _on_task(self, task: PushedTask) -> None:
         self.began.append(task.task_id)
         self._virtual.seed(f"{show(task.task_id)} {task.attempt} {self.cluster.session.hex()}")
+
+    def _now(self) -> float:
+        self._look(polls=False)
+        now: float = self.cluster.timeline.now
+        return now
+
+    def _cpu_seconds(self) -> float:
+        return self._look(polls=False).cpu_seconds
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds:
+            if self.cluster.awake is not None:
+                self.cluster.awake.spin.begin_anew()
+            self.cluster.sleep(seconds)
+        else:
+            self._look(polls=True)
+
+    def _look(self, *, polls: bool) -> SimulatedProcess:
+        fiber, home = self.cluster.awake, self.cluster.awake_home()
+        if fiber is None or home is None:
+            raise FiberKilled  # a `finally` of what is unwound
+        look(home, fiber, polls=polls)
+        return home
 
     def _note(self, what: str) -> None:
         if len(self.real) < _MAX_REAL:

@@ -30,11 +30,17 @@ class Timeline:
     def after(self, seconds: float, action: Action) -> None:
         self.at(self.now + seconds, action)
 
+    def spend(self, seconds: float) -> None:
+        """So much time passes at once; what was planned until then happens a little late."""
+        self.now += seconds
+
     def step(self) -> bool:
         """Let the next thing happen; False when nothing is planned."""
         if not self._planned:
             return False
-        self.now, _, action = heappop(self._planned)
+        time, _, action = heappop(self._planned)
+        if time > self.now:
+            self.now = time
         action()
         return True
 
