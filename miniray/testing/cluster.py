@@ -49,7 +49,7 @@ from miniray.testing.recorder import NOBODY, Recorder
 from miniray.testing.simulated import CrashNow, SimulatedProcess
 from miniray.testing.strangers import Strangers
 from miniray.testing.strikes import Strikes
-from miniray.testing.waits import SimulationError, told_room, told_waits
+from miniray.testing.waits import SimulationError, told_room, told_stuck, told_waits
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -269,7 +269,8 @@ class SimulatedCluster:
                 self.fail(fiber.error)
 
     def _stuck(self, home: SimulatedProcess, error: FiberStuck) -> SimulationError:
-        return SimulationError(f"{self.code_in(home)} waits for what is outside of the simulation, {error}")
+        parked = [(one, fiber) for one in self.processes.values() for fiber in one.fibers if not fiber.killed]
+        return told_stuck(self.code_in(home), str(error), [(self.code_in(one), fiber.line()) for one, fiber in parked])
 
     def awake_in(self, home: SimulatedProcess) -> Fiber:
         assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"

@@ -16,8 +16,10 @@ import ctypes
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable
+from types import FrameType
+
+from miniray.testing.places import line_of
 
 from miniray.testing.looks import Spin
 
@@ -55,7 +57,7 @@ def inside_one_given_up() -> bool:
 
 
 class FiberStuck(Exception):
-    """It has not come back for `STUCK_SECONDS`: it blocks on something real. The message has its stack."""
+    """It has not come back for `STUCK_SECONDS`: it blocks on something real. The message is the line of the user's."""
 
 
 class FiberKilled(BaseException):
@@ -97,9 +99,8 @@ class _Thread:
         raise_in(self._thread, None)  # it may have come back by itself
         return True
 
-    def stack(self) -> str:
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+    def frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread.ident or 0)
 
 
 class Fiber:
@@ -136,7 +137,7 @@ class Fiber:
         try:
             thread.go.release()
             if not _acquired(thread.back, STUCK_SECONDS, lambda: self._hurried):
-                raise FiberStuck(f"for {STUCK_SECONDS:g} real seconds, here:\n{thread.stack()}")
+                raise FiberStuck(line_of(thread.frame()) or "of no user's")
         except BaseException:
             self.killed = True
             if self._awake:
@@ -170,6 +171,10 @@ class Fiber:
         if not self.ended:
             self.killed = True
             self.run()
+
+    def line(self) -> str:
+        """Where its users' code is."""
+        return line_of(self._thread.frame())
 
     def hurry(self) -> None:
         """Its run has failed: it is waited for no longer than one that unwinds. Called in any thread."""

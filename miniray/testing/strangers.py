@@ -7,24 +7,16 @@ the run, even when the thread keeps the error to itself.
 
 from __future__ import annotations
 
-import linecache
 import sys
-import sysconfig
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
-import miniray
 from miniray._runtime.process import Ended, Process
 from miniray.testing.fibers import FiberKilled, inside_fiber, inside_one_given_up, raise_in
+from miniray.testing.places import place_of
 from miniray.testing.waits import SimulationError
-
-_PACKAGE = str(Path(miniray.__file__).parent)
-_STANDARD = sysconfig.get_path("stdlib")
-_INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # may lie in the standard library
 
 
 class NotSimulated(SimulationError):
@@ -99,25 +91,3 @@ class WatchedProcess(Process):
     @ended.setter
     def ended(self, ended: Ended | None) -> None:
         self._ended = ended
-
-
-# ---- where users' code is ----------------------------------------------------------------------------------
-
-
-def users_frames_of(frame: FrameType | None) -> Iterator[FrameType]:
-    """From the innermost on, those that are neither miniray's nor the standard library's."""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_INSTALLED) or not file.startswith((_STANDARD, "<frozen")):
-            if not file.startswith(_PACKAGE):
-                yield frame
-        frame = frame.f_back
-
-
-def place_of(frame: FrameType | None, *, with_source: bool = False) -> str:
-    """`file.py:31 in main` of the innermost frame of the user's; "" if there is none."""
-    for found in users_frames_of(frame):
-        code, line = found.f_code, found.f_lineno
-        source = linecache.getline(code.co_filename, line).strip() if with_source else ""
-        return f"{code.co_filename}:{line} in {code.co_name}" + (f" ({source})" if source else "")
-    return ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from miniray.core.ids import ObjectId, TaskId, show, task_of
 from miniray.core.task_spec import ActorAt, TaskSpec
+from miniray.testing import fibers
 
 if TYPE_CHECKING:
     from miniray._runtime.process import Process
@@ -43,6 +44,17 @@ def told_waits(homes: Iterable[SimulatedProcess], driver: SimulatedProcess) -> l
         lines += [f"{who} waits for {_what(processes, object_id)}" for object_id in wanted]
     left = len(lines) - MAX_LINES
     return lines[:MAX_LINES] + ([f"... and {left} more waits"] if left > 0 else [])
+
+
+def told_stuck(who: str, line: str, others: Iterable[tuple[str, str]]) -> SimulationError:
+    """One fiber blocks on something real. `others`: who is parked meanwhile, and at which line of the user's."""
+    parked = [f"meanwhile {other} is parked at {place}" for other, place in others if place]
+    text = f"{who} waits for what is outside of the simulation, for {fibers.STUCK_SECONDS:g} real seconds, at {line}"
+    if not parked:
+        return SimulationError(text)
+    text += ". While it waits nothing else goes on: if it waits for a lock, one of those below may hold it"
+    advice = "all of them share the globals of modules, as processes do not: release a lock before you sleep or get"
+    return SimulationError(text, [*parked[:MAX_LINES], advice])
 
 
 def told_room(hosts: Iterable[SimulatedHost], nodes: int, num_cpus: int) -> str:

@@ -187,7 +187,8 @@ def test_real_blocking_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SimulationFailed) as failed:
         simulate(program)
     never.set()
-    assert "outside of the simulation" in str(failed.value.__cause__) and "never.wait" in str(failed.value.__cause__)
+    told = str(failed.value.__cause__)
+    assert "outside of the simulation" in told and "in program (never.wait(REAL_SECONDS))" in told, told
 
 
 def test_what_touches_the_real_world_is_noted(tmp_path: Path) -> None:
