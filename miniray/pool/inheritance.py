@@ -88,9 +88,20 @@ def find_log() -> Any:
     root = logging.root
     for logger in [root, *root.manager.loggerDict.values()]:
         for handler in getattr(logger, "handlers", ()):
-            if _has_descriptor(getattr(handler, "stream", None)) and getattr(handler, "baseFilename", "") != os.devnull:
+            if (
+                _has_descriptor(getattr(handler, "stream", None))
+                and getattr(handler, "baseFilename", "") != os.devnull
+                and not _is_of_ipython(logger, handler)
+            ):
                 return handler
     return None
+
+
+def _is_of_ipython(logger: Any, handler: Any) -> bool:
+    """IPython and the kernel of a notebook log as well: what runs the program, and not what it does. An application
+    made with traitlets has a logger of its own with traitlets' formatter; a kernel sets up tornado's."""
+    formatter = type(getattr(handler, "formatter", None))
+    return formatter.__module__.partition(".")[0] == "traitlets" or logger.name == "tornado"
 
 
 def _has_descriptor(stream: Any) -> bool:

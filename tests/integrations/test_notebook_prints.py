@@ -71,3 +71,12 @@ def test_prints_land_in_the_cell(kernel: Any) -> None:
     expected = {"stdout": ["square 0", "square 1"], "stderr": []}
     assert outputs_of(kernel, "with miniray.Pool(1) as pool:\n    pool.map(square, range(2));", expected) == expected
     outputs_of(kernel, "miniray.shutdown()", {"stdout": [], "stderr": []})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_workers_are_forked_where_the_notebook_logs_and_not_because_its_kernel_does(kernel: Any) -> None:
+    asks = "with miniray.Pool(1) as pool:\n    print(pool._dispatcher.crew.is_forked)"
+    for cell, forked in (("import logging, miniray", "False"), ("logging.basicConfig()", "True")):
+        expected = {"stdout": [forked], "stderr": []}
+        assert outputs_of(kernel, f"{cell}\n{asks}", expected) == expected
+    outputs_of(kernel, "miniray.shutdown()", {"stdout": [], "stderr": []})
