@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniray.executor.errors import as_standard
 from miniray.executor.future import Future, come_back, finish, start
-from miniray.pool.groups import Callee, Group, Source, copy_of
+from miniray.pool.groups import Callee, Group, Source, copy_of, within_task
 from miniray.pool_worker.parcels import APPLY
 
 if TYPE_CHECKING:
@@ -117,12 +117,12 @@ class MapCalls(Source):
     # ---- a source ----
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        items = self._items[self._taken : self._taken + limit]
+        first = self._read - len(self._items) + self._taken
+        items = self._items[self._taken : self._taken + within_task(self, first, limit)]
         if not items:
             self._items, self._taken = (), 0
             self._is_queued = False
             return None
-        first = self._read - len(self._items) + self._taken
         self._taken += len(items)
         return range(first, first + len(items)), items
 
@@ -143,8 +143,7 @@ class MapCalls(Source):
         self._dispatcher.ended(len(tokens))
 
     def abandon(self, error: BaseException) -> None:
-        taken = self.take(len(self._items))
-        if taken is not None:
+        while (taken := self.take(len(self._items))) is not None:
             self.deliver(taken[0], [None] * len(taken[0]), {0: copy_of(error)})
 
     def cancel(self) -> None:

@@ -230,7 +230,7 @@ class Pool:
             if not hasattr(iterable, "__len__"):
                 raise
             input_error = error  # which comes as the result does
-        if mode == STARMAP:
+        if mode == STARMAP and not {tuple}.issuperset(map(type, items)):
             items = [_arguments(item) for item in items]
         if chunksize is None:
             chunksize = -(-len(items) // (self._processes * _CHUNKS_PER_WORKER)) or 1

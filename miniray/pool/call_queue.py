@@ -54,7 +54,7 @@ class CallQueue:
             taken = entry.take(self._limit(source, entry.remaining(), member))
             if taken is None:
                 entries.popleft()
-                if entry.remaining():  # a finaliser has just brought a call
+                if entry is source and entry.remaining():  # a finaliser has just brought a call
                     entries.appendleft(entry)
                 continue
             tokens, items = taken

@@ -38,6 +38,7 @@ LAST_TOGETHER = 8  # the same where results are only seen together
 STORED_BYTES = 1 << 16  # a callable of so many is stored
 LONG_TASK_CALLS = 64  # a chunk of so many is never sent together with another, and so needs no parcels
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
+WEIGHED_ITEMS = 16  # so many of the next 32, of the next 64, of the next 128 are weighed
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
 PLAIN = LIGHT | {str}  # arguments of a single call that need no group around them
@@ -251,7 +252,9 @@ class Remainder:
         return False
 
     def remaining(self) -> int | None:
-        return len(self.tokens)
+        """With those behind it, where that is known."""
+        behind = self.source.remaining()
+        return None if behind is None else len(self.tokens) + behind
 
 
 class Group:
@@ -386,21 +389,27 @@ def tasks_of(source: Source, tokens: Sequence[Any]) -> Sequence[int]:
     return [*range(chunk - tokens.start % chunk, count, chunk), count]
 
 
+def within_task(source: Source, first: int, limit: int) -> int:
+    """Up to `limit` calls from this one on, of one task only if that is long enough, or if the function was stored: it
+    is loaded once for each group."""
+    if source.chunk < LONG_TASK_CALLS and source.argument is None:
+        return limit
+    return min(limit, source.chunk - first % source.chunk)
+
+
 def fitting(source: Source, tokens: Sequence[Any], items: Sequence[Any]) -> int:
-    """How many of these calls, from the first on, may go together; at least one. Of one task only, if that is long
-    enough, or if the function was stored: it is loaded once for each group."""
-    count = _light_enough(items, source.mode)
-    if source.chunk >= LONG_TASK_CALLS or source.argument is not None:
-        count = min(count, tasks_of(source, tokens)[0])
-    return count
+    """How many of these calls, from the first on, may go together; at least one."""
+    return within_task(source, tokens[0], _light_enough(items))
 
 
-def _light_enough(items: Sequence[Any], mode: int) -> int:
-    if isinstance(items, range) or (mode == MAP and LIGHT.issuperset(map(type, items))):
-        return len(items)
-    weight = 0
-    for index, item in enumerate(items):
-        weight += weigh(item)
+def _light_enough(items: Sequence[Any]) -> int:
+    """So many carry no more than they may, as far as some of them tell: to weigh each takes as long as to pickle it."""
+    count = weight = 0
+    while count < len(items):
+        more = max(1, count)
+        step = more // WEIGHED_ITEMS | 1  # odd: what is heavy comes at even distances, if at equal ones
+        weight += step * sum(map(weigh, items[count : count + more : step]))
         if weight > MAX_ARGUMENT_BYTES:
-            return max(1, index)
+            return max(1, count)
+        count += more
     return len(items)

@@ -14,7 +14,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from miniray.pool.feeding import Feed, may_block
-from miniray.pool.groups import Callee, Source, copy_of
+from miniray.pool.groups import Callee, Source, copy_of, within_task
 from miniray.pool_worker.parcels import APPLY, MAP
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ class MapResult(ApplyResult, Source):
         return self.chunk
 
     def take(self, limit: int) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        first, items = self._next, self._items[self._next : self._next + limit]
+        first = self._next
+        items = self._items[first : first + within_task(self, first, limit)]
         if not items:
             self._items = ()
             return None
@@ -371,7 +372,7 @@ class IMapIterator(Source):
             return None
         if self._feed is None:
             try:
-                items = list(islice(self._input, min(limit, room)))
+                items = list(islice(self._input, within_task(self, self._taken, min(limit, room))))
                 ended, error = not items, None
             except Exception as problem:
                 items, ended, error = [], True, problem

@@ -366,6 +366,6 @@ def weigh(value: Any, depth: int = 2) -> int:
         return size
     if kind is bytes or kind is str or kind is bytearray:
         return len(value)
-    if depth and (kind is tuple or kind is list):
+    if depth and (kind is tuple or kind is list) and not LIGHT.issuperset(map(type, value[:100])):
         return sum([weigh(inner, depth - 1) for inner in value[:100]])
     return 0
