@@ -97,7 +97,8 @@ class ActorClass:
 
 
 def _methods_of(cls: type[Any]) -> tuple[str, ...]:
-    members = inspect.getmembers(cls, callable)
+    """Without those that run later: the actor itself may call them, and so its class may have them."""
+    members = inspect.getmembers(cls, lambda member: callable(member) and not _options.runs_later(member))
     return tuple(name for name, _ in members if not name.startswith("__") or name == "__call__")
 
 
@@ -116,7 +117,8 @@ class ActorHandle:
             raise AttributeError(name)
         if name not in self._methods:
             raise AttributeError(
-                f"actor {self._class_name} has no method {name!r} (its state is reached through methods only); "
+                f"actor {self._class_name} has no method {name!r} to call from outside (its state is reached through "
+                "methods only, and what a generator or async method returns cannot travel); "
                 f"there are: {', '.join(sorted(self._methods))}"
             )
         method = ActorMethod(self, name, {"max_task_retries": self._task_retries})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -89,6 +90,12 @@ def check(what: str, name: str, defaults: Mapping[str, Any], given: Mapping[str,
     fork = start == "fork"
     task = TaskOptions(shown or name, demand_of(name, full), retries, retry_on, writable, raw, fork)
     return CallOptions(task, num_returns, dict(given), task_retries)
+
+
+def runs_later(function: object) -> bool:
+    """Whether a call of it runs nothing of it yet: a generator or async function."""
+    kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+    return any(is_kind(function) for is_kind in kinds)
 
 
 def check_bools(word: str, **given: Any) -> None:

@@ -86,7 +86,7 @@ def _make(target: Any, given: dict[str, Any]) -> Any:
         raise TypeError(f"{target!r} is remote already")
     if not callable(target):
         raise TypeError(f"remote makes functions and classes remote, not {target!r}")
-    if inspect.iscoroutinefunction(target) or inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+    if _options.runs_later(target):
         raise TypeError(
             f"{_name(target)} is a generator or async function, whose result cannot travel: let it return a list, "
             "or run its coroutine with asyncio.run inside of a plain function"

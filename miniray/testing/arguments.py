@@ -11,6 +11,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
+from miniray._api.options import runs_later
 from miniray.core.ids import CONTROL_INDEX
 from miniray.core.record import Record
 from miniray.testing.faults import Faults
@@ -44,13 +45,29 @@ def check_size(num_cpus: object, nodes: Any) -> None:
         raise ValueError(f"nodes must be {CONTROL_INDEX} at most, not {nodes}")
 
 
+def check_allowed(allow: object) -> None:
+    """
+    Raises:
+        TypeError: no errors that a program may end with.
+    """
+    kinds = allow if isinstance(allow, tuple) else (allow,)
+    if kinds is not allow or not all(isinstance(one, type) and issubclass(one, BaseException) for one in kinds):
+        raise TypeError(f"allow must be a tuple of exception classes, not {allow!r:.80}")
+
+
+def what_it_is(program: object) -> str:
+    """For an error that refuses it."""
+    kind = "the generator or async function " if runs_later(program) else ""
+    return f"{kind}{program!r:.80}"
+
+
 def check_program(program: object) -> None:
     """
     Raises:
         TypeError: it cannot be called without arguments.
     """
-    if not callable(program) or inspect.iscoroutinefunction(program):
-        raise TypeError(f"simulate takes a plain function without arguments, not {program!r:.80}")
+    if not callable(program) or runs_later(program):
+        raise TypeError(f"simulate takes a plain function without arguments, not {what_it_is(program)}")
     try:
         signature = inspect.signature(program)
     except ValueError:  # nobody knows: something built in

@@ -23,10 +23,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from miniray._api.options import runs_later
 from miniray._runtime import context
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
-from miniray.testing.arguments import check_size, check_whole
+from miniray.testing.arguments import check_allowed, check_size, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
@@ -99,10 +100,11 @@ def explore(
     check_whole("seeds", seeds, 1)
     check_whole("first_seed", first_seed)
     check_size(num_cpus, nodes)
+    check_allowed(allow)
 
     def decorate(test: Any) -> Any:
-        if inspect.iscoroutinefunction(test) or not callable(test):
-            raise TypeError(f"explore takes a plain function, not {test!r}")
+        if not callable(test) or runs_later(test):
+            raise TypeError(f"explore takes a plain function, not {what_it_is(test)}")
 
         @functools.wraps(test)
         def explored(*args: Any, **kwargs: Any) -> None:

@@ -23,7 +23,7 @@ from hypothesis import reject
 from hypothesis.control import _current_build_context, current_build_context
 from hypothesis.stateful import RuleBasedStateMachine
 
-from miniray.testing.arguments import check_size
+from miniray.testing.arguments import check_allowed, check_size
 from miniray.testing.exploration import DEATHS, no_session
 from miniray.testing.faults import Faults
 from miniray.testing.levels import Level, faults_of
@@ -113,6 +113,7 @@ class SimulatedMachine(RuleBasedStateMachine):
 
     def _begin(self) -> None:
         check_size(self.num_cpus, self.nodes)
+        check_allowed(self.allow)
         faults = faults_of(self.faults, self._schedule, self.nodes, self._schedule)
         self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)

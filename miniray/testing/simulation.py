@@ -232,6 +232,10 @@ def _resolved(value: Any) -> Any:
         return type(value)([_resolved(part) for part in value])
     if type(value) is dict:
         return {key: _resolved(part) for key, part in value.items()}
+    if inspect.isgenerator(value) or inspect.iscoroutine(value) or inspect.isasyncgen(value):
+        if inspect.iscoroutine(value):
+            value.close()  # or it says a second time that nobody has awaited it
+        raise TypeError(f"the program returned a {type(value).__name__}, and nothing of it has run")
     for found in _inside(value):
         if isinstance(found, ObjectRef | ActorHandle):
             raise TypeError(

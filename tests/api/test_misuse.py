@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -109,6 +110,28 @@ def generator():
 def test_what_cannot_travel_is_refused_when_it_is_made_remote(function):
     with pytest.raises(TypeError, match=f"{function.__name__} is a generator or async function"):
         miniray.remote(function)
+
+
+class RunsLater:
+    def lines(self):
+        yield from self.numbers()
+
+    def numbers(self):
+        yield 1
+
+    async def waits(self):
+        return 1
+
+    def total(self):
+        return sum(self.lines()) + asyncio.run(self.waits())
+
+
+@pytest.mark.parametrize("method", ["lines", "waits"])
+def test_a_method_that_runs_later_cannot_be_called_from_outside(small_session, method):
+    thing = miniray.remote(RunsLater).remote()
+    with pytest.raises(AttributeError, match=f"no method '{method}' .* generator or async method returns cannot"):
+        getattr(thing, method)
+    assert miniray.get(thing.total.remote()) == 2
 
 
 def test_init_inside_of_a_task(small_session):

@@ -108,15 +108,35 @@ def takes(x: int) -> int:
     return x
 
 
+def generates() -> Any:
+    yield takes
+
+
+async def awaits() -> None:
+    pass
+
+
+async def generates_too() -> Any:
+    yield takes
+
+
 ODD: Any = "odd"
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a program": (lambda: simulate(ODD), TypeError, "a plain function without arguments, not 'odd'"),
+    "a generator": (lambda: simulate(generates), TypeError, "not the generator or async function <function generates"),
+    "a coroutine": (lambda: simulate(awaits), TypeError, "not the generator or async function <function awaits"),
+    "its generator": (lambda: simulate(lambda: [generates()]), SimulationFailed, "a generator, and nothing of it has"),
     "its arguments": (lambda: simulate(takes), TypeError, r"takes\(x: .int.\) .*needs some .*'x'.*give lambda"),
     "a seed": (lambda: simulate(int, seed=ODD), TypeError, "seed must be a whole number, not 'odd'"),
     "CPUs": (lambda: simulate(int, num_cpus=ODD), TypeError, "num_cpus must be .*, not 'odd'"),
     "lineage": (lambda: simulate(int, max_lineage_bytes=-1), ValueError, "max_lineage_bytes must be .* zero or more"),
     "too many nodes": (lambda: simulate(int, nodes=4096), ValueError, "nodes must be 4095 at most, not 4096"),
     "seeds": (lambda: explore(seeds=0), ValueError, "seeds must be a whole number, one or more, not 0"),
+    "a test that yields": (lambda: explore(generates), TypeError, "explore takes a plain function, not the generator"),
+    "an async one": (lambda: explore(seeds=1)(generates_too), TypeError, "explore takes a plain function, not the gen"),
+    "its coroutine": (lambda: explore(lambda: awaits())(), SimulationFailed, "a coroutine, and nothing of it has run"),
+    "a name to allow": (lambda: explore(allow=ODD), TypeError, "allow must be a tuple of exception classes, not 'odd'"),
+    "names to allow": (lambda: explore(allow=(ODD,)), TypeError, "allow must be a tuple of exception classes"),
     "the first seed": (lambda: explore(first_seed=ODD), TypeError, "first_seed must be a whole number, not 'odd'"),
 }
 IMPOSSIBLE: dict[str, tuple[Faults, int, type[Exception], str]] = {
