@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -16,6 +17,15 @@ from miniray.core.machine import Awaited, AwaitEnded
 _jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
+
+
+def _after_fork() -> None:
+    """What waits is the parent's, and so is the thread that may hold the lock."""
+    global _jobs, _lock, _thread
+    _jobs, _lock, _thread = queue.SimpleQueue(), threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def run(job: Callable[[], None]) -> None:

@@ -257,6 +257,7 @@ class Forks:
         """What `register_at_fork` has closed and forgotten (`driver.py`) is gone already."""
         from miniray._runtime.worker_main import main as be_worker
         from miniray._serialization.namespaces import inherit_main
+        from miniray._serialization.pickles import forget_outer
 
         if parent:
             lifelines.die_with_parent(parent)
@@ -269,6 +270,7 @@ class Forks:
         main.name = "MainThread"
         main._daemonic = False  # type: ignore[attr-defined]  # threads that it starts are as it is
         inherit_main("")
+        forget_outer()
         _read_nothing()
         _begin_multiprocessing_anew()
         be_worker(self._endow(number, link, self._inheritance))

@@ -96,6 +96,11 @@ def has_found_refs() -> bool:
     return bool(_collecting.refs)
 
 
+def forget_outer() -> None:
+    """In a forked process: the pickle that this thread was making is its parent's."""
+    _collecting.refs = None
+
+
 def names_main(data: bytes) -> bool:
     return _MAIN in data
 

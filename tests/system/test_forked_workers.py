@@ -336,6 +336,60 @@ print("ended", flush=True)
     assert driver.end() == "ended\n"
 
 
+def test_one_that_is_made_while_the_driver_pickles_does_not_go_on_with_that_pickle(script: Callable) -> None:
+    """A ref in somebody else's pickle would count as one of the driver's, and so be kept by nobody."""
+    driver = script(
+        HEAD
+        + """
+import pickle, warnings
+
+warnings.simplefilter("ignore")  # that pickle keeps its ref for good, and says so
+
+class Refs:
+    def pickled(self):
+        return pickle.dumps(miniray.put("kept"))
+    def read(self, data):
+        return miniray.get(pickle.loads(data), timeout=10)
+
+class Making:
+    def __reduce__(self):
+        actors.append(miniray.remote(Refs).options(start="fork").remote())
+        return int, ()
+
+actors = []
+miniray.put(Making())
+data = miniray.get(actors[0].pickled.remote())
+print(miniray.get(actors[0].read.remote(data)), flush=True)
+"""
+    )
+    assert driver.end() == "kept\n"
+
+
+def test_it_runs_none_of_the_callbacks_that_wait_in_the_driver(script: Callable) -> None:
+    driver = script(
+        HEAD
+        + """
+driver, (runs, may_end, done) = os.getpid(), (threading.Event() for _ in range(3))
+def wait(future):
+    runs.set()
+    may_end.wait()
+def tell(future):
+    print("called back in the", "driver" if os.getpid() == driver else "worker", flush=True)
+    done.set()
+
+ref = miniray.put(1)
+ref.future().add_done_callback(wait)
+runs.wait()                      # the thread of callbacks is busy
+ref.future().add_done_callback(tell)
+actor = Forked.remote()
+assert miniray.get(actor.evaluate.remote("miniray.put(2).future().result(10)")) == 2
+may_end.set()
+done.wait()
+"""
+    )
+    assert driver.end() == "called back in the driver\n"
+
+
 def test_what_it_has_put_into_a_queue_gets_there(script: Callable) -> None:
     driver = script(
         HEAD
