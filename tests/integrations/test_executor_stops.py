@@ -24,9 +24,10 @@ from tests.quiescence import eventually
 pytestmark = pytest.mark.usefixtures("session")
 
 
-@pytest.fixture
-def one() -> Iterator[miniray.Executor]:
-    with miniray.Executor(1, cancel_running=True) as made:
+@pytest.fixture(params=["spawn", "fork"])
+def one(request: pytest.FixtureRequest) -> Iterator[miniray.Executor]:
+    """Of either kind of workers: those that are forked run on top of the frames that forked them."""
+    with miniray.Executor(1, multiprocessing.get_context(request.param), cancel_running=True) as made:
         yield made
 
 
@@ -64,24 +65,22 @@ def be_deaf(mark: Path) -> None:
 # ---- a future ----
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork"])
-def test_cancel_of_what_runs(tmp_path: Path, start: str) -> None:
-    with miniray.Executor(1, multiprocessing.get_context(start), cancel_running=True) as one:
-        (pid,) = [one.submit(os.getpid).result()]
-        asleep = one.submit(note_interrupt, tmp_path / "asleep")
-        behind = [one.submit(functions.square, x) for x in range(20)]
-        eventually((tmp_path / "asleep").exists, "the call has begun", 30)
-        assert asleep.cancel() and asleep.cancelled()
-        assert [future.result() for future in behind] == [x * x for x in range(20)]
-        assert (tmp_path / "asleep").read_text() == "interrupted"
-        assert one.submit(os.getpid).result() == pid, "the same worker goes on"
+def test_cancel_of_what_runs(one: miniray.Executor, tmp_path: Path) -> None:
+    (pid,) = [one.submit(os.getpid).result()]
+    asleep = one.submit(note_interrupt, tmp_path / "asleep")
+    behind = [one.submit(functions.square, x) for x in range(20)]
+    eventually((tmp_path / "asleep").exists, "the call has begun", 30)
+    assert asleep.cancel() and asleep.cancelled()
+    assert [future.result() for future in behind] == [x * x for x in range(20)]
+    assert (tmp_path / "asleep").read_text() == "interrupted"
+    assert one.submit(os.getpid).result() == pid, "the same worker goes on"
 
-        deaf = one.submit(be_deaf, tmp_path / "deaf")
-        eventually((tmp_path / "deaf").exists, "the call has begun", 30)
-        behind = [one.submit(functions.square, x) for x in range(20)]
-        assert deaf.cancel()
-        assert [future.result() for future in behind] == [x * x for x in range(20)]
-        assert one.submit(os.getpid).result() != pid, "one that does not listen is ended"
+    deaf = one.submit(be_deaf, tmp_path / "deaf")
+    eventually((tmp_path / "deaf").exists, "the call has begun", 30)
+    behind = [one.submit(functions.square, x) for x in range(20)]
+    assert deaf.cancel()
+    assert [future.result() for future in behind] == [x * x for x in range(20)]
+    assert one.submit(os.getpid).result() != pid, "one that does not listen is ended"
 
 
 def test_a_deaf_call_that_begins_as_it_is_cancelled_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
