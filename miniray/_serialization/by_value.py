@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MemberDescriptorType
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import IO, Any
 
 import cloudpickle.cloudpickle as cp
@@ -116,11 +116,18 @@ def _reduce_weak_keys(table: weakref.WeakKeyDictionary[Any, Any]) -> Any:
     return weakref.WeakKeyDictionary, (dict(table),)
 
 
+def _reduce_module(module: ModuleType) -> Any:
+    """Its name is often that of a global, too: whether the two are one object would show in the pickle's bytes."""
+    maker, arguments = cp._module_reduce(module)
+    return maker, tuple([sys.intern(part) if type(part) is str else part for part in arguments])
+
+
 _REDUCERS: dict[type[Any], Callable[[Any], Any]] = {  # what cloudpickle leaves out and programs are full of
     CodeType: _reduce_code,
     functools.cached_property: _reduce_cached_property,
     functools._lru_cache_wrapper: _reduce_lru_cache,
     weakref.WeakKeyDictionary: _reduce_weak_keys,
+    ModuleType: _reduce_module,
 }
 
 

@@ -37,6 +37,7 @@ from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
+from miniray.testing.rerun import is_loading
 from miniray.testing.shrinking import MAX_SECONDS, Failing, keep_users_frames, shrink, signature
 from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
 
@@ -109,6 +110,8 @@ def explore(
         @functools.wraps(test)
         def explored(*args: Any, **kwargs: Any) -> None:
             __tracebackhide__ = True
+            if is_loading():
+                return
             program = functools.partial(test, *args, **kwargs) if args or kwargs else test
             tried = range(first_seed, first_seed + seeds)
             exploration = Exploration(program, test, tried, num_cpus=num_cpus, nodes=nodes, allow=allow)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,45 @@ def test_from_its_file_alone(tmp_path: Path, recording: Recording) -> None:
 def test_a_program_that_cannot_be_run_again(recording: Recording, program: dict[str, str], why: str) -> None:
     with pytest.raises(RecordingError, match=why):
         rerun(replace(recording, program={**recording.program, **program}))
+
+
+SCRIPT = """
+import miniray
+from miniray.testing import explore
+
+class Box:
+    pass
+
+@miniray.remote
+def boxed():
+    return Box()
+
+@explore(faults="none", shrink_seconds=0.0)
+def test_box():
+    assert type(miniray.get(boxed.remote())) is not Box
+"""
+CALLS = {
+    "guarded": 'if __name__ == "__main__":\n    test_box()\n',
+    "bare": "try:\n    test_box()\nfinally:\n    raise SystemExit(3)\n",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_script_is_loaded_without_what_it_does(tmp_path: Path, call: str) -> None:
+    script = tmp_path / "boxes.py"
+    script.write_text(SCRIPT + CALLS[call])
+    assert subprocess.run([sys.executable, str(script)], cwd=tmp_path, stderr=subprocess.DEVNULL).returncode
+    (file,) = tmp_path.glob(".miniray-failures/*.json")
+    told = subprocess.run(
+        [sys.executable, "-m", "miniray", "replay", "--run", str(file)], capture_output=True, text=True, check=False
+    )
+    assert "run again: the same run" in told.stdout, told.stdout + told.stderr
+
+
+def test_a_notebook_says_how_to_run_it_again(recording: Recording) -> None:
+    program = {**recording.program, "file": "/tmp/ipykernel_1/2.py", "module": "__main__"}
+    with pytest.raises(RecordingError, match=rf"a notebook .* again there, .*first_seed={recording.seed}, seeds=1"):
+        rerun(replace(recording, program=program))
 
 
 def test_the_command(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
