@@ -68,7 +68,7 @@ def fulfil(process: Process, object_id: ObjectId, get: Callable[[], Any], future
     def when_ready(_: Any) -> None:
         if told and process.tells_waits and process.running == task:  # else its end has ended its waits
             process.post(AwaitEnded())
-        run(lambda: _set(get, future))
+        (process.calls_back or run)(lambda: _set(get, future))
 
     process.drives.locked(lambda: process.waiters.call(object_id, when_ready))
 

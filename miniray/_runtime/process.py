@@ -141,6 +141,7 @@ class Process:
         self.tells_waits = False  # in a worker: that a thread waits, and goes on
         self.may_fork = False  # its actors may live in forks of it
         self.forks: Forks | None = None  # who makes these; nobody in a simulation
+        self.calls_back: Callable[[Callable[[], None]], None] | None = None  # in a simulation, in place of a thread
         self.inheritance: Inheritance | None = None  # of a process that was forked from the driver
         self._counter = itertools.count(1)
         self._given = itertools.count(1)

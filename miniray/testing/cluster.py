@@ -105,6 +105,7 @@ class SimulatedCluster:
         self.interrupts = Interrupts()
         self.strangers = Strangers(self.fail)
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
+        self.on_call_back: Callable[[str], None] | None = None  # in that of a callback, which has a name
         self._check: Callable[[], None] | None = None
         self._check_every = self._check_at = 0
         self.is_small = arena_bytes < ARENA_BYTES  # its stores may be full: errors that say so are legal

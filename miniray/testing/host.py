@@ -179,6 +179,7 @@ class SimulatedHost:
         home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
         owner = Owner(me, self.me, self._cluster.max_lineage_bytes)
         home.process = WatchedProcess(self._cluster.strangers, me, owner, StoreClient(self.arena, me))
+        home.process.calls_back = home.call_back
         home.process.importer = FunctionImporter(isolated=True)
         return home
 

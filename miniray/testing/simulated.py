@@ -69,6 +69,7 @@ class SimulatedProcess:
         self.transport: Any = load("simulated")(me, cluster.network, self.look_soon)
         self._look_at: float | None = None
         self.stands_until = 0.0
+        self._callbacks = 0
         self.cpu_seconds = 0.0  # what its looks have taken
         self._send = self.transport.send
         setattr(self.transport, "send", self._send_or_crash)  # noqa: B010  a fault may strike between two frames
@@ -229,8 +230,22 @@ class SimulatedProcess:
             fiber.park()
             self.raise_interrupt()
 
-    def interrupt(self) -> None:
-        """Have the fiber that runs the task look whether it is meant."""
+    def call_back(self, job: Callable[[], None]) -> None:
+        """Run it soon, in a fiber of its own; others may wait for what it does."""
+
+        self._callbacks += 1
+        name = f"callback {self._callbacks} of {self.name} {self.cluster.session.hex()}"
+
+        def main() -> None:
+            if self.cluster.on_call_back is not None:
+                self.cluster.on_call_back(name)
+            job()
+            self.rouse_fibers()
+
+        self.cluster.timeline.after(self.cluster.draw_lag(), lambda: self.start_fiber(main) if self.alive else None)
+
+    def rouse_fibers(self) -> None:
+        """Have each look whether what it waits for is there, or an interrupt that is meant for it."""
         for fiber in self.fibers:
             self.wake(fiber, self.cluster.draw_lag())
 
@@ -319,7 +334,7 @@ class SimulatedExecutor(Executor):
         super().begin(effect)
 
     def _strike(self) -> None:
-        self._home.interrupt()
+        self._home.rouse_fibers()
 
     def raise_interrupt(self) -> None:
         self._on_interrupt(0, None)

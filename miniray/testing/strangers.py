@@ -11,12 +11,15 @@ import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from miniray._runtime.process import Ended, Process
 from miniray.testing.fibers import FiberKilled, inside_fiber, inside_one_given_up, raise_in
 from miniray.testing.places import place_of
 from miniray.testing.waits import SimulationError
+
+
+_ever_started: WeakSet[threading.Thread] = WeakSet()  # by simulated code
 
 
 class NotSimulated(SimulationError):
@@ -30,12 +33,23 @@ class Strangers:
         self._fail = fail
         self._runner = threading.get_ident()
         self._started: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()  # and where
+        self._starts = False
         self._met: NotSimulated | None = None
 
-    def started(self, thread: threading.Thread) -> str:
-        """Simulated code starts a thread; the line that does it."""
-        place = self._started[thread] = place_of(sys._getframe(1))
-        return place
+    def start(self, thread: threading.Thread, start: Callable[[threading.Thread], None]) -> None:
+        """Simulated code starts a thread."""
+        self._started[thread] = place_of(sys._getframe(1))
+        _ever_started.add(thread)
+        self._starts = True  # it is waited for, and not alive yet
+        try:
+            start(thread)
+        finally:
+            self._starts = False
+
+    @property
+    def live(self) -> bool:
+        """Whether one does that may end what simulated code waits for; a pool of threads may be of an earlier run."""
+        return self._starts or any(thread.is_alive() for thread in list(_ever_started))
 
     def check(self) -> None:
         """Asked by each word of miniray.

@@ -6,6 +6,7 @@
 - Users' code computes in no time: the clocks of the CPU count what looks take, so that a loop which waits for one ends.
 - The functions of the module `random`, and `os.urandom` with `secrets`, draw from a source that each task gets anew,
   seeded by its id and attempt: a replay draws the same. An unseeded `random.Random()` is seeded by it.
+- Waits of the standard library take virtual time as well (`library_waits.py`).
 - `os._exit` and `os.kill` of one's own process end the simulated process.
 - `from time import sleep` has been bound before: names of the program's own module are replaced too, those of other
   modules are not. `datetime.now` and NumPy's random state stay real; a run that depends on them is told
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import sys
 import threading
@@ -26,6 +28,9 @@ from types import ModuleType
 from typing import Any
 
 from miniray.testing.fibers import inside_fiber
+from miniray.testing.library_waits import LibraryWaits, selectors_classes
+from miniray.testing.places import place_of
+from miniray.testing.strangers import Strangers
 
 EPOCH_SECONDS = 1_700_000_000.0
 NOTED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
@@ -55,7 +60,8 @@ class Virtual:
         sleep: lets them pass for the fiber that is awake.
         die: ends the simulated process of that fiber, with an exit status (negative: a signal).
         note: is told what users' code does with the real world.
-        thread_starts: is told of a thread that it starts; says where.
+        strangers: is told of threads that it starts.
+        waits: of the standard library.
     """
 
     def __init__(
@@ -65,14 +71,16 @@ class Virtual:
         sleep: Callable[[float], None],
         die: Callable[[int], None],
         note: Callable[[str], None],
-        thread_starts: Callable[[threading.Thread], str],
+        strangers: Strangers,
+        waits: LibraryWaits,
     ) -> None:
         self._now = now
         self._cpu_seconds = cpu_seconds
         self._sleep = sleep
         self._die = die
         self._note = note
-        self._thread_starts = thread_starts
+        self._strangers = strangers
+        self._waits = waits
         self._drawn = _Drawn()
         self._replaced: list[tuple[Any, str, Any]] = []
 
@@ -108,8 +116,17 @@ class Virtual:
             if virtual is not None:
                 self._replaced.append((names, name, value))
                 names[name] = virtual
-        self._replace(threading.Thread, "start", self._thread_started, {})
+        self._replace_in_libraries()
         _auditing.begin(self._note)
+
+    def _replace_in_libraries(self) -> None:
+        """What is the standard library's own, under whatever name the program has it."""
+        self._replace(threading.Thread, "start", self._thread_started, {})
+        self._replace(threading, "_allocate_lock", self._waits.allocate_lock, {})
+        for module, name in ((threading, "_time"), (queue, "time")):
+            self._replace(module, name, self._clock(self._now, 0.0, 0), {})
+        for kind in selectors_classes():
+            self._replace(kind, "select", self._waits.select, {})
 
     def end(self) -> None:
         _auditing.note = None
@@ -163,8 +180,8 @@ class Virtual:
 
     def _thread_started(self, real: Any) -> Callable[[threading.Thread], None]:
         def start(thread: threading.Thread) -> None:
-            self._note(f"a thread started at {self._thread_starts(thread)}")
-            real(thread)
+            self._note(f"a thread started at {place_of(sys._getframe(1))}")
+            self._strangers.start(thread, real)
 
         return start
 

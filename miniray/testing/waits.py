@@ -42,6 +42,9 @@ def told_waits(homes: Iterable[SimulatedProcess], driver: SimulatedProcess) -> l
         who = "the program" if home is driver else _of(processes, home.name)
         wanted = dict.fromkeys(object_id for _, waiter in home.waiting for object_id in waiter.pending)
         lines += [f"{who} waits for {_what(processes, object_id)}" for object_id in wanted]
+        in_get = {fiber for fiber, _ in home.waiting}
+        parked = [fiber.line() for fiber in home.fibers if fiber not in in_get]
+        lines += [f"{who} waits at {line}" for line in parked if line]  # of the standard library
     left = len(lines) - MAX_LINES
     return lines[:MAX_LINES] + ([f"... and {left} more waits"] if left > 0 else [])
 

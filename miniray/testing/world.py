@@ -21,6 +21,7 @@ from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.faults import Faults
 from miniray.testing.fibers import FiberKilled
+from miniray.testing.library_waits import LibraryWaits
 from miniray.testing.looks import look
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
@@ -56,8 +57,9 @@ class World:
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()
-        started = self.cluster.strangers.started
-        self._virtual = Virtual(self._now, self._cpu_seconds, self._sleep, self._die, self._note, started)
+        threads = self.cluster.strangers, LibraryWaits(self.cluster)
+        self._virtual = Virtual(self._now, self._cpu_seconds, self._sleep, self._die, self._note, *threads)
+        self.cluster.on_call_back = self._virtual.seed
 
     def begin(self, names: dict[str, Any]) -> None:
         """`names`: the globals of the user's code, where clocks may be bound as well."""

@@ -18,9 +18,10 @@ from miniray.testing import SimulationFailed, explore, fibers, simulate
 
 REAL_SECONDS = 20.0
 
-never = threading.Event()
+never, go_on = threading.Lock(), threading.Lock()  # waits for them are real
+never.acquire()
 unwound: list[str] = []
-go_on, gone = threading.Event(), threading.Event()
+gone = threading.Event()
 went_on: list[str] = []
 
 
@@ -35,7 +36,7 @@ def stays() -> None:
         time.sleep(100.0)
     finally:
         try:
-            go_on.wait(REAL_SECONDS)
+            go_on.acquire(timeout=REAL_SECONDS)
             went_on.append("stays")
         finally:
             gone.set()
@@ -56,7 +57,7 @@ def computes() -> None:
 
 def blocks() -> None:
     interrupt()
-    never.wait(REAL_SECONDS)
+    never.acquire(timeout=REAL_SECONDS)
 
 
 def sleeps() -> None:
@@ -119,8 +120,9 @@ def test_what_never_unwinds_is_told_and_does_not_go_on_later(monkeypatch: pytest
         time.sleep(0.5)
 
     before = outside()
+    go_on.acquire()
     with pytest.raises(SimulationFailed, match="waits for what is outside of the simulation"):
         simulate(program)
     assert outside() == before
-    go_on.set()
+    go_on.release()
     assert gone.wait(REAL_SECONDS) and not went_on

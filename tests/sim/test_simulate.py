@@ -105,6 +105,21 @@ def test_the_first_run_with_a_class_is_as_those_after_it() -> None:
     assert one.trace_hash == other.trace_hash
 
 
+def test_the_environment_is_as_before_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIRAY_TEST_OLD", "old")
+    monkeypatch.delenv("MINIRAY_TEST_NEW", raising=False)
+
+    @miniray.remote
+    def changes() -> Any:
+        seen = os.environ["MINIRAY_TEST_OLD"], os.environ.get("MINIRAY_TEST_NEW")
+        os.environ["MINIRAY_TEST_NEW"] = "new"
+        del os.environ["MINIRAY_TEST_OLD"]
+        return seen
+
+    assert [simulate(lambda: changes.remote()).value for _ in range(2)] == [("old", None)] * 2
+    assert os.environ["MINIRAY_TEST_OLD"] == "old" and "MINIRAY_TEST_NEW" not in os.environ
+
+
 def _simulated_processes() -> int:
     gc.collect()
     return sum(type(one) is SimulatedProcess for one in gc.get_objects())
@@ -179,16 +194,17 @@ def test_a_wait_without_an_end_is_told() -> None:
 
 def test_real_blocking_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
-    never = threading.Event()
+    held = threading.Lock()
+    held.acquire()
 
     def program() -> None:
-        never.wait(REAL_SECONDS)
+        held.acquire(timeout=REAL_SECONDS)
 
     with pytest.raises(SimulationFailed) as failed:
         simulate(program)
-    never.set()
+    held.release()
     told = str(failed.value.__cause__)
-    assert "outside of the simulation" in told and "in program (never.wait(REAL_SECONDS))" in told, told
+    assert "outside of the simulation" in told and "in program (held.acquire(timeout=REAL_SECONDS))" in told, told
 
 
 def test_what_touches_the_real_world_is_noted(tmp_path: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
+import random
 import re
+import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import miniray
+from miniray.errors import TaskCancelledError
 from miniray.testing import SimulationFailed, fibers, simulate
 
 lock = threading.Lock()
@@ -40,3 +49,157 @@ def test_a_lock_that_a_sleeper_holds_is_told_with_both_lines(monkeypatch: pytest
     assert re.search(r"\n  meanwhile task p1.t\d is parked at .*:\d+ in sleep \(time.sleep\(1.0\)\)\n", told), told
     assert told.count("SimulationError") == 0 and r"\n" not in told and "_bootstrap" not in told
     assert not lock.locked()
+
+
+# ---- waits that are virtual ----
+
+REAL_SECONDS = 20.0
+SECONDS = 1_000.0
+
+
+def waits_for_a_queue() -> None:
+    with pytest.raises(queue.Empty):
+        queue.Queue[int]().get(timeout=SECONDS)
+
+
+def waits_for_a_condition() -> None:
+    condition = threading.Condition()
+    with condition:
+        assert not condition.wait_for(lambda: False, timeout=SECONDS)
+
+
+def waits_for_a_future() -> None:
+    with pytest.raises(FutureTimeoutError):
+        Future[int]().result(timeout=SECONDS)
+
+
+def waits_in_asyncio() -> None:
+    async def main() -> None:
+        await asyncio.gather(asyncio.sleep(SECONDS / 2), asyncio.sleep(SECONDS / 4))
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), SECONDS / 2)
+
+    asyncio.run(main())
+
+
+WAITS: dict[str, Callable[[], Any]] = {
+    "event": lambda: threading.Event().wait(SECONDS),
+    "queue": waits_for_a_queue,
+    "condition": waits_for_a_condition,
+    "semaphore": lambda: threading.Semaphore(0).acquire(timeout=SECONDS),
+    "future": waits_for_a_future,
+    "asyncio": waits_in_asyncio,
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_timed_wait_takes_virtual_time(wait: str) -> None:
+    @miniray.remote
+    def task() -> float:
+        before = time.monotonic()
+        WAITS[wait]()
+        return time.monotonic() - before
+
+    before = time.monotonic()
+    done, again = (simulate(lambda: task.remote(), seed=3) for _ in range(2))
+    assert done.value == pytest.approx(SECONDS, abs=0.1) and done.trace_hash == again.trace_hash
+    assert time.monotonic() - before < REAL_SECONDS and not done.statistics.real
+    assert not threading.Event().wait(0.001), "a real one outside"
+
+
+def test_others_go_on_while_one_waits() -> None:
+    @miniray.remote
+    def task() -> tuple[float, float]:
+        before = time.monotonic()
+        threading.Event().wait(1.0)
+        return before, time.monotonic()
+
+    one, other = simulate(lambda: [task.remote(), task.remote()]).value
+    assert one[0] < other[1] and other[0] < one[1]
+
+
+def test_a_wait_is_cancelled() -> None:
+    @miniray.remote
+    def task() -> None:
+        threading.Event().wait(SECONDS)
+
+    def program() -> None:
+        ref = task.remote()
+        time.sleep(1.0)
+        miniray.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            miniray.get(ref)
+
+    assert simulate(program).statistics.virtual_seconds < SECONDS / 2
+
+
+@miniray.remote
+def slow(x: int) -> int:
+    time.sleep(SECONDS)
+    return x
+
+
+@miniray.remote
+def awaits(x: int) -> Any:
+    async def main() -> Any:
+        async with asyncio.timeout(3 * SECONDS):
+            return await asyncio.gather(slow.remote(x), slow.remote(x + 1))
+
+    return asyncio.run(main())
+
+
+def test_refs_are_awaited_and_have_futures() -> None:
+    called: list[Any] = []
+
+    def chance_of_a_callback(done: Any) -> None:
+        called.append((miniray.get(slow.remote(done.result())), random.random()))
+
+    def program() -> Any:
+        future = slow.remote(7).future()
+        future.add_done_callback(chance_of_a_callback)
+        return awaits.remote(1), future.result(), future.result(1.0), slow.remote(8).future().result(2 * SECONDS)
+
+    done, again = (simulate(program, seed=3, num_cpus=4) for _ in range(2))
+    assert done.value == ([1, 2], 7, 7, 8) and done.trace_hash == again.trace_hash
+    assert called[0] == called[1] and called[0][0] == 7 and not done.statistics.real
+
+
+def test_a_wait_that_nothing_ends_is_told_with_its_line() -> None:
+    with pytest.raises(SimulationFailed, match="waits, and nothing is left to happen") as failed:
+        simulate(lambda: threading.Event().wait())
+    assert re.search(r"\n  the program waits at .*:\d+ in <lambda> \(", str(failed.value.__cause__))
+
+
+# ---- waits for what is real ----
+
+
+def test_a_thread_may_end_a_wait() -> None:
+    def program() -> Any:
+        event = threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            future = executor.submit(event.set)
+            assert event.wait(REAL_SECONDS)
+            future.result()
+
+            async def main() -> Any:
+                return await asyncio.wait_for(asyncio.to_thread(abs, -3), REAL_SECONDS)
+
+            return asyncio.run(main())
+
+    done = simulate(program)
+    assert done.value == 3 and done.statistics.virtual_seconds < 1.0 and done.statistics.real
+
+
+def test_a_socket_may_end_a_wait_of_asyncio() -> None:
+    one, other = socket.socketpair()
+
+    async def main() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=one)
+        asyncio.get_running_loop().call_later(0.05, other.sendall, b"x")
+        try:
+            return await asyncio.wait_for(reader.read(1), REAL_SECONDS)
+        finally:
+            writer.close()
+
+    with other:
+        assert simulate(lambda: asyncio.run(main())).value == b"x"
