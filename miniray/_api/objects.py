@@ -263,7 +263,8 @@ def wait(
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True, running: bool = True) -> None:
     """Cancel the task whose result `ref` is; `get` then raises `TaskCancelledError`. No effect on one that has ended.
 
-    A running task gets KeyboardInterrupt; with `force` its process is ended. `recursive` cancels what it has submitted.
+    A running task gets KeyboardInterrupt, and one whose arguments are being read does not begin; with `force` its
+    process is ended. `recursive` cancels what it has submitted.
     With `running=False` a task that has started is left alone: it is cancelled, or has its result, and never both.
 
     Raises:
