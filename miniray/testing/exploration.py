@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import os
 import re
@@ -32,6 +31,7 @@ from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders, comparable, pack
+from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
@@ -178,11 +178,8 @@ class Exploration:
 
 def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shrink_seconds: float) -> None:
     __tracebackhide__ = True
-    was_frozen = gc.get_freeze_count()  # by somebody else, who may want it to stay so
-    gc.collect()
-    gc.freeze()  # each run collects: not what is there already
     ended = 0
-    try:
+    with frozen_heap():
         for seed in exploration.seeds:
             done = exploration.try_seed(seed, faults)
             if exploration.fails(done):
@@ -190,9 +187,6 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
                 keep_users_frames(done.error)
                 raise _failure(exploration, seed, done, folder, shrink_seconds)
             ended += done.error is None
-    finally:
-        if not was_frozen:
-            gc.unfreeze()
     if exploration.seeds and not ended:
         raise SimulationFailed(
             f"{exploration.name} never came to its end: in each of {len(exploration.seeds)} runs somebody died first. "

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from miniray.testing.strategies import schedules  # first: it says what to install
@@ -26,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 from miniray.testing.arguments import check_allowed, check_size
 from miniray.testing.exploration import DEATHS, no_session
 from miniray.testing.faults import Faults
+from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of
 from miniray.testing.world import World
 
@@ -55,6 +57,7 @@ class SimulatedMachine(RuleBasedStateMachine):
         super().__init__()
         self._world: World | None = None
         self._failed = False
+        self._heap = ExitStack()
         self._schedule = current_build_context().data.draw(schedules())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -79,6 +82,10 @@ class SimulatedMachine(RuleBasedStateMachine):
         Raises:
             AssertionError: something is left in it that nobody holds.
         """
+        with self._heap:
+            self._end()
+
+    def _end(self) -> None:
         world, self._world = self._world, None
         if world is None:
             return
@@ -115,6 +122,7 @@ class SimulatedMachine(RuleBasedStateMachine):
         check_size(self.num_cpus, self.nodes)
         check_allowed(self.allow)
         faults = faults_of(self.faults, self._schedule, self.nodes, self._schedule)
+        self._heap.enter_context(frozen_heap())
         self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
         module = sys.modules.get(type(self).__module__)
         self._world.begin(vars(module) if module is not None else {})

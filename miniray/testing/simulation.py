@@ -27,6 +27,7 @@ from miniray.testing.arguments import check_program, check_size, check_whole
 from miniray.testing.choices import SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import Faults
+from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
@@ -136,6 +137,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+@frozen_heap()
 def run_once(
     program: Program,
     choices: Choices,

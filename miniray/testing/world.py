@@ -23,6 +23,7 @@ from miniray.testing.faults import Faults
 from miniray.testing.fibers import FiberKilled
 from miniray.testing.library_waits import LibraryWaits
 from miniray.testing.looks import look
+from miniray.testing.heap import clusters
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
 from miniray.testing.virtual import Virtual
@@ -54,6 +55,7 @@ class World:
             max_lineage_bytes=max_lineage_bytes,
             recorder=recorder,
         )
+        clusters.add(self.cluster)
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()

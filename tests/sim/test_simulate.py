@@ -29,6 +29,7 @@ from miniray.testing import (
     SimulationFailed,
     fault_schedules,
     fibers,
+    heap,
     schedules,
     simulate,
 )
@@ -94,6 +95,37 @@ def test_everything_is_as_before_when_it_has_ended() -> None:
         simulate(lambda: 1 / random.choice([0]))
     assert names == (time.sleep, time.time, random.random, random._urandom, sleep)  # type: ignore[attr-defined]
     assert random.getstate() == state
+
+
+def test_the_collector_looks_at_nothing_that_was_there_before_a_run() -> None:
+    gc.unfreeze()
+    try:
+        assert simulate(gc.get_freeze_count).value > 0
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()  # as it was
+
+
+def test_failures_that_nobody_holds_leave_no_clusters() -> None:
+    gc.unfreeze()
+    gc.collect()
+    try:
+        for _ in range(30):
+            with pytest.raises(SimulationFailed):
+                simulate(lambda: 1 // 0)
+        assert len(heap.clusters) < 15
+    finally:
+        gc.freeze()
+
+
+def test_what_somebody_else_has_frozen_stays_frozen() -> None:
+    frozen = gc.get_freeze_count()
+    more: list[list[int]] = [[] for _ in range(50_000)]
+    try:
+        counts = [simulate(gc.get_freeze_count).value, simulate(gc.get_freeze_count).value, gc.get_freeze_count()]
+    finally:
+        gc.freeze()
+    assert min(counts) > frozen // 2 + len(more) and max(counts) - min(counts) < len(more) // 2
 
 
 def test_the_first_run_with_a_class_is_as_those_after_it() -> None:
