@@ -15,6 +15,12 @@ _STANDARD = (sysconfig.get_path("stdlib"), "<frozen")
 _INSTALLED = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))  # they lie in the standard library's folder
 
 
+def is_own(file: str) -> bool:
+    """Whether it is a file of the users' own: no package that is installed, and none of the above."""
+    installed = "site-packages" in file or "dist-packages" in file
+    return not installed and not file.startswith((*_STANDARD, *_INSTALLED, _PACKAGE))
+
+
 def users_frames_of(frame: FrameType | None) -> Iterator[FrameType]:
     """The innermost first."""
     while frame is not None:

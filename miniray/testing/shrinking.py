@@ -25,6 +25,7 @@ import miniray
 from miniray.core.record import Record, replace
 from miniray.errors import TaskError
 from miniray.testing.faults import NO_FAULTS, Break, Crash, CrashMode, Faults, Lasting, Unhealed
+from miniray.testing.places import is_own
 from miniray.testing.waits import SimulationError
 
 MAX_SECONDS = 20.0
@@ -53,8 +54,9 @@ def signature(error: BaseException) -> tuple[str, str]:
 
 
 def user_line(trace: TracebackType | None) -> str:
-    """`file.py:31`, the innermost one outside of miniray."""
+    """`file.py:31`, the innermost in a file of the user's own; if there is none, the innermost outside of miniray."""
     frames = users_frames(trace)
+    frames = [one for one in frames if is_own(one.tb_frame.f_code.co_filename)] or frames
     return f"{frames[-1].tb_frame.f_code.co_filename}:{frames[-1].tb_lineno}" if frames else ""
 
 

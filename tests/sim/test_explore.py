@@ -6,9 +6,11 @@ import gc
 import itertools
 import os
 import time
+import unittest
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import miniray
@@ -110,6 +112,15 @@ def test_a_fault_of_the_program_needs_no_fault_of_the_cluster(tmp_path: Path) ->
     error = failure_of(lambda: miniray.get(work.remote(None)), tmp_path, faults="none")
     assert isinstance(error.__cause__, AttributeError)
     assert "no fault and no delay is needed: the plainest run of all fails so" in str(error)
+
+
+@pytest.mark.parametrize("equal", [unittest.TestCase().assertEqual, numpy.testing.assert_equal])
+def test_the_line_is_one_of_the_users_own(tmp_path: Path, equal: Any) -> None:
+    def program() -> None:
+        equal(miniray.get(miniray.put(1)), 2)
+
+    line = program.__code__.co_firstlineno + 1
+    assert f"\n  at {__file__}:{line}\n" in str(failure_of(program, tmp_path, faults="none"))
 
 
 @miniray.remote
