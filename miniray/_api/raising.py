@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
+from miniray._runtime.context import session_with
 from miniray._serialization.exceptions import SubstituteError, deserialize_exception
 from miniray.core.failures import Failure, FailureKind
 from miniray.errors import (
@@ -62,7 +63,8 @@ def _task_error(failure: Failure) -> MinirayError:
 
 def _plain(kind: type[MinirayError], what: str) -> Callable[[Failure], MinirayError]:
     def make(failure: Failure) -> MinirayError:
-        text = _text(failure, what.format(task=failure.task, message=failure.message))
+        session = session_with("num_cpus=, num_gpus=, resources=")
+        text = _text(failure, what.format(task=failure.task, message=failure.message, session=session))
         if failure.error and failure.traceback:
             text += "\n\n" + failure.traceback.rstrip()
         return kind(text)
@@ -80,8 +82,6 @@ _RAISE: dict[FailureKind, Callable[[Failure], MinirayError]] = {
     FailureKind.OBJECT_LOST: _plain(ObjectLostError, "{message}"),
     FailureKind.STORE_FULL: _plain(ObjectStoreFullError, "no room for the result of {task}: {message}"),
     FailureKind.UNSERIALIZABLE: _plain(ResultSerializationError, "{task} has run, but {message}"),
-    FailureKind.INFEASIBLE: _plain(
-        InfeasibleError, "{task} can never run: {message}; see miniray.init(num_cpus=, num_gpus=, resources=)"
-    ),
+    FailureKind.INFEASIBLE: _plain(InfeasibleError, "{task} can never run: {message}; see {session}"),
     FailureKind.SESSION_ENDED: _plain(SessionError, "{message}"),
 }

@@ -53,6 +53,11 @@ def init(
         if is_initialized():
             if ignore_reinit_error:
                 return
+            if is_simulated():
+                raise SessionError(
+                    "miniray.init() was called in a simulated program, which has its session already: leave it out, or"
+                    " pass ignore_reinit_error=True, and give simulate (or explore) what init would be given"
+                )
             if _driver is None or _driver.process.pid != os.getpid():
                 raise SessionError("miniray.init() was called inside of a task: a task is in its driver's session")
             raise SessionError("miniray.init() was called twice: call miniray.shutdown() first, or init once only")
@@ -70,8 +75,8 @@ def _begin(
     cpus = len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus
     if isinstance(cpus, bool) or not isinstance(cpus, int) or cpus < 0:
         raise ValueError(f"num_cpus must be a whole number, zero or more, not {num_cpus!r}")
-    _check_bytes("object_store_memory", object_store_memory, MIN_STORE_BYTES)
-    _check_bytes("max_lineage_bytes", max_lineage_bytes, 0)
+    check_bytes("object_store_memory", object_store_memory, MIN_STORE_BYTES)
+    check_bytes("max_lineage_bytes", max_lineage_bytes, 0)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = {"num_cpus": cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources}
     total = {name: quantity / UNIT for name, quantity in demand_of("init", asked)}
@@ -92,7 +97,10 @@ def _begin(
     return driver.process
 
 
-def _check_bytes(name: str, given: int | None, least: int) -> None:
+def check_bytes(name: str, given: int | None, least: int) -> None:
+    """Raises:
+    TypeError, ValueError: it is no such number; `name` is what it was given as.
+    """
     if given is None:
         return
     if isinstance(given, bool) or not isinstance(given, int):
@@ -118,8 +126,7 @@ def is_initialized() -> bool:
 
 def is_simulated() -> bool:
     """Whether this is a process of a simulated cluster (`miniray.testing`), where there are no threads but its own."""
-    process = context.get_current()
-    return process is not None and process.surroundings is None
+    return context.is_simulated()
 
 
 def _start_implicitly() -> Process:

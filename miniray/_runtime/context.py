@@ -42,6 +42,17 @@ def get_current() -> Process | None:
     return _context.process
 
 
+def is_simulated() -> bool:
+    """Whether it is a process of `miniray.testing`'s."""
+    process = _context.process
+    return process is not None and process.surroundings is None
+
+
+def session_with(words: str) -> str:
+    """What a user would have called with these arguments to have another session."""
+    return f"{'miniray.testing.simulate' if is_simulated() else 'miniray.init'}({words})"
+
+
 def current() -> Process:
     """This process of the session; begins a session at the first use.
 

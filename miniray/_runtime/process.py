@@ -19,6 +19,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from miniray._runtime.config import INLINE_BYTES
+from miniray._runtime.context import session_with
 from miniray._runtime.driving import ReentrantWaitError
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
 from miniray._runtime.loop import Loop
@@ -351,7 +352,7 @@ class Process:
         raise ObjectStoreFullError(
             f"the object store has no room for {wanted:,} bytes in one piece: {free:,} of {capacity:,} bytes are free, "
             "perhaps scattered. Drop refs and views that are no longer needed (Out[n] and tracebacks of a notebook "
-            "hold some), or begin with miniray.init(object_store_memory=...)"
+            f"hold some), or begin with {session_with('object_store_memory=...')}"
         )
 
     def _ask_for_extent(self, size_bytes: int) -> bool:

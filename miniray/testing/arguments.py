@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from miniray._api.options import runs_later
-from miniray.core.ids import CONTROL_INDEX
 from miniray.core.record import Record
 from miniray.testing.faults import Faults
 
@@ -31,18 +30,6 @@ def check_whole(name: str, given: object, least: int | None = None) -> None:
         raise TypeError(f"{expected}, not {given!r:.80}")
     if least is not None and given < least:
         raise ValueError(f"{expected}, not {given}")
-
-
-def check_size(num_cpus: object, nodes: Any) -> None:
-    """Of a cluster.
-
-    Raises:
-        TypeError, ValueError: one of the two is wrong.
-    """
-    check_whole("num_cpus", num_cpus, 0)
-    check_whole("nodes", nodes, 1)
-    if nodes > CONTROL_INDEX:
-        raise ValueError(f"nodes must be {CONTROL_INDEX} at most, not {nodes}")
 
 
 def check_allowed(allow: object) -> None:

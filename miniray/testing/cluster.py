@@ -13,7 +13,7 @@ the same trace, byte for byte (`trace_hash`).
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -70,6 +70,7 @@ class SimulatedCluster:
     Args:
         nodes: how many hosts; several have a control store.
         num_cpus: of each host.
+        resources: what each host has beside.
         max_lineage_bytes: as of `init`.
         recorder: is told of each step, and of what happens to processes.
     """
@@ -80,13 +81,13 @@ class SimulatedCluster:
         *,
         nodes: int = 1,
         num_cpus: int = 2,
+        resources: Mapping[str, float] | None = None,
         faults: Faults = NO_FAULTS,
         arena_bytes: int = ARENA_BYTES,
         max_lineage_bytes: int = MAX_LINEAGE_BYTES,
         recorder: Recorder | None = None,
     ) -> None:
-        self.choices = choices
-        self._nodes, self._num_cpus = nodes, num_cpus
+        self.choices, self._nodes = choices, nodes
         self.faults = self.present_faults = faults
         transport: Any = load("simulated")
         self.network = transport.network(self._delay, choices)
@@ -125,7 +126,7 @@ class SimulatedCluster:
         self._until_control_break = 0
         self.control = SimulatedControl(self, faults.control_crashes) if nodes > 1 else None
         control = self.control.me if self.control is not None else None
-        total = demand({"CPU": num_cpus})
+        total = demand({**(resources or {}), "CPU": num_cpus})
         self.max_lineage_bytes = max_lineage_bytes
         self.hosts: dict[ProcessId, SimulatedHost] = {}
         for index in range(nodes):
@@ -214,7 +215,7 @@ class SimulatedCluster:
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
         if not self.timeline.step():
-            room = told_room(self.hosts.values(), self._nodes, self._num_cpus)
+            room = told_room(self.hosts.values(), self._nodes, self.head.resources)
             self._has_no_end(f"the program waits, and nothing is left to happen{room}")
         if isinstance(self._error, SimulationError):
             raise self._error

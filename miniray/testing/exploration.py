@@ -16,7 +16,7 @@ import inspect
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +26,7 @@ from miniray._api.options import runs_later
 from miniray._runtime import context
 from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
-from miniray.testing.arguments import check_allowed, check_size, check_whole, what_it_is
+from miniray.testing.arguments import check_allowed, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
@@ -39,6 +39,7 @@ from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
 from miniray.testing.rerun import is_loading
 from miniray.testing.shrinking import MAX_SECONDS, Failing, keep_users_frames, shrink, signature
+from miniray.testing.size import Size
 from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,6 +69,9 @@ def explore(
     faults: Level | Faults = ...,
     num_cpus: int = ...,
     nodes: int = ...,
+    num_gpus: int = ...,
+    object_store_memory: int | None = ...,
+    resources: Mapping[str, float] | None = ...,
     allow: tuple[type[BaseException], ...] = ...,
     folder: str | Path = ...,
     shrink_seconds: float = ...,
@@ -80,6 +84,9 @@ def explore(
     faults: Level | Faults = "all",
     num_cpus: int = 2,
     nodes: int = 1,
+    num_gpus: int = 0,
+    object_store_memory: int | None = None,
+    resources: Mapping[str, float] | None = None,
     allow: tuple[type[BaseException], ...] = DEATHS,
     folder: str | Path = FOLDER,
     shrink_seconds: float = MAX_SECONDS,
@@ -88,7 +95,7 @@ def explore(
 
     Args:
         seeds, first_seed: how many, from which on.
-        faults, num_cpus, nodes: as of `simulate`.
+        faults, num_cpus, nodes, num_gpus, object_store_memory, resources: as of `simulate`.
         allow: errors that a program may end with when a process has died. `()`: it has to survive every fault.
         folder: where the file of a failure is written.
         shrink_seconds: how long a failure is made smaller, at most, in seconds of CPU.
@@ -100,7 +107,8 @@ def explore(
 
     check_whole("seeds", seeds, 1)
     check_whole("first_seed", first_seed)
-    check_size(num_cpus, nodes)
+    size = Size(num_cpus, nodes, num_gpus, object_store_memory, resources)
+    size.check("explore")
     check_allowed(allow)
 
     def decorate(test: Any) -> Any:
@@ -114,7 +122,7 @@ def explore(
                 return
             program = functools.partial(test, *args, **kwargs) if args or kwargs else test
             tried = range(first_seed, first_seed + seeds)
-            exploration = Exploration(program, test, tried, num_cpus=num_cpus, nodes=nodes, allow=allow)
+            exploration = Exploration(program, test, tried, size, allow)
             _explore(exploration, faults, Path(folder), shrink_seconds)
 
         setattr(explored, "explores", True)  # noqa: B010
@@ -141,9 +149,7 @@ class Exploration:
         program: Program,
         test: Any,
         seeds: range,
-        *,
-        num_cpus: int,
-        nodes: int,
+        size: Size,
         allow: tuple[type[BaseException], ...],
     ) -> None:
         self.program = program
@@ -151,23 +157,21 @@ class Exploration:
         self.test = test
         self.name = getattr(test, "__qualname__", "program").rpartition("<locals>.")[2]
         self.seeds = seeds
-        self.num_cpus = num_cpus
-        self.nodes = nodes
+        self._size = size
         self.allow = allow
 
-    def size(self, nodes: int) -> dict[str, int]:
+    def size(self, nodes: int) -> Size:
         """Of a cluster: a smaller one may do."""
-        return {"num_cpus": self.num_cpus, "nodes": nodes}
+        return replace(self._size, nodes=nodes)
 
     def try_seed(self, seed: int, faults: Level | Faults) -> Simulated:
         choices = SeededChoices(seed)
-        drawn = faults_of(faults, choices, self.nodes, more_choices(seed))
-        return run_once(self.program, choices, drawn, num_cpus=self.num_cpus, nodes=self.nodes)
+        drawn = faults_of(faults, choices, self._size.nodes, more_choices(seed))
+        return run_once(self.program, choices, drawn, self._size)
 
     def run(self, failing: Failing, recorder: Recorder | None = None) -> Simulated:
         choices = RecordedChoices(failing.choices)
-        size = self.size(failing.nodes)
-        return run_once(self.program, choices, failing.faults, recorder=recorder, **size)
+        return run_once(self.program, choices, failing.faults, self.size(failing.nodes), recorder)
 
     def fails(self, done: Simulated) -> bool:
         if done.error is None:
@@ -199,7 +203,7 @@ def _failure(
 ) -> SimulationFailed:
     __tracebackhide__ = True
     first = Failing(done.faults, done.choices, done.nodes)
-    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes)}
+    again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes).words()}
     with OtherOrders(exploration.packed, again) as others:
         _assert_deterministic(exploration, seed, first, done)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
@@ -289,7 +293,7 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
             "module": getattr(test, "__module__", "") or "",
             "name": getattr(test, "__qualname__", ""),
         },
-        cluster=exploration.size(done.nodes),
+        cluster=exploration.size(done.nodes).words(),
         faults=plain(done.faults),
         seed=seed,
         choices=list(done.choices),

@@ -40,6 +40,7 @@ from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step, fault_of
 from miniray.testing.rerun import function_of, module_of
 from miniray.testing.shrinking import signature
+from miniray.testing.size import Size
 from miniray.testing.simulation import one_line, run_once
 
 PATIENCE_SECONDS = 10.0  # from their start; who needs longer is not waited for
@@ -232,9 +233,8 @@ def _ran_again(told: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         return {"why": f"another interpreter cannot load it ({type(error).__name__}: {str(error)[:200]})"}
     recorder = comparable()
-    done = run_once(
-        program, RecordedChoices(told["choices"]), fault_of(told["faults"]), recorder=recorder, **told["cluster"]
-    )
+    choices, size = RecordedChoices(told["choices"]), Size(**told["cluster"])
+    done = run_once(program, choices, fault_of(told["faults"]), size, recorder)
     ended = None if done.error is None else (*signature(done.error), one_line(done.error))
     return {"steps": _told(recorder), "tasks": recorder.tasks, "error": ended}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -24,11 +24,12 @@ from hypothesis import reject
 from hypothesis.control import _current_build_context, current_build_context
 from hypothesis.stateful import RuleBasedStateMachine
 
-from miniray.testing.arguments import check_allowed, check_size
+from miniray.testing.arguments import check_allowed
 from miniray.testing.exploration import DEATHS, no_session
 from miniray.testing.faults import Faults
 from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of
+from miniray.testing.size import Size
 from miniray.testing.world import World
 
 if not hasattr(RuleBasedStateMachine, "setup_state"):  # an older one would run the rules outside of the cluster
@@ -44,13 +45,16 @@ class SimulatedMachine(RuleBasedStateMachine):
     rule: there is no cluster in `__init__` yet.
 
     Attributes:
-        faults, num_cpus, nodes: as of `simulate`.
+        faults, num_cpus, nodes, num_gpus, object_store_memory, resources: as of `simulate`.
         allow: a rule that ends with such an error after a process has died ends the example, which is no failure.
     """
 
     faults: ClassVar[Level | Faults] = "delays"
     num_cpus: ClassVar[int] = 2
     nodes: ClassVar[int] = 1
+    num_gpus: ClassVar[int] = 0
+    object_store_memory: ClassVar[int | None] = None
+    resources: ClassVar[Mapping[str, float] | None] = None
     allow: ClassVar[tuple[type[BaseException], ...]] = DEATHS
 
     def __init__(self) -> None:
@@ -119,11 +123,12 @@ class SimulatedMachine(RuleBasedStateMachine):
         return results.pop()
 
     def _begin(self) -> None:
-        check_size(self.num_cpus, self.nodes)
+        size = Size(self.num_cpus, self.nodes, self.num_gpus, self.object_store_memory, self.resources)
+        size.check(type(self).__name__)
         check_allowed(self.allow)
         faults = faults_of(self.faults, self._schedule, self.nodes, self._schedule)
         self._heap.enter_context(frozen_heap())
-        self._world = World(self._schedule, faults, num_cpus=self.num_cpus, nodes=self.nodes)
+        self._world = World(self._schedule, faults, size)
         module = sys.modules.get(type(self).__module__)
         self._world.begin(vars(module) if module is not None else {})
 

@@ -2,7 +2,7 @@
 
     format      FORMAT; a file of another format is refused
     program     {"file", "module", "name"}: the function that ran; its name is dotted ("Class.method", "<locals>" too)
-    cluster     {"num_cpus": 2, "nodes": 1, ...}: the further arguments of `simulate`
+    cluster     {"num_cpus": 2, "nodes": 1, ...}: the further arguments of `simulate`, as far as they are not usual
     faults      a record of `faults.py`, as `plain` makes it; `fault_of` makes the record again
     seed        the number, or null when the choices came from elsewhere
     choices     the list of whole numbers that were taken: with program, cluster and faults they are the run

@@ -14,7 +14,7 @@ import functools
 import gc
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -23,7 +23,7 @@ from miniray._api.object_ref import ObjectRef
 from miniray._api.objects import get
 from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.record import Record
-from miniray.testing.arguments import check_program, check_size, check_whole
+from miniray.testing.arguments import check_program, check_whole
 from miniray.testing.choices import SeededChoices
 from miniray.testing.waits import SimulationError
 from miniray.testing.faults import Faults
@@ -32,6 +32,7 @@ from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Step
 from miniray.testing.shrinking import keep_users_frames
+from miniray.testing.size import Size
 from miniray.testing.world import World
 from miniray.transport import Choices
 
@@ -88,6 +89,9 @@ def simulate(
     nodes: int = 1,
     faults: Level | Faults = "none",
     choices: Choices | None = None,
+    num_gpus: int = 0,
+    object_store_memory: int | None = None,
+    resources: Mapping[str, float] | None = None,
     max_lineage_bytes: int = MAX_LINEAGE_BYTES,
     record: bool = False,
 ) -> Simulated:
@@ -101,6 +105,8 @@ def simulate(
         faults: what may go wrong: "none", "delays", "crashes" or "all", of which the seed draws when and how often; or
             `Faults`, exactly.
         choices: another source of all choices, such as `RecordedChoices` or `DrawnChoices`; then `seed` is not used.
+        num_gpus, resources: as of `miniray.init`, of each node.
+        object_store_memory: of each node; 1 GiB by default, and it takes the memory that its values need.
         max_lineage_bytes: as of `miniray.init`.
         record: keep every step in `trace`, with its cause.
 
@@ -112,18 +118,14 @@ def simulate(
     __tracebackhide__ = True
     check_program(program)
     check_whole("seed", seed)
-    check_size(num_cpus, nodes)
-    check_whole("max_lineage_bytes", max_lineage_bytes, 0)
+    size = Size(num_cpus, nodes, num_gpus, object_store_memory, resources, max_lineage_bytes)
+    size.check("simulate")
     source = SeededChoices(seed) if choices is None else choices
     drawn = faults_of(faults, source, nodes, more_choices(seed) if choices is None else source)
     recorder = Recorder() if record else None
-    sizes = {"num_cpus": num_cpus, "nodes": nodes, "max_lineage_bytes": max_lineage_bytes}
-    done = run_once(program, source, drawn, **sizes, recorder=recorder)
+    done = run_once(program, source, drawn, size, recorder)
     if done.error is not None:
         name = getattr(program, "__qualname__", "program")
-        size = f"num_cpus={num_cpus}, nodes={nodes}"
-        if max_lineage_bytes != MAX_LINEAGE_BYTES:
-            size += f", max_lineage_bytes={max_lineage_bytes}"
         again = f"miniray.testing.simulate({name}, seed={seed}, {size}, faults={faults!r})"
         if choices is not None:
             again = f"simulate({name}, {size}, faults={drawn}, choices=RecordedChoices({done.choices}))"
@@ -142,10 +144,7 @@ def run_once(
     program: Program,
     choices: Choices,
     faults: Faults,
-    *,
-    num_cpus: int = 2,
-    nodes: int = 1,
-    max_lineage_bytes: int = MAX_LINEAGE_BYTES,
+    size: Size,
     recorder: Recorder | None = None,
 ) -> Simulated:
     """One run with these faults; its error is returned, not raised."""
@@ -154,8 +153,7 @@ def run_once(
     results: list[Any] = []
     taken: list[int] = []
     ended_at: list[float] = []
-    sizes = {"num_cpus": num_cpus, "nodes": nodes, "max_lineage_bytes": max_lineage_bytes}
-    world = World(_Kept(choices, taken), faults, **sizes, recorder=recorder)
+    world = World(_Kept(choices, taken), faults, size, recorder)
     cluster = world.cluster
     error: BaseException | None = None
     try:
@@ -179,7 +177,7 @@ def run_once(
     statistics = Statistics(*figures, len(began), len(began) - len(set(began)), tuple(world.real), cluster.links_broken)
     value = results[0] if results and error is None else None
     steps = tuple(recorder.steps) if recorder is not None else ()
-    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), nodes, digests)
+    return Simulated(value, error, trace_hash, steps, statistics, faults, tuple(taken), size.nodes, digests)
 
 
 def _function_of(program: Program) -> Any:

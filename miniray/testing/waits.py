@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from miniray.core.ids import ObjectId, TaskId, show, task_of
+from miniray.core.resources import UNIT, Demand
 from miniray.core.task_spec import ActorAt, TaskSpec
 from miniray.testing import fibers
 
@@ -60,15 +61,20 @@ def told_stuck(who: str, line: str, others: Iterable[tuple[str, str]]) -> Simula
     return SimulationError(text, [*parked[:MAX_LINES], advice])
 
 
-def told_room(hosts: Iterable[SimulatedHost], nodes: int, num_cpus: int) -> str:
-    """What somebody who waits for a CPU, knowingly or not, wants to know first. `hosts`: those that are left."""
+def told_room(hosts: Iterable[SimulatedHost], nodes: int, total: Demand) -> str:
+    """What somebody who waits for a CPU, knowingly or not, wants to know first. `hosts`: those that are left; each has
+    `total`."""
     left = [host for host in hosts if host.node.may_act]
     waiting = sum(host.node.loop.statistics()["requests"] for host in left)
     if not waiting:
         return ""
-    size = f"{nodes} node{'s' * (nodes > 1)} of {num_cpus} CPU{'s' * (num_cpus > 1)}"
+    each = {name: quantity / UNIT for name, quantity in total if name != "memory"}  # of which there is enough
+    num_cpus = each.pop("CPU", 0)
+    size = f"{nodes} node{'s' * (nodes > 1)} of {num_cpus:g} CPU{'s' * (num_cpus != 1)}"
+    size += "".join(f", {quantity:g} {name}" for name, quantity in each.items())
     gone = f", {nodes - len(left)} of them gone" if len(left) < nodes else ""
-    return f", on {size}{gone}: no CPU is free for {waiting} that wait{'s' * (waiting == 1)} for one"
+    wanted = "room is free for {} for it" if each else "CPU is free for {} for one"
+    return f", on {size}{gone}: no " + wanted.format(f"{waiting} that wait{'s' * (waiting == 1)}")
 
 
 def _of(processes: Mapping[str, Process], home: str) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from miniray._api.actor import ActorHandle
 from miniray._api.object_ref import ObjectRef
 from miniray._runtime import context
+from miniray._runtime.process import Pin
 from miniray.core.ids import TaskId, show
-from miniray.core.owner.lineage import MAX_LINEAGE_BYTES
 from miniray.core.task_spec import PushedTask
 from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.cluster import SimulatedCluster
@@ -26,6 +26,7 @@ from miniray.testing.looks import look
 from miniray.testing.heap import clusters
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
+from miniray.testing.size import Size
 from miniray.testing.virtual import Virtual
 from miniray.transport import Choices
 
@@ -39,20 +40,19 @@ class World:
         self,
         choices: Choices,
         faults: Faults,
-        *,
-        num_cpus: int,
-        nodes: int,
-        max_lineage_bytes: int = MAX_LINEAGE_BYTES,
+        size: Size,
         recorder: Recorder | None = None,
     ) -> None:
         self.began: list[TaskId] = []
         self.real: list[str] = []
         self.cluster = SimulatedCluster(
             choices,
-            nodes=nodes,
-            num_cpus=num_cpus,
+            nodes=size.nodes,
+            num_cpus=size.num_cpus,
+            resources=size.total(),
             faults=faults,
-            max_lineage_bytes=max_lineage_bytes,
+            arena_bytes=size.store_bytes,
+            max_lineage_bytes=size.max_lineage_bytes,
             recorder=recorder,
         )
         clusters.add(self.cluster)
@@ -158,9 +158,9 @@ class World:
 
 
 def _assert_nothing_left(cluster: SimulatedCluster) -> None:
-    """Unless the program itself keeps refs, in a global say, nothing may be left."""
+    """Unless the program itself keeps refs, in a global say, or returns a view of a stored value, nothing may stay."""
     try:
         assert_quiet(cluster, but=("functions",))  # those of modules are not dropped
     except AssertionError:
-        if not any(isinstance(one, ObjectRef | ActorHandle) for one in gc.get_objects()):
+        if not any(isinstance(one, ObjectRef | ActorHandle | Pin) for one in gc.get_objects()):
             raise

@@ -18,6 +18,7 @@ from miniray.errors import ActorDiedError
 from miniray.testing import NotDeterministic, RecordedChoices, SimulationFailed, explore
 from miniray.testing.recording import fault_of, read
 from miniray.testing.simulation import run_once
+from miniray.testing.size import Size
 
 MAX_SECONDS = 60.0
 PATIENT_SECONDS = 600.0  # so that a busy machine shrinks as far as an idle one
@@ -90,7 +91,7 @@ def test_the_file_of_a_failure_is_its_run(tmp_path: Path) -> None:
     told = read(file)
     assert told.program == {"file": __file__, "module": __name__, "name": "counts_twice"}
     assert told.error is not None and told.error["type"] == "builtins.AssertionError"
-    again = run_once(counts_twice, RecordedChoices(told.choices), fault_of(told.faults), **told.cluster)
+    again = run_once(counts_twice, RecordedChoices(told.choices), fault_of(told.faults), Size(**told.cluster))
     assert again.trace_hash == told.trace_hash and isinstance(again.error, AssertionError)
 
 

@@ -307,7 +307,7 @@ class NodeManager:
         wanted = {name: quantity / UNIT for name, quantity in request.demand}
         has = {name: total.get(name, 0) / UNIT for name in wanted}
         who = "no node of the session has that; this one" if self._others.rows else "the whole session"
-        message = f"it asks for {wanted}, and {who} has {has}: ask for less, or give init() more"
+        message = f"it asks for {wanted}, and {who} has {has}: ask for less, or have more"
         self._staffing.refuse(request.owner, request.number, message)
 
     def _on_cancel_request(self, now: float, message: CancelRequest, peer: ProcessId) -> None:
