@@ -137,7 +137,7 @@ def put(value: T, *, owner: ActorHandle | None = None) -> ObjectRef[T]:
         raise TypeError("put takes a value, not an ObjectRef: pass the ref on as it is, or put a list that holds it")
     process = current()
     try:
-        serialized = serialize(value)
+        serialized = serialize(value, is_kept=True)
     except SerializationError as error:
         raise cannot_be_sent("put", error) from error.cause
     if owner is None or (address := _address("put", process, owner)) == process.me:

@@ -88,7 +88,7 @@ class FunctionExporter:
         sent = Placed(self._additions, function) if self._additions else function
         with pickling_for(self._inherited):
             try:
-                definition = serialize_by_value(sent, self._namespace, what, dependencies=dependencies)
+                definition = serialize_by_value(sent, self._namespace, what, is_kept=True, dependencies=dependencies)
             except SerializationError as error:
                 if sent is function:
                     raise

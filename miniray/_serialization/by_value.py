@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import cloudpickle.cloudpickle as cp
 
-from miniray._serialization import namespaces, pickles
+from miniray._serialization import forking, namespaces, pickles
 from miniray._serialization.namespaces import (
     LOCKS,
     MISSING,
@@ -149,6 +149,9 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         dependencies: Dependencies | None = None,
         is_used_again: bool = False,
     ) -> None:
+        registered = forking.used_reducers()
+        if registered:  # set now: the C pickler looks at it once
+            self.dispatch_table = ChainMap({**registered, **_REDUCERS}, *cp.Pickler.dispatch_table.maps)
         super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
         self._namespace = namespace
         self._target = namespaces.current.target
@@ -279,7 +282,7 @@ def _define_class(cls: type[Any], namespace: str) -> Any:
     if known is None or known.cls is not cls or not known.dependencies.unchanged():
         dependencies = Dependencies()
         number = next(_numbers)  # before it is made: what changes meanwhile gets a later one
-        data, refs = pickles.dumps_by_value(cls, namespace, None, dependencies=dependencies)
+        data, refs = pickles.dumps_by_value(cls, namespace, None, is_kept=True, dependencies=dependencies)
         sender = (namespace, versions.origin, cp._get_or_create_tracker_id(cls))
         known = _definitions[key] = _Definition(cls, (sender, number, data), dependencies, refs)
         if len(_definitions) > CACHED_CLASSES:

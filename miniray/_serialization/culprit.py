@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+from miniray._serialization import pickles
+from miniray._serialization.forking import ReadOnceError, used_reducers
 from miniray._serialization.strikes import raised_by_handler
 
 WALK_SECONDS = 1.0
@@ -50,7 +52,7 @@ def explain(value: Any, what: str, error: BaseException) -> SerializationError:
     visited = [value]
     parts = _arguments(*value) if what == "call" else _parts(value)
     while len(path) < WALK_DEPTH and time.monotonic() < end:
-        step = _first_failing(parts, visited, end)
+        step = _first_failing(parts, visited, end, isinstance(error, ReadOnceError))
         if step is None:
             break
         name, part, failure = step
@@ -65,7 +67,7 @@ def explain(value: Any, what: str, error: BaseException) -> SerializationError:
 
 
 def _first_failing(
-    parts: Iterator[tuple[str, Any]], visited: list[Any], end: float
+    parts: Iterator[tuple[str, Any]], visited: list[Any], end: float, is_kept: bool
 ) -> tuple[str, Any, BaseException] | None:
     from miniray._serialization.by_value import ByValuePickler
 
@@ -76,7 +78,8 @@ def _first_failing(
             if time.monotonic() > end:
                 return None
             try:
-                ByValuePickler(io.BytesIO(), "", lambda buffer: None).dump(part)
+                pickler = ByValuePickler(io.BytesIO(), "", lambda buffer: None)
+                pickles.dump_with(pickler, part, is_kept=is_kept, is_read=False)
             except Exception as error:
                 if raised_by_handler(error):
                     raise
@@ -132,6 +135,8 @@ def _parts_of_class(cls: type[Any]) -> Iterator[tuple[str, Any]]:
 def _parts_of_instance(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(type(value).__reduce__, FunctionType) or isinstance(type(value).__reduce_ex__, FunctionType):
         return  # its own code says what is pickled, and what its error is
+    if type(value) in used_reducers():
+        return
     state = getattr(value, "__dict__", None)
     if type(value).__module__ != "builtins" and hasattr(type(value), "__getstate__"):
         custom = type(value).__getstate__ is not getattr(object, "__getstate__", None)

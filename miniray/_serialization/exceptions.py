@@ -135,13 +135,13 @@ def assemble(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[s
 
 def _dumps(value: Any) -> _Dumped:
     try:
-        dumped = pickles.dumps(value, None)
-        if not pickles.names_main(dumped[0]):
+        dumped = pickles.dumps(value, None, is_kept=True)
+        if dumped is not None:
             return dumped
     except Exception as error:
         if raised_by_handler(error):
             raise
-    return pickles.dumps_by_value(value, "", None)
+    return pickles.dumps_by_value(value, "", None, is_kept=True)
 
 
 def _rebuild(record: _Record) -> BaseException:

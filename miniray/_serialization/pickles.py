@@ -4,7 +4,8 @@
   bytes. What it cannot do (lambdas, local classes, modules) raises, and is done again by value. What it would do
   wrongly is a thing of `__main__` by reference, since the worker's `__main__` is another program: such a pickle
   names it, so one search of the bytes finds it, whichever way it got there (class, function, a singleton's
-  `__reduce__`, a TypeVar). A string that happens to contain the word costs time, never correctness.
+  `__reduce__`, a TypeVar). A string that happens to contain the word costs time, never correctness. So it is with a
+  pipe's end, which plain pickle writes as a bare number (`forking.py`).
 - **Refs are found while pickling.** A registered type is reduced through `copyreg`, which the C pickler asks by type
   without calling Python for anything else. Outside of `collecting` the reducer steps aside, and the type's own
   `__reduce__` says what a ref means in a pickle that we do not see.
@@ -18,28 +19,26 @@ import copyreg
 import io
 import pickle
 import sys
-import threading
 from collections.abc import Callable
 from pickle import PickleBuffer, loads
 from types import FunctionType
 from typing import Any
 
+from miniray._serialization import forking
+from miniray._serialization.forking import Found, FoundToKeep
+from miniray._serialization.forking import collecting as _collecting
 from miniray.core.ids import ObjectId
 
 IN_BAND_BYTES = 4096
 PROTOCOL = 5
 
 _MAIN = b"_main__"  # of `__main__` and of multiprocessing's `__mp_main__`
+_PIPES = b"multiprocessing.connection"
 
 Dump = Callable[[Any], Any]  # -> ObjectId, or (ObjectId, extra)
 Load = Callable[..., Any]  # (ObjectId) or (ObjectId, extra) -> the instance
 
 
-class _Collecting(threading.local):
-    refs: dict[ObjectId, None] | None = None
-
-
-_collecting = _Collecting()
 _loaders: dict[str, Load] = {}
 
 
@@ -73,16 +72,36 @@ def _load_reference(key: str, *dumped: Any) -> Any:
     return loader(*dumped)
 
 
-def dumps(value: Any, buffer_callback: Callable[[PickleBuffer], Any] | None) -> tuple[bytes, tuple[ObjectId, ...]]:
-    """The pickle of `value` and the references in it. Raises whatever the value's own pickling code raises."""
+def dumps(
+    value: Any, buffer_callback: Callable[[PickleBuffer], Any] | None, *, is_kept: bool = False
+) -> tuple[bytes, tuple[ObjectId, ...]] | None:
+    """The pickle of `value` and the references in it; None: it has to be done by value. Raises whatever the value's own
+    pickling code raises. `is_kept`: it may be read more than once."""
     outer = _collecting.refs  # a user's `__reduce__` may serialize something on its own
-    found: dict[ObjectId, None] = {}
+    found: Found = FoundToKeep() if is_kept else {}
     _collecting.refs = found
     try:
-        data = pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+        if forking.others_reducers():
+            data = _dumps_with_table(value, buffer_callback)
+        else:
+            data = pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+    except BaseException:
+        forking.give_back(found)
+        raise
     finally:
         _collecting.refs = outer
-    return data, tuple(found) if found else ()
+    if _MAIN in data or _PIPES in data:
+        forking.give_back(found)
+        return None
+    return data, forking.refs_of(found) if found else ()
+
+
+def _dumps_with_table(value: Any, buffer_callback: Callable[[PickleBuffer], Any] | None) -> bytes:
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **forking.used_reducers()}
+    pickler.dump(value)
+    return file.getvalue()
 
 
 def collect(refs: tuple[ObjectId, ...]) -> None:
@@ -101,31 +120,37 @@ def forget_outer() -> None:
     _collecting.refs = None
 
 
-def names_main(data: bytes) -> bool:
-    return _MAIN in data
-
-
 def dumps_by_value(
-    value: Any, namespace: str, buffer_callback: Callable[[PickleBuffer], Any] | None, **how: Any
+    value: Any,
+    namespace: str,
+    buffer_callback: Callable[[PickleBuffer], Any] | None,
+    *,
+    is_kept: bool = False,
+    **how: Any,
 ) -> tuple[bytes, tuple[ObjectId, ...]]:
     """As `dumps`, with functions and classes that no import can find travelling as their code."""
     from miniray._serialization.by_value import ByValuePickler  # cloudpickle: 15 ms, and many programs never need it
 
     with io.BytesIO() as file:
-        refs = dump_with(ByValuePickler(file, namespace, buffer_callback, **how), value)
+        refs = dump_with(ByValuePickler(file, namespace, buffer_callback, **how), value, is_kept=is_kept)
         return file.getvalue(), refs
 
 
-def dump_with(pickler: Any, value: Any) -> tuple[ObjectId, ...]:
+def dump_with(pickler: Any, value: Any, *, is_kept: bool = False, is_read: bool = True) -> tuple[ObjectId, ...]:
     """The references that `pickler` finds."""
     outer = _collecting.refs
-    found: dict[ObjectId, None] = {}
+    found: Found = FoundToKeep() if is_kept else {}
     _collecting.refs = found
     try:
         pickler.dump(value)
+    except BaseException:
+        is_read = False
+        raise
     finally:
         _collecting.refs = outer
-    return tuple(found)
+        if not is_read:
+            forking.give_back(found)
+    return forking.refs_of(found)
 
 
 def some_module_goes_by_value() -> bool:
@@ -188,5 +213,5 @@ class OutOfBandBytes:
 
 __all__ = [
     "OutOfBandBytes", "bytes_of", "collect", "dump_with", "dumps", "dumps_by_value", "find_wrapper", "has_found_refs",
-    "loads", "names_main", "register_reference_type", "some_module_goes_by_value", "unwrap",
+    "loads", "register_reference_type", "some_module_goes_by_value", "unwrap",
 ]

@@ -9,10 +9,12 @@ the order in which they were made.
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from typing import Any
 
 from miniray._serialization import pickles
+from miniray._serialization.forking import ReadOnceError
 from miniray._serialization.strikes import raised_by_handler
 from miniray._serialization.values import taker, without_read_only
 
@@ -23,9 +25,14 @@ class Snapshots:
     """
     Args:
         whole: also buffers of 64 kB and more, such as large arrays, are copied.
+
+    Attributes:
+        met_descriptor: whether the last value has none because it holds a pipe's end or a socket. Such a value can
+            still be an argument, or a result: one process receives it, once.
     """
 
     def __init__(self, *, whole: bool = False) -> None:
+        self.met_descriptor = False
         self._buffers: list[memoryview] = []
         self._large_bytes = sys.maxsize if whole else LARGE_BYTES
         self._taker = taker(self._buffers, self._large_bytes)
@@ -40,8 +47,9 @@ class Snapshots:
         Arrays are writable in the copy, also where they were not here.
 
         None: it cannot be pickled, or should not travel like this: it holds refs, which have to be counted on their
-        way, or large buffers, which need not be copied.
+        way, a pipe's end or a socket, or large buffers, which need not be copied.
         """
+        self.met_descriptor = False
         try:
             data, refs = self._dumps(value)
             buffers = [bytearray(buffer) for buffer in self._buffers if len(buffer) < self._large_bytes]
@@ -49,10 +57,11 @@ class Snapshots:
                 return None
             if self._by_value is not None:
                 self._by_value.leave_out_definitions()
-            return pickles.dumps(_Joined(without_read_only(data), buffers), None)[0] if buffers else data
+            return pickle.dumps(_Joined(without_read_only(data), buffers), pickles.PROTOCOL) if buffers else data
         except Exception as error:
             if raised_by_handler(error):
                 raise
+            self.met_descriptor = isinstance(error, ReadOnceError)
             return None
         finally:
             self._buffers.clear()
@@ -60,9 +69,9 @@ class Snapshots:
     def _dumps(self, value: object) -> tuple[bytes, tuple[Any, ...]]:
         if self._is_plain:
             try:
-                data, refs = pickles.dumps(value, self._taker)
-                if not pickles.names_main(data):
-                    return data, refs
+                dumped = pickles.dumps(value, self._taker, is_kept=True)
+                if dumped is not None:
+                    return dumped
             except RecursionError:
                 raise
             except Exception as error:
@@ -77,7 +86,7 @@ class Snapshots:
         self._file.seek(0)
         self._file.truncate()
         self._by_value.clear_memo()
-        refs = pickles.dump_with(self._by_value, value)
+        refs = pickles.dump_with(self._by_value, value, is_kept=True)
         return self._file.getvalue(), refs
 
 

@@ -97,8 +97,9 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def serialize(value: object, namespace: str = "") -> Serialized:
-    """The value as bytes. Functions and classes by value share the globals of `namespace`.
+def serialize(value: object, namespace: str = "", *, is_kept: bool = False) -> Serialized:
+    """The value as bytes. Functions and classes by value share the globals of `namespace`. `is_kept`: it may be read
+    more than once, as what is put may be.
 
     Raises:
         SerializationError: names the object that cannot be pickled, and the path to it.
@@ -111,7 +112,7 @@ def serialize(value: object, namespace: str = "") -> Serialized:
             return Serialized(dumps(value, PROTOCOL), [])
         return Serialized(_BYTES_PICKLE, [memoryview(value)])
     prepared, descriptor = arrow.prepare(value)
-    done = _serialize(prepared, namespace, "value")
+    done = _serialize(prepared, namespace, "value", is_kept)
     if descriptor and len(done.buffers) == 1:
         done.descriptor = descriptor
     return done
@@ -147,26 +148,29 @@ def _out_of_band(value: Any) -> Any:
     return value
 
 
-def _serialize(value: Any, namespace: str, what: str) -> Serialized:
+def _serialize(value: Any, namespace: str, what: str, is_kept: bool = False) -> Serialized:
     buffers: list[memoryview] = []
     try:
         if not pickles.some_module_goes_by_value():
-            data, refs = pickles.dumps(value, taker(buffers, IN_BAND_BYTES))
-            if not pickles.names_main(data):
+            dumped = pickles.dumps(value, taker(buffers, IN_BAND_BYTES), is_kept=is_kept)
+            if dumped is not None:
+                data, refs = dumped
                 return Serialized(data, buffers, refs)
     except RecursionError as error:
         raise SerializationError(what, [], error) from error
     except Exception as error:  # whatever it is, the other pickler may do it, and its error is then the better one
         if raised_by_handler(error):
             raise
-    return serialize_by_value(value, namespace, what)
+    return serialize_by_value(value, namespace, what, is_kept=is_kept)
 
 
-def serialize_by_value(value: Any, namespace: str, what: str, **how: Any) -> Serialized:
+def serialize_by_value(
+    value: Any, namespace: str, what: str, *, is_kept: bool = False, **how: Any
+) -> Serialized:
     """`serialize` for what plain pickle cannot do; `how` is for `functions.py`."""
     kept: list[memoryview] = []
     try:
-        data, refs = pickles.dumps_by_value(value, namespace, taker(kept, IN_BAND_BYTES), **how)
+        data, refs = pickles.dumps_by_value(value, namespace, taker(kept, IN_BAND_BYTES), is_kept=is_kept, **how)
     except Exception as error:
         if raised_by_handler(error):
             raise

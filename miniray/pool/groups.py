@@ -116,7 +116,8 @@ def _has_state(function: Any) -> bool:
 
 
 def _can_be_pickled(function: Any) -> bool:
-    if not callable(function) or miniray.Snapshots().take(function) is not None:
+    snapshots = miniray.Snapshots()
+    if not callable(function) or snapshots.take(function) is not None or snapshots.met_descriptor:
         return True
     try:
         miniray.put(function)  # what a snapshot leaves out: refs, large arrays

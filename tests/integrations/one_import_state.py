@@ -12,12 +12,14 @@ import json
 import logging
 import os
 import random
+import socket
 import sqlite3
 import sys
 import tempfile
 import threading
 import types
 import warnings
+from multiprocessing import reduction
 
 import numpy
 from one_import import WAY, Executor, mp, said, setting, snippet, tell
@@ -118,6 +120,67 @@ def _fail(kind):
     if kind == 7:
         return (i for i in ())
     raise AssertionError
+
+
+@snippet
+def ends_of_pipes_and_sockets():
+    here, there = mp.Pipe()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, mp.Pool(2) as pool:
+        seen = [
+            pool.apply(_send, (there, 1)),
+            pool.starmap(_send, [({"end": [there]}["end"][0], x) for x in range(20)], chunksize=3),
+            pool.map(functools.partial(_send, there), range(20)),
+            pool.apply(there.send, (2,)),
+        ]
+        found = sorted(here.recv() for _ in range(42))
+        made = [one["end"][0].recv() for one in [*pool.map(_make_pipe, range(20)), *pool.imap(_make_pipe, range(20))]]
+        sent = pool.apply(socket.socket.send, (theirs, b"through a socket"))
+        return seen, found, made, ours.recv(sent)
+
+
+def _send(end, x):
+    return end.send(x), end.fileno() > 2
+
+
+def _make_pipe(x):
+    kept, given = mp.Pipe()
+    kept.send(x)
+    return {"end": [given]}
+
+
+@snippet
+def what_is_shared_by_inheritance_only():
+    made = [mp.Lock(), mp.Event(), mp.Queue(), mp.Value("i"), mp.RawValue("i"), mp.RawArray("d", 2)]
+    with mp.Pool(1) as pool:
+        return [said(lambda one=one: pool.apply(same, ([one],))) for one in made]
+
+
+class Registered:
+    def __init__(self, x):
+        self.x = x
+
+
+def _ten_times(x):
+    return Registered(10 * x)
+
+
+def _x_of(made):
+    return made.x
+
+
+@snippet
+def reducers_of_the_forking_pickler():
+    reduction.ForkingPickler.register(Registered, lambda made: (_ten_times, (made.x,)))
+    with mp.Pool(1) as pool:
+        return pool.apply(_x_of, (Registered(1),)), pool.map(_x_of, [Registered(2), Registered(3)], chunksize=1)
+
+
+@setting
+def reducers_for_results():
+    reduction.ForkingPickler.register(Registered, lambda made: (_ten_times, (made.x,)))
+    with mp.Pool(1) as pool:
+        return [made.x for made in pool.map(Registered, range(3))], pool.apply(functools.partial(_ten_times, 4)).x
 
 
 class Coded(Exception):

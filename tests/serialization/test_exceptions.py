@@ -88,7 +88,7 @@ def test_what_cannot_travel_is_replaced() -> None:
         again, _ = travel(Holds("with a socket", held))
     assert isinstance(again, SubstituteError) and again.attributes == {"number": 7}
     assert str(again) == f"{__name__}.Holds: with a socket" and "in travel" in again.traceback
-    assert re.search(r"Holds -> \.\w+: cannot pickle 'socket' object", again.reason), again.reason
+    assert re.search(r"Holds -> \.\w+: .*socket", again.reason), again.reason
     http = urllib.error.HTTPError("http://x", 404, "gone", {}, None)  # type: ignore[arg-type]
     again, text = travel(http)
     http.close()

@@ -1,0 +1,166 @@
+"""What `multiprocessing`'s own pickler knows: `ForkingPickler.register`, and descriptors, which travel as handles.
+
+A type that a program or a library has registered there is reduced so here, too. Plain pickle does the same as the
+standard library's own reducers, or raises and is done again by value (`by_value.py`), but for a pipe's end: it writes
+down a bare number. Such a pickle names the module, and is found by that (`pickles.py`). So only types that others have
+registered keep values from `pickle.dumps`: a Pickler with a table takes 1 us more.
+
+Left alone, though registered:
+- methods, their descriptors and partials: both picklers here do more than the standard library's reducers;
+- arrays of NumPy and pyarrow, which leave the stream;
+- what torch registers for its tensors: shared memory, whose handle is good for one reader. They are copied.
+
+**A handle is good for one fetch** (`multiprocessing.resource_sharer`: a thread of the sender's serves it at a socket).
+What is read once may hold some: arguments, results. What may be read by many may not: `put`, the definition of a
+function. A pickle that nobody will read gives its handles back, or the sender would hold a pipe's end open for ever.
+The key goes with each, so that any process of the session can fetch it: that of the sender's thread, which began with
+the key that its process had then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pickle import PicklingError, UnpicklingError
+from typing import Any
+
+from miniray.core.ids import ObjectId
+
+Reducers = dict[type[Any], Callable[[Any], Any]]
+Found = dict[ObjectId, Any]  # refs, each once; under `_HANDLES` the keys of descriptors
+
+_HANDLES = ObjectId(b"handles")
+_OUT_OF_BAND = ("numpy", "pyarrow.lib")
+
+
+class FoundToKeep(dict[ObjectId, Any]):
+    """What is found in a pickle that may be read more than once."""
+
+
+class Collecting(threading.local):
+    """What this thread's pickle has found so far."""
+
+    refs: Found | None = None
+
+
+collecting = Collecting()
+
+
+class ReadOnceError(PicklingError):
+    """What may be read more than once holds a descriptor."""
+
+
+# ---- which reducers there are ----
+
+
+class _Known:
+    registered: Reducers | None = None  # `ForkingPickler`'s own; None: its module was not imported yet
+    seen: Reducers = {}  # what it had when it was last looked at
+    others: Reducers = {}
+    used: Reducers = {}
+
+
+def others_reducers() -> Reducers:
+    """Those of types for which plain pickle might do something else, and not say so. New types are seen by their
+    number: 50 ns, and to compare them all takes 150."""
+    registered = _Known.registered
+    if registered is None:
+        module: Any = sys.modules.get("multiprocessing.reduction")
+        if module is None:
+            return _Known.others
+        registered = _Known.registered = module.ForkingPickler._extra_reducers
+    if len(registered) != len(_Known.seen):
+        _look(registered.copy())
+    return _Known.others
+
+
+def used_reducers() -> Reducers:
+    """For the pickler by value, which has to do what plain pickle cannot."""
+    others_reducers()
+    if _Known.registered is None:
+        return _Known.used
+    if _Known.registered != _Known.seen:
+        _look(_Known.registered.copy())
+    if _reduce_descriptor not in _Known.used.values():
+        from multiprocessing.resource_sharer import DupFd  # it comes with the first descriptor, which is too late
+
+        _Known.used[DupFd] = _reduce_descriptor
+    return _Known.used
+
+
+def _look(registered: Reducers) -> None:
+    others: Reducers = {}
+    used: Reducers = {}
+    for kind, reduce in registered.items():
+        module = getattr(reduce, "__module__", None) or ""
+        is_callable = module == "multiprocessing.reduction" and kind.__module__ != "socket"
+        if is_callable or module.startswith("torch.") or kind.__module__ in _OUT_OF_BAND:
+            continue
+        used[kind] = reduce
+        if not module.startswith("multiprocessing."):
+            others[kind] = reduce
+    _Known.seen, _Known.others, _Known.used = registered, others, used
+
+
+# ---- descriptors ----
+
+
+class Descriptor:
+    """Arrives for a `resource_sharer.DupFd`: the reducers of pipes' ends and sockets ask it for theirs."""
+
+    def __init__(self, address: Any, number: int, key: bytes) -> None:
+        self._address = address
+        self._number = number
+        self._key = key
+
+    def detach(self) -> int:
+        from multiprocessing.connection import Client
+        from multiprocessing.reduction import recv_handle
+
+        try:
+            with Client(self._address, authkey=self._key) as link:
+                link.send((self._number, os.getpid()))
+                return recv_handle(link)
+        except (EOFError, OSError) as error:
+            raise UnpicklingError(
+                "a pipe's end, or a socket, cannot be received: either it was already, which can be done once, or the "
+                "process that has sent it has ended"
+            ) from error
+
+
+def _reduce_descriptor(shared: Any) -> Any:
+    address, number = shared._id
+    found = collecting.refs
+    if found is None or type(found) is FoundToKeep:
+        _give_back(number)
+        raise ReadOnceError(
+            "a pipe's end, or a socket, can be received once, and this may be read more often: it travels in arguments "
+            "and results, not in what is put or raised, nor in the definition of a function"
+        )
+    found.setdefault(_HANDLES, []).append(number)
+    return Descriptor, (address, number, bytes(_sharer()._listener._authkey))
+
+
+def refs_of(found: Found) -> tuple[ObjectId, ...]:
+    return tuple([one for one in found if one is not _HANDLES])
+
+
+def give_back(found: Found) -> None:
+    """Nobody will read the pickle."""
+    for number in found.get(_HANDLES, ()):
+        _give_back(number)
+
+
+def _give_back(number: int) -> None:
+    entry = _sharer()._cache.pop(number, None)
+    if entry is not None:
+        close = entry[1]
+        close()
+
+
+def _sharer() -> Any:
+    from multiprocessing import resource_sharer
+
+    return vars(resource_sharer)["_resource_sharer"]
