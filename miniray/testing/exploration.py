@@ -28,7 +28,7 @@ from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.arguments import check_allowed, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
-from miniray.testing.waits import SimulationError
+from miniray.testing.waits import NotSimulated, SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import OtherOrders, comparable, pack
 from miniray.testing.heap import frozen_heap
@@ -189,6 +189,9 @@ def _explore(exploration: Exploration, faults: Level | Faults, folder: Path, shr
             if exploration.fails(done):
                 assert done.error is not None
                 keep_users_frames(done.error)
+                if isinstance(done.error, NotSimulated):
+                    text = f"{exploration.name} cannot be simulated, as seed {seed} shows"
+                    raise SimulationFailed(f"{text}: {done.error}", done) from done.error
                 raise _failure(exploration, seed, done, folder, shrink_seconds)
             ended += done.error is None
     if exploration.seeds and not ended:

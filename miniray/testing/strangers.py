@@ -16,14 +16,10 @@ from weakref import WeakKeyDictionary, WeakSet
 from miniray._runtime.process import Ended, Process
 from miniray.testing.fibers import FiberKilled, inside_fiber, inside_one_given_up, raise_in
 from miniray.testing.places import place_of
-from miniray.testing.waits import SimulationError
+from miniray.testing.waits import NotSimulated, SimulationError
 
 
 _ever_started: WeakSet[threading.Thread] = WeakSet()  # by simulated code
-
-
-class NotSimulated(SimulationError):
-    """Simulated and real threads have met: the run is worth nothing, and running it again tells nothing more."""
 
 
 class Strangers:

@@ -35,6 +35,10 @@ class SimulationError(AssertionError):
         self.waits = waits
 
 
+class NotSimulated(SimulationError):
+    """The run has met what is real, a thread or a wait: nobody decides when, so to run it again tells nothing more."""
+
+
 def told_waits(homes: Iterable[SimulatedProcess], driver: SimulatedProcess) -> list[str]:
     living = [home for home in homes if home.alive and home.process is not None]
     processes = {home.name: home.process for home in living if home.process is not None}
@@ -55,10 +59,10 @@ def told_stuck(who: str, line: str, others: Iterable[tuple[str, str]]) -> Simula
     parked = [f"meanwhile {other} is parked at {place}" for other, place in others if place]
     text = f"{who} waits for what is outside of the simulation, for {fibers.STUCK_SECONDS:g} real seconds, at {line}"
     if not parked:
-        return SimulationError(text)
+        return NotSimulated(text)
     text += ". While it waits nothing else goes on: if it waits for a lock, one of those below may hold it"
     advice = "all of them share the globals of modules, as processes do not: release a lock before you sleep or get"
-    return SimulationError(text, [*parked[:MAX_LINES], advice])
+    return NotSimulated(text, [*parked[:MAX_LINES], advice])
 
 
 def told_room(hosts: Iterable[SimulatedHost], nodes: int, total: Demand) -> str:

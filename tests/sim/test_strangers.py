@@ -118,9 +118,17 @@ def test_a_thread_that_calls_miniray_fails_the_run(program: Callable[[], Any]) -
     assert simulate(lambda: same.remote(3)).value == 3
 
 
-def test_explore_says_the_same() -> None:
-    with pytest.raises(SimulationFailed, match=r"calls miniray at .*test_strangers.py:\d+ in <listcomp>"):
-        explore(seeds=3)(adds_in_threads)()
+def test_explore_says_the_same_at_once() -> None:
+    runs: list[int] = []
+
+    def program() -> None:
+        runs.append(1)
+        adds_in_threads()
+
+    told = r"program cannot be simulated, as seed 0 shows: a thread .* at .*test_strangers.py:\d+ in <l"
+    with pytest.raises(SimulationFailed, match=told):
+        explore(seeds=3)(program)()
+    assert len(runs) == 1
 
 
 def test_threads_that_compute_are_welcome() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import miniray
 from miniray.errors import TaskCancelledError
-from miniray.testing import SimulationFailed, fibers, simulate
+from miniray.testing import SimulationFailed, explore, fibers, simulate
 
 lock = threading.Lock()
 
@@ -49,6 +49,21 @@ def test_a_lock_that_a_sleeper_holds_is_told_with_both_lines(monkeypatch: pytest
     assert re.search(r"\n  meanwhile task p1.t\d is parked at .*:\d+ in sleep \(time.sleep\(1.0\)\)\n", told), told
     assert told.count("SimulationError") == 0 and r"\n" not in told and "_bootstrap" not in told
     assert not lock.locked()
+
+
+def test_what_blocks_is_not_explored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of it takes 30 seconds."""
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    runs: list[int] = []
+
+    def program() -> None:
+        runs.append(1)
+        with lock:
+            lock.acquire(timeout=REAL_SECONDS)
+
+    with pytest.raises(SimulationFailed, match="the program waits for what is outside of the simulation"):
+        explore(seeds=3)(program)()
+    assert len(runs) == 1
 
 
 # ---- waits that are virtual ----
