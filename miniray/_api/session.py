@@ -148,3 +148,6 @@ def end_with_interpreter() -> None:
         why = "functions for atexit that use miniray are to be registered after miniray was imported"
         driver.process.end(SessionError, f"the miniray session has ended, since the interpreter ends: {why}")
     shutdown()
+    by_value = sys.modules.get("miniray._serialization.by_value")
+    if by_value is not None:
+        by_value.forget_program()

@@ -291,6 +291,13 @@ def _define_class(cls: type[Any], namespace: str) -> Any:
     return _load_class, known.arguments
 
 
+def forget_program() -> None:
+    """As the interpreter exits, and nothing travels any more: what the program has made is held here no longer, else
+    Python would finalise it after `sys` and all, where not even a `print` of its works."""
+    _definitions.clear()
+    namespaces.forget_program()
+
+
 def begin_anew() -> Callable[[], None]:
     """Pickle as a process that has pickled nothing yet, until what this returns is called. For one thread at a time."""
     global _numbers

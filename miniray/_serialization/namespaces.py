@@ -68,6 +68,9 @@ class GlobalsTable:
         self.classes_had: dict[tuple[str, str, str], int] = {}  # namespace, sender, class -> the last definition loaded
         self._shared: dict[GlobalsKey, SharedGlobals] = {}
 
+    def forget(self) -> None:
+        self._shared.clear()
+
     def find(self, key: GlobalsKey, extras: dict[str, Any]) -> SharedGlobals:
         found = self._shared.get(key)
         if found is None:
@@ -115,6 +118,11 @@ class _Versions:
                 if len(self.states) > TRACKED_CLASSES:
                     self.states.popitem(last=False)
             return known
+
+    def forget(self) -> None:
+        with self.lock:
+            self.numbered_globals.clear()
+            self.states.clear()
 
     def after_fork(self) -> None:
         self.lock = threading.RLock()
@@ -179,6 +187,13 @@ current = _Current()
 
 def process_table() -> GlobalsTable:
     return _process_table
+
+
+def forget_program() -> None:
+    """As the interpreter exits: nothing travels any more."""
+    versions.forget()
+    _process_table.forget()
+    shared_by_id.clear()
 
 
 @contextmanager

@@ -19,7 +19,9 @@ than the session has CPUs, as it may with the standard one.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import TimeoutError, get_context, util
@@ -29,6 +31,7 @@ from multiprocessing.pool import ThreadPool
 from operator import index
 from types import TracebackType
 from typing import Any, SupportsIndex
+from weakref import WeakSet
 
 import miniray
 from miniray.errors import ForkedDriverError
@@ -65,6 +68,7 @@ wait: Any = vars(_standard)["wait"]
 worker: Any = vars(_standard)["worker"]
 
 _CHUNKS_PER_WORKER = 4
+_live: WeakSet[Dispatcher] = WeakSet()  # the interpreter's exit ends these
 
 
 class Pool:
@@ -120,6 +124,7 @@ class Pool:
         except ForkedDriverError:  # a `multiprocessing.Process` that uses a pool of its own
             miniray.init()
             self._dispatcher = self._begin(context, retries)
+        _live.add(self._dispatcher)
         self._state = RUN
 
     def _default_context(self) -> BaseContext | None:
@@ -306,12 +311,18 @@ class Pool:
     ) -> None:
         self.terminate()
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn, RUN: str = RUN) -> None:
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        RUN: str = RUN,
+        _is_too_late: Callable[[], bool] = sys.is_finalizing,  # then all has ended, and not even an import works
+    ) -> None:
         if getattr(self, "_state", None) == RUN:
             try:
                 _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self, stacklevel=2)
             finally:  # the warning may be an error
-                self._dispatcher.abandon()
+                if not _is_too_late():
+                    self._dispatcher.abandon()
 
     def __reduce__(self) -> Any:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
@@ -375,3 +386,14 @@ def _arguments(item: Iterable[Any]) -> Any:
         return tuple(item)
     except Exception:
         return item
+
+
+def _leave_all() -> None:
+    """At the interpreter's exit. `atexit` calls last what was registered first: the session's end comes after this, and
+    so does what `multiprocessing.util`, where the standard pools end, does at exit."""
+    for dispatcher in list(_live):
+        dispatcher.leave()
+
+
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_live.clear)  # they are the parent's

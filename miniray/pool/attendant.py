@@ -12,6 +12,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from miniray.pool.crew import END_SECONDS, JOIN_SECONDS
+
 if TYPE_CHECKING:
     from miniray.pool.dispatch import Dispatcher
 
@@ -29,6 +31,7 @@ class Attendant:
         self._parked = False
         self._stopping = False
         self._closing = False
+        self._is_calling_back = False
 
     def rouse(self, *, now: bool = False) -> None:
         """There is work; `now`: it does not wait for the next look."""
@@ -55,6 +58,19 @@ class Attendant:
             return False
         self.rouse(now=True)
         return True
+
+    def leave(self) -> None:
+        """The interpreter exits: the thread ends. A callback that runs has time for it, as the standard pool waits for
+        its end; but not for ever, and not if it waits for results itself, which do not come any more."""
+        self._stopping = True
+        thread, began = self._thread, monotonic()
+        if thread is not None:
+            self.rouse(now=True)
+            while thread.is_alive():
+                has_time = self._is_calling_back and not self._dispatcher.waiting
+                if monotonic() - began > (JOIN_SECONDS if has_time else END_SECONDS):
+                    break
+                thread.join(WAIT_SECONDS)
 
     def close(self) -> None:
         """From a finaliser, perhaps: nobody can bring calls any more, and those that are there are done to the end."""
@@ -111,7 +127,8 @@ class Attendant:
                     self._sleep.acquire()
                 self._parked = False
                 busy = monotonic()
-        dispatcher.terminate()
+        if not dispatcher.has_left:
+            dispatcher.terminate()
 
     def _is_wanted(self) -> bool:
         """Whether it has something else to do than drive."""
@@ -120,8 +137,9 @@ class Attendant:
 
     def _run_callbacks(self) -> None:
         dispatcher = self._dispatcher
-        while dispatcher.callbacks:
+        while dispatcher.callbacks and not self._stopping:
             callback = dispatcher.callbacks.popleft()
+            self._is_calling_back = True
             try:
                 callback()
             except BaseException:
@@ -129,5 +147,7 @@ class Attendant:
                 assert kind is not None
                 threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
                 del error, trace
+            finally:
+                self._is_calling_back = False
             del callback  # it holds a result; the next may be long in coming
             dispatcher.show_waiters()

@@ -18,10 +18,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.context import BaseContext
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -29,7 +31,7 @@ import miniray
 from miniray.errors import MinirayError, SessionError, TaskCancelledError
 from miniray.pool.attendant import Attendant
 from miniray.pool.call_queue import DROPPED, CallQueue
-from miniray.pool.crew import Crew
+from miniray.pool.crew import END_SECONDS, Crew
 from miniray.pool.exchange import Exchange
 from miniray.pool.groups import Callees, Group, Source
 from miniray.pool.inheritance import meet
@@ -40,6 +42,7 @@ from miniray.pool.waiting import Waiting
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 SHORT_SECONDS = 100e-6  # a call that is known to be shorter is awaited by whoever is about to have it awaited
 HELP_SECONDS = 0.001
+LATE = "the pool was ended as the interpreter exits: functions for atexit that use it are registered after it was made"
 
 
 class Dispatcher:
@@ -227,6 +230,8 @@ class Dispatcher:
 
     def wait_until(self, done: Callable[[], bool], timeout: float | None = None, look: float | None = None) -> bool:
         """Drive the pool until `done()`, which is looked at each `look` seconds; False after `timeout` seconds."""
+        if self._losses.has_left and not threading.current_thread().daemon:
+            self.terminate(TaskCancelledError(LATE))
         try:
             return self._waiting.until(done, timeout, look)
         finally:
@@ -350,6 +355,27 @@ class Dispatcher:
             self._losses.give_up(error or TaskCancelledError("the pool was terminated"))
         self.attendant.nudge()
         self.crew.await_ends(killed=True)
+
+    def leave(self) -> None:
+        """The interpreter exits: workers and threads end, and nothing here holds functions of the program's any more.
+        What was not done has no outcome, as with the standard pool: daemon threads that wait for one just sleep on,
+        and leave no traceback. Whoever is not to wait for ever, a function for `atexit`, say, is told when he does."""
+        with self.lock:
+            for member in self.crew:
+                for group in [*member.loading]:
+                    self._exchange.call_off(group)
+            self._losses.leave()
+            iterators = list(self._iterators)
+        self.attendant.leave()
+        deadline = monotonic() + END_SECONDS
+        for iterator in iterators:
+            iterator.leave(deadline)
+        self.crew.await_ends(killed=True)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the interpreter exits, and the pool has ended."""
+        return self._losses.has_left
 
     def abandon(self) -> None:
         """From a finaliser: nobody has the pool any more. No lock is taken, and no thread begins."""

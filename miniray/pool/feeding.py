@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from miniray.pool_worker.parcels import pack_item
@@ -66,6 +67,12 @@ class Feed:
         """From a finaliser, perhaps: nothing that blocks."""
         self._closed = True
         self._ask()
+
+    def leave(self, deadline: float) -> None:
+        """The same, and the thread has ended, unless the input takes longer."""
+        self.close()
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - monotonic()))
 
     def _ask(self) -> None:
         try:

@@ -38,10 +38,11 @@ class Losses:
         self._is_strict = is_strict
         self._on_broken = on_broken
         self.broken: BaseException | None = None  # why nothing can be run any more
+        self.has_left = False  # the interpreter exits: workers have ended, and nobody is told
 
     def lost(self, member: CrewMember, error: ActorDiedError) -> None:
         """Its process is gone: what had started fails, what had not goes to others, another takes its place."""
-        if member.has_ended and not (member.groups or member.loading):
+        if self.has_left or (member.has_ended and not (member.groups or member.loading)):
             return
         member.was_lost(error)
         if self._crew.cannot_start(member, error):
@@ -69,6 +70,12 @@ class Losses:
             return
         again = f"it had started, and is not run again (retries={self._retries})"
         group.fail(started, WorkerCrashedError(f"{group.callee.name} was lost: {reason(error)}; {again}"))
+
+    def leave(self) -> None:
+        """The interpreter exits: workers end, no others take their places, and what they ran has no outcome."""
+        self.has_left = True
+        for member in self._crew:
+            member.end()
 
     def replace(self, member: CrewMember) -> None:
         try:

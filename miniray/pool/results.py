@@ -345,6 +345,11 @@ class IMapIterator(Source):
     def _has_next(self) -> bool:
         return bool(self._items) or self._index == self._length
 
+    def leave(self, deadline: float) -> None:
+        """The interpreter exits: nothing more is read, and the thread that did it ends, if it can by then."""
+        if self._feed is not None:
+            self._feed.leave(deadline)
+
     def __del__(self) -> None:
         feed = getattr(self, "_feed", None)
         if feed is not None:
