@@ -25,7 +25,7 @@ from miniray.errors import SessionError
 
 
 if TYPE_CHECKING:
-    from miniray._serialization.namespaces import Inherited
+    from miniray._serialization.forked import Inherited
 
 
 class ActorClass:

@@ -22,7 +22,7 @@ from miniray.core.task_spec import TaskOptions, TaskSpec
 from miniray.errors import SerializationError as PublicSerializationError
 
 if TYPE_CHECKING:
-    from miniray._serialization.namespaces import Inherited
+    from miniray._serialization.forked import Inherited
 
 _sites: dict[tuple[CodeType, int], str] = {}
 _MAX_SITES = 10_000

@@ -55,7 +55,7 @@ from miniray.core.owner.events import ViewHeld
 from miniray.errors import SessionError
 
 if TYPE_CHECKING:
-    from miniray._serialization.namespaces import Inherited
+    from miniray._serialization.forked import Inherited
 
 FORK_SECONDS = 60.0  # how long whoever makes such an actor waits for the node to ask for its process
 REAP_SECONDS = 3.0  # what has not died of SIGKILL by then hangs in the kernel
@@ -180,7 +180,7 @@ class Forks:
             if descriptor >= 0:
                 os.close(descriptor)
             return
-        from miniray._serialization.by_value import prepare_fork
+        from miniray._serialization.forked import prepare_fork
 
         self._inherited = prepare_fork(self._inherited)
         link, parent = socket.socket(fileno=descriptor), os.getpid()
@@ -256,7 +256,7 @@ class Forks:
     def _be_worker(self, number: int, link: socket.socket, parent: int) -> None:
         """What `register_at_fork` has closed and forgotten (`driver.py`) is gone already."""
         from miniray._runtime.worker_main import main as be_worker
-        from miniray._serialization.namespaces import inherit_main
+        from miniray._serialization.forked import inherit_main
         from miniray._serialization.pickles import forget_outer
 
         if parent:

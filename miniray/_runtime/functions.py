@@ -28,7 +28,7 @@ from miniray._serialization.values import Serialized, deserialize, serialize_by_
 from miniray.core.ids import FunctionId
 
 if TYPE_CHECKING:
-    from miniray._serialization.namespaces import Inherited
+    from miniray._serialization.forked import Inherited
 
 FUNCTION_ID_BYTES = 16
 _CACHED = (FunctionType, type, functools._lru_cache_wrapper)  # what cannot have changed unseen
@@ -79,6 +79,7 @@ class FunctionExporter:
 
     def _export_anew(self, function: Callable[..., Any]) -> tuple[FunctionId, Serialized]:
         from miniray._serialization.by_value import Dependencies
+        from miniray._serialization.forked import NOTHING
         from miniray._serialization.namespaces import pickling_for
 
         if self._surroundings is not None:
@@ -86,7 +87,7 @@ class FunctionExporter:
         dependencies = Dependencies()
         what = f"function {getattr(function, '__qualname__', None) or type(function).__qualname__}"
         sent = Placed(self._additions, function) if self._additions else function
-        with pickling_for(self._inherited):
+        with pickling_for(self._inherited or NOTHING):
             try:
                 definition = serialize_by_value(sent, self._namespace, what, is_kept=True, dependencies=dependencies)
             except SerializationError as error:

@@ -48,7 +48,7 @@ from miniray.errors import ForkedDriverError, ObjectStoreFullError, SessionError
 if TYPE_CHECKING:
     from miniray._runtime.forks import Forks
     from miniray._runtime.spawn import Inheritance
-    from miniray._serialization.namespaces import Inherited
+    from miniray._serialization.forked import Inherited
 
 MAX_EXPORTERS = 16  # for workers that were forked when `__main__` had other bindings
 

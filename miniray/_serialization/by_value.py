@@ -16,19 +16,19 @@ import itertools
 import sys
 import weakref
 from collections import ChainMap, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import IO, Any
 
 import cloudpickle.cloudpickle as cp
 
-from miniray._serialization import forking, namespaces, pickles
+from miniray._serialization import forked, forking, namespaces, pickles
 from miniray._serialization.namespaces import (
     LOCKS,
     MISSING,
     Binding,
+    FunctionKey,
     GlobalsKey,
-    Inherited,
     class_versions,
     is_only_inherited,
     same_objects,
@@ -108,7 +108,8 @@ def _reduce_lru_cache(made: Any) -> Any:
     module, name = made.__module__, getattr(made, "__qualname__", None)  # none around an instance, or a partial
     if name and module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is made:
         return name
-    return make_lru_cache, (made.__wrapped__, made.cache_parameters())
+    known = versions.of_function(made) if name and "<" not in name else None
+    return make_lru_cache, (made.__wrapped__, made.cache_parameters(), known)
 
 
 def _reduce_weak_keys(table: weakref.WeakKeyDictionary[Any, Any]) -> Any:
@@ -178,6 +179,13 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
                 self._reduced[key] = cls, (_load_class, (sender, number, b""))
 
     def _reduce(self, obj: Any) -> Any:
+        if self._dependencies is None and isinstance(obj, type):
+            if obj.__module__ == "__main__" and "<" not in obj.__qualname__:
+                return _define_class(obj, self._namespace)
+        if isinstance(obj, forked.DEFINITIONS):
+            parts = forked.is_known(obj, self._target)
+            if parts is not None:
+                return self._reduce_inherited(obj, parts)
         if type(obj) is FunctionType:
             if cp._should_pickle_by_reference(obj):
                 return NotImplemented
@@ -185,8 +193,6 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             return (unwrap, wrapped) if wrapped else self._reduce_function(obj)
         if not isinstance(obj, type):
             return NotImplemented
-        if self._dependencies is None and obj.__module__ == "__main__" and "<" not in obj.__qualname__:
-            return _define_class(obj, self._namespace)
         reduced = super().reducer_override(obj)
         if type(reduced) is tuple and len(reduced) == 6 and reduced[5] is cp._class_setstate:
             return self._reduce_class(obj, reduced)
@@ -207,6 +213,22 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             arguments = _with_slots(cls, arguments, own[0])
         return maker, arguments, (own, versions.of_class(cls), locks), None, None, _set_class_state
 
+    def _reduce_inherited(self, thing: Any, parts: list[Any]) -> Any:
+        """By its key, with what the globals that it names are bound to since."""
+        main = vars(sys.modules["__main__"])
+        named: dict[str, None] = {}
+        for part in parts:
+            if type(part) is FunctionType:
+                names = list(cp._extract_code_globals(part.__code__))
+                if self._dependencies is not None:
+                    self._dependencies.add_function(part, names)
+                if part.__globals__ is main:
+                    named.update(dict.fromkeys(names))
+            elif self._dependencies is not None and isinstance(part, type):
+                self._dependencies.add_class(part)
+        bindings = tuple(self._bindings("__main__", main, named)) if self._target is not None else ()
+        return forked.find_inherited, (forked.key_of(thing),), bindings or None, None, None, _bind_anew
+
     def _reduce_function(self, function: FunctionType) -> Any:
         names = list(cp._extract_code_globals(function.__code__))
         if self._dependencies is not None:
@@ -220,12 +242,15 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
         _, (code, named, _, _, closure), (attributes, slots), *_ = self._dynamic_function_reduce(function)
         del slots["__globals__"]
         if applied is None:
-            bindings = tuple(self._bindings(key[1], bound, names))
+            bindings = tuple(self._bindings(key[1], bound, names, _held_by(function)))
         else:
             sent = [name for name in names if name in applied and not is_only_inherited(applied[name][1])]
             bindings = tuple([(name, *applied[name]) for name in sent])
-        state = attributes, slots, bindings
-        return FunctionType, (code, named, None, None, closure), state, None, None, _set_function_state
+        known = None
+        if "<" not in function.__qualname__ or function in versions.functions:  # others are made anew all the time
+            known = versions.of_function(function)
+        state = attributes, slots, bindings, known
+        return _make_function, (known, code, named, closure), state, None, None, _set_function_state
 
     def _name_of(self, bound: dict[str, Any]) -> tuple[GlobalsKey | None, dict[str, tuple[int, Any]] | None]:
         """The shared name of a globals dict; and, when it came from elsewhere, the bindings that came with it."""
@@ -237,14 +262,22 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             return (self._namespace, module, versions.origin), None
         return None, None
 
-    def _bindings(self, module: str, bound: dict[str, Any], names: list[str]) -> Iterator[Binding]:
+    def _bindings(
+        self, module: str, bound: dict[str, Any], names: Iterable[str], held: Container[int] = ()
+    ) -> Iterator[Binding]:
+        """`held`: ids of what goes along in any case, and is to become what the receiver has bound."""
         inherited = self._target.versions if self._target is not None and module == "__main__" else {}
         for name in names:
             value = bound.get(name, MISSING)
             if value is not MISSING:
                 version = versions.of_global(module, name, value)
-                if inherited.get(name) != version:
+                if inherited.get(name) != version or id(value) in held:
                     yield name, version, value
+
+
+def _held_by(function: FunctionType) -> set[int]:
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return {id(value) for value in held} | {id(cp._get_cell_contents(cell)) for cell in function.__closure__ or ()}
 
 
 def _with_slots(cls: type[Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
@@ -303,14 +336,15 @@ def begin_anew() -> Callable[[], None]:
     global _numbers
     tables: list[Any] = [
         cp._DYNAMIC_CLASS_TRACKER_BY_CLASS, cp._DYNAMIC_CLASS_TRACKER_BY_ID, class_versions, _definitions,
-        versions.numbered_globals, versions.states,
+        versions.numbered_globals, versions.states, versions.functions, versions.by_key,
     ]  # fmt: skip
     kept = [dict(table) for table in tables]
     numbers, _numbers = _numbers, itertools.count(1)
+    last_function, versions.last_function = versions.last_function, 0
 
     def go_back() -> None:
         global _numbers
-        _numbers = numbers
+        _numbers, versions.last_function = numbers, last_function
         for table, entries in zip(tables, kept, strict=True):
             table.clear()
             table.update(entries)
@@ -318,23 +352,6 @@ def begin_anew() -> Callable[[], None]:
     for table in tables:
         table.clear()
     return go_back
-
-
-def prepare_fork(last: Inherited | None) -> Inherited:
-    """Called in the driver before it is forked; what the child has inherited then. `last` is what this gave before.
-
-    Classes of `__main__` get their tracker's ids now: so the child's class and the driver's are one, both ways.
-    """
-    pending = list(vars(sys.modules["__main__"]).values())
-    seen: dict[int, None] = {}
-    while pending:
-        cls = pending.pop()
-        if issubclass(type(cls), type) and cls.__module__ == "__main__" and id(cls) not in seen:
-            seen[id(cls)] = None
-            cp._get_or_create_tracker_id(cls)
-            versions.of_class(cls)
-            pending += vars(cls).values()  # nested classes
-    return namespaces.main_as_it_is(last)
 
 
 # ---- what the pickles call -----------------------------------------------------------------------------------
@@ -358,27 +375,53 @@ def make_cached_property(function: Any, name: str) -> Any:
     return made
 
 
-def make_lru_cache(function: Any, parameters: dict[str, Any]) -> Any:
-    return functools.lru_cache(**parameters)(function)
+def make_lru_cache(function: Any, parameters: dict[str, Any], known: tuple[FunctionKey, int] | None) -> Any:
+    found = None if known is None else versions.find_function(*known, getattr(function, "__globals__", None))
+    if found is not None:
+        return found
+    made = functools.lru_cache(**parameters)(function)
+    if known is not None:
+        versions.know_function(made, *known)
+    return made
 
 
 def _find_globals(key: GlobalsKey, extras: dict[str, Any]) -> dict[str, Any]:
     return namespaces.current.table.find(key, extras).names
 
 
+def _make_function(
+    known: tuple[FunctionKey, int] | None, code: CodeType, bound: dict[str, Any], closure: Any
+) -> FunctionType:
+    found = None if known is None else versions.find_function(*known, bound)
+    return FunctionType(code, bound, None, None, closure) if found is None else found
+
+
+def _bind_anew(thing: Any, bindings: tuple[Binding, ...]) -> None:
+    shared = namespaces.shared_by_id.get(id(vars(sys.modules["__main__"])))
+    assert shared is not None, "this process was not forked"
+    shared.apply(bindings)
+
+
 def _set_function_state(function: FunctionType, state: Any) -> None:
-    attributes, slots, bindings = state
+    attributes, slots, bindings, known = state
     shared = namespaces.shared_by_id.get(id(function.__globals__))
-    if shared is not None:  # None: this process is where the globals come from
-        shared.apply(bindings)
+    same = {} if shared is None else shared.apply(bindings)  # None: this process is where the globals come from
+    if known is not None and function in versions.functions:
+        return  # it was here already
     vars(function).update(attributes)
     slots.pop("_cloudpickle_submodules")  # being unpickled, they are imported
     for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or (), strict=True):
         contents = cp._get_cell_contents(filled)
         if contents is not cp._empty_cell_value:
-            cell.cell_contents = contents
+            cell.cell_contents = same.get(id(contents), contents)
+    if same:
+        slots["__defaults__"] = tuple([same.get(id(value), value) for value in slots["__defaults__"] or ()]) or None
+        for name, value in (slots["__kwdefaults__"] or {}).items():
+            slots["__kwdefaults__"][name] = same.get(id(value), value)
     for name, value in slots.items():
         setattr(function, name, value)
+    if known is not None:
+        versions.know_function(function, *known)
 
 
 def _set_class_state(cls: type[Any], state: Any) -> type[Any]:

@@ -15,8 +15,10 @@ a global which the work function reads) raises NameError. So here:
   cloudpickle's tracker finds it by its id.
 - **A thread's lock that is an attribute of a class is made anew in each process**, as an import of the class would make
   it: it guards what this process has of the class. One in a value, a closure or a global is an error, or is inherited.
-- **Inherited bindings do not travel.** What is pickled for a worker that was forked from this process leaves out what
-  `__main__` binds as it did at the fork (`Inherited`); so these need not be things that can be pickled.
+- **A function that has a name of its own is one object in each process** (`of_function`). It travels with a key and a
+  version, which counts its changes; whoever has that version has it already. Coming home it is the very function.
+- **What a function has of a global is what the receiver has of it**: a default that is the object of a binding which
+  came earlier becomes that one, so `default is MISSING` holds there.
 - Values must name the namespace of the functions that they meet: `serialize(value, namespace)`.
 """
 
@@ -32,14 +34,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import is_
-from typing import Any
+from types import CellType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from miniray._serialization.forked import Inherited
 
 MISSING = object()
+_EMPTY = object()  # is in a cell that is not bound yet
 LOCKS: dict[type[Any], Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
 TRACKED_CLASSES = 1000  # whose attributes are remembered, to see them change; a forgotten one is sent anew
 
 GlobalsKey = tuple[str, str, str]  # namespace, module, origin
 Binding = tuple[str, int, Any]  # name, version, value
+FunctionKey = tuple[str, int]  # the process that it comes from, and which of its functions it is
 
 
 class SharedGlobals:
@@ -52,12 +60,17 @@ class SharedGlobals:
         self.names = names
         self.applied: dict[str, tuple[int, Any]] = {}
 
-    def apply(self, bindings: tuple[Binding, ...]) -> None:
+    def apply(self, bindings: tuple[Binding, ...]) -> dict[int, Any]:
+        """What is here already of the objects that came, by their ids."""
+        same: dict[int, Any] = {}
         for name, version, value in bindings:
             had = self.applied.get(name)
             if had is None or had[0] < version:
                 self.applied[name] = (version, value)
                 self.names[name] = value
+            elif had[0] == version:
+                same[id(value)] = had[1]
+        return same
 
 
 class GlobalsTable:
@@ -85,14 +98,23 @@ class GlobalsTable:
         return found
 
 
+class _KnownFunction(NamedTuple):
+    key: FunctionKey
+    version: int
+    parts: tuple[Callable[[], Any], ...]  # that it had when it got this version
+
+
 class _Versions:
-    """Which version of each global and class of this process is current: what the origin counts."""
+    """Which version of each global, class and function of this process is current: what the origin counts."""
 
     def __init__(self) -> None:
         self.origin = uuid.uuid4().hex
         self.parent = ""
         self.numbered_globals: dict[tuple[str, str], tuple[int, Callable[[], Any]]] = {}
         self.states: OrderedDict[int, tuple[type[Any], dict[str, Any]]] = OrderedDict()
+        self.functions: weakref.WeakKeyDictionary[Any, _KnownFunction] = weakref.WeakKeyDictionary()
+        self.by_key: weakref.WeakValueDictionary[tuple[FunctionKey, int], Any] = weakref.WeakValueDictionary()
+        self.last_function = 0
         self.lock = threading.RLock()  # a finaliser may pickle, inside anything
 
     def of_global(self, module: str, name: str, value: Any) -> int:
@@ -119,10 +141,43 @@ class _Versions:
                     self.states.popitem(last=False)
             return known
 
+    def of_function(self, function: Any) -> tuple[FunctionKey, int]:
+        """One that came from elsewhere keeps what it came with."""
+        with self.lock:
+            known = self.functions.get(function)
+            if known is None:
+                self.last_function += 1
+                return self.know_function(function, (self.origin, self.last_function), 1)
+            if known.key[0] == self.origin:
+                had = [part() for part in known.parts]
+                parts = _parts_of(function)
+                if len(had) != len(parts) or not all(map(is_, had, parts)):
+                    return self.know_function(function, known.key, known.version + 1)
+            return known.key, known.version
+
+    def know_function(self, function: Any, key: FunctionKey, version: int) -> tuple[FunctionKey, int]:
+        """From now on it is found by this key, among those with the same globals."""
+        with self.lock:
+            self.functions[function] = _KnownFunction(key, version, tuple(map(_hold, _parts_of(function))))
+            bound = getattr(function if type(function) is FunctionType else function.__wrapped__, "__globals__", None)
+            self.by_key[key, id(bound)] = function
+        return key, version
+
+    def find_function(self, key: FunctionKey, version: int, bound: Any) -> Any:
+        """The one of this process, if it has this version of it, or is where it comes from."""
+        with self.lock:
+            found = self.by_key.get((key, id(bound)))
+            if found is None or self.functions[found].version == version:
+                return found
+            is_home = key[0] == self.origin and id(bound) not in shared_by_id
+            return found if is_home else None
+
     def forget(self) -> None:
         with self.lock:
             self.numbered_globals.clear()
             self.states.clear()
+            self.functions.clear()
+            self.by_key.clear()
 
     def after_fork(self) -> None:
         self.lock = threading.RLock()
@@ -133,6 +188,21 @@ class _Versions:
         for (of, name), (number, same) in list(self.numbered_globals.items()):
             if of == module:
                 yield name, number, same()
+
+
+def _parts_of(function: Any) -> tuple[Any, ...]:
+    """What makes it another function when it is replaced; none are those of an `lru_cache`."""
+    if type(function) is not FunctionType:
+        return ()
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    return function.__code__, function.__defaults__, function.__kwdefaults__, *cells
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _EMPTY
 
 
 def _nothing() -> Any:
@@ -165,16 +235,6 @@ _process_table = GlobalsTable({})
 versions = _Versions()
 _process_table.origins[versions.origin] = None
 os.register_at_fork(after_in_child=versions.after_fork)
-
-
-class Inherited:
-    """`__main__` of this process, as those have it that were forked from it at some moment."""
-
-    __slots__ = ("number", "versions")
-
-    def __init__(self, number: int, versions: dict[str, int]) -> None:
-        self.number = number
-        self.versions = versions  # of each name
 
 
 class _Current(threading.local):
@@ -216,22 +276,14 @@ def pickling_for(target: Inherited | None) -> Iterator[None]:
         current.target = outer
 
 
-def main_as_it_is(last: Inherited | None) -> Inherited:
-    """Called in a process before it is forked; `last` again, if nothing was bound anew since."""
-    bound = list(vars(sys.modules["__main__"]).items())
-    found = {name: versions.of_global("__main__", name, value) for name, value in bound}
-    if last is not None and last.versions == found:
-        return last
-    return Inherited(1 if last is None else last.number + 1, found)
-
-
-def inherit_main(namespace: str) -> None:
-    """Called in a worker that was forked from the driver: its `__main__` is the driver's, as it was at that moment."""
+def bind_main_of_parent(namespace: str) -> None:
+    """In a process that was forked: its `__main__` is the parent's, as it was at that moment."""
     parent = versions.parent
     assert parent, "this process was not forked"
     main = sys.modules["__main__"].__dict__
     _process_table.origins[parent] = None
     shared = _process_table.find((namespace, "__main__", parent), {})
+    current.target = None  # whom this thread was pickling for, if it was forked inside
     for name, number, value in versions.current("__main__"):
         if main.get(name, MISSING) is value:
             shared.applied[name] = (number, value)

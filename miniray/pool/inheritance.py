@@ -44,7 +44,7 @@ _SHARED = {  # module -> its types that are shared by inheritance
     "multiprocessing.managers": ("BaseProxy", "BaseManager"),
 }
 _CTYPES = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union)
-_LEAVES = (int, float, complex, str, bytes, bytearray, type(None), type, ModuleType, CodeType)
+_LEAVES = (int, float, complex, str, bytes, bytearray, type(None), ModuleType, CodeType)
 
 
 def is_fork_context(context: BaseContext | None) -> bool:
@@ -77,10 +77,19 @@ def find_in_main() -> Any:
     what a worker logs shall not be lost."""
     main = sys.modules.get("__main__")
     names = vars(main) if main is not None else {}
-    held = [value for value in list(names.values()) if not _is(value, FunctionType)]
+    held = [part for value in list(names.values()) for part in _held_by(value)]
     kinds = tuple(kind for kind in _kinds() if not kind.__module__.endswith((".managers", ".connection")))
     found = next((value for value in held if _is(value, kinds) or _is_shared_ctypes(value)), None)
     return find_log() if found is None else found
+
+
+def _held_by(value: Any) -> Iterable[Any]:
+    """Without what it names."""
+    if _is(value, functools._lru_cache_wrapper):
+        value = value.__wrapped__
+    if _is(value, FunctionType):
+        return [*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    return _parts_of_class(value) if _is(value, type) else (value,)
 
 
 def find_log() -> Any:
@@ -173,6 +182,8 @@ def _is_shared_ctypes(value: Any) -> bool:
 def _parts(value: Any) -> Iterable[Any]:
     if _is(value, FunctionType):
         return _parts_of_function(value)
+    if _is(value, type):
+        return _parts_of_class(value)
     if _is(value, MethodType):
         return value.__self__, value.__func__
     if _is(value, functools.partial):
@@ -184,7 +195,15 @@ def _parts(value: Any) -> Iterable[Any]:
             return list(kind.__iter__(value))[:MAX_ITEMS] if kind.__len__(value) <= MAX_ITEMS else ()
     if _is(value, functools._lru_cache_wrapper):
         return (value.__wrapped__,)
-    return list(_attributes(value).values())[:MAX_ITEMS]
+    return [type(value), *list(_attributes(value).values())[:MAX_ITEMS]]
+
+
+def _parts_of_class(cls: type[Any]) -> list[Any]:
+    """Of one that would have to travel. What its methods use is found when they are called by what is looked at."""
+    held = type.__dict__["__dict__"].__get__(cls)
+    if held.get("__module__") != "__main__":
+        return []
+    return [part for part in list(held.values()) if type(part) is not FunctionType]
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -196,11 +215,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            pass  # not bound yet
+    yield from _contents(function)
     yield function.__defaults__
     yield function.__kwdefaults__
     names = list(_names(function.__code__))
@@ -209,6 +224,14 @@ def _parts_of_function(function: FunctionType) -> Iterator[Any]:
         yield value
         if type(value) is ModuleType:  # `module.lock`
             yield [vars(value)[inner] for inner in names if inner in vars(value)]
+
+
+def _contents(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            pass  # not bound yet
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -192,6 +192,67 @@ class Coded(Exception):
         return f"{self.args[0]} {self.code}"
 
 
+@snippet
+def functions_are_the_same_objects_everywhere():
+    given = [Held(same), functools.partial(_count_defaults, 1), _cached, Table.look]
+    with mp.Pool(1) as pool:
+        back, own = pool.map(same, given), pool.map(_are_own, [(same, _cached, Point)])
+        one = back[0] == given[0], back[1].func is _count_defaults, back[2] is _cached, back[3] is Table.look
+        called = dict(pool.map(_call, [_one, _two])), list(pool.imap(_call, [_one]))
+    return one, own, called[0][_one], called[0][_two], called[1][0][0] is _one
+
+
+@snippet
+def defaults_are_the_same_objects_as_globals():
+    executor = Executor(1)
+    with mp.Pool(1) as pool:
+        calls = [pool.map(use, [1, 2]) for use in (_is_missing, _is_missing_too, _count_defaults)]
+        calls += [list(executor.map(use, [1, 2])) for use in (_is_missing, _is_missing_too, _count_defaults)]
+        calls.append(pool.map(functools.partial(_is_missing), [1]))
+    executor.shutdown()
+    return calls
+
+
+MISSING, DEFAULTS = object(), {}
+
+
+class Held:
+    def __init__(self, function):
+        self.function = function
+
+    def __eq__(self, other):
+        return self.function is other.function
+
+
+def _is_missing(x, given=MISSING):
+    return given is MISSING
+
+
+def _is_missing_too(x, *, given=MISSING):
+    return given is MISSING
+
+
+def _count_defaults(x, cache=DEFAULTS):
+    cache[x] = 1
+    return len(DEFAULTS)
+
+
+def _are_own(given):
+    return given[0] is same, given[1] is _cached, given[2] is Point
+
+
+def _call(function):
+    return function, function()
+
+
+def _one():
+    return 1
+
+
+def _two():
+    return 2
+
+
 # ---- state of the workers ----
 
 

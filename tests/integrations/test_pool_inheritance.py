@@ -280,6 +280,111 @@ def test_whatever_is_called_finds_what_was_inherited(tmp_path: Path) -> None:
     """
     run(tmp_path, body)
 
+
+FUNCTIONS = """
+lock, count = multiprocessing.Lock(), multiprocessing.Value("i", 0)
+
+def synchronized(function):
+    lock = multiprocessing.Lock()
+    @functools.wraps(function)
+    def run(x):
+        with lock:
+            return function(x)
+    return run
+
+@synchronized
+def work(x): return x + 1
+
+def default(x, count=multiprocessing.Value("i", 3)): return x + count.value
+
+def named(x, *, count=multiprocessing.Value("i", 3)): return x + count.value
+
+@functools.lru_cache
+def cached(x, count=multiprocessing.Value("i", 3)): return x + count.value
+
+class Counter:
+    lock = multiprocessing.Lock()
+    def add(self, x):
+        with self.lock:
+            return x + 1
+    @staticmethod
+    def free(x): return x + 1
+    def __call__(self, x): return self.add(x)
+
+def run(function): return function(1)
+def same(x): return x
+
+def part_of(callable):
+    "What can be compared: not an instance."
+    if isinstance(callable, Counter):
+        return type(callable)
+    return getattr(callable, "__func__", None) or getattr(callable, "func", callable)
+"""
+
+
+@pytest.mark.parametrize("held", ["the program's", "the functions'"])
+@pytest.mark.parametrize("package", ["multiprocessing", "miniray", "miniray.multiprocessing"])
+def test_functions_and_classes_that_hold_primitives_are_inherited(tmp_path: Path, package: str, held: str) -> None:
+    """Where only they hold any, a pool has to look there."""
+    body = FUNCTIONS if held == "the program's" else FUNCTIONS.partition("\n\n")[2]
+    body += textwrap.dedent("""
+    if __name__ == "__main__":
+        callables = [work, default, named, cached, Counter().add, Counter.free, Counter(), functools.partial(default)]
+        for callable in callables:
+            with Pool(1) as pool:
+                result = pool.apply(callable, (1,))
+                assert result in (2, 4) and pool.map(callable, [1]) == list(pool.imap(callable, [1])) == [result]
+                assert pool.map(run, [callable]) == list(pool.imap(run, [callable])) == [result], callable
+                back = pool.map(same, [callable, functools.partial(callable)])
+                assert len({part_of(one) for one in (callable, back[0], back[1].func)}) == 1, back
+    """)
+    run(tmp_path, body, package)
+
+
+def test_a_forked_worker_follows_what_is_bound_and_changed_since(tmp_path: Path) -> None:
+    body = """
+    lock, factor = multiprocessing.Lock(), 1
+
+    def doubled(function):
+        @functools.wraps(function)
+        def twice(x):
+            return 2 * function(x)
+        return twice
+
+    @doubled
+    def work(x):
+        return x * factor
+
+    def through(x, by=1):
+        return work(x) * by
+
+    class Made:
+        kind = "old"
+        def tell(self, x):
+            return self.kind, factor
+
+    if __name__ == "__main__":
+        with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+            made, old = Made(), work
+            assert (pool.map(work, [1]), pool.map(through, [1]), pool.map(made.tell, [1])) == ([2], [2], [("old", 1)])
+            factor = 3
+            assert pool.map(made.tell, [1]) == [("old", 3)]
+            assert pool.map(work, [1]) == [6], "a decorated function names what is bound anew"
+            def work(x): return "new"
+            assert (pool.map(through, [1]), pool.map(old, [1])) == (["new"], [6])
+            through.__defaults__ = (2,)
+            assert pool.map(through, [1]) == ["newnew"]
+            Made.kind = "changed"
+            assert pool.map(made.tell, [1]) == [("changed", 3)]
+            class Made(Made):
+                kind = "again"
+            assert pool.map(Made().tell, [1]) == [("again", 3)] and pool.map(made.tell, [1]) == [("changed", 3)]
+        with Pool(1, context=multiprocessing.get_context("fork")) as pool:
+            assert pool.map(through, [1]) == ["newnew"] and pool.map(old, [1]) == [6]
+    """
+    run(tmp_path, body)
+
+
 class _Unwilling:
     """A proxy with nothing behind it: whoever looks at it is told so."""
 

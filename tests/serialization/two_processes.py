@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 from miniray._runtime.functions import FunctionExporter, FunctionImporter
-from miniray._serialization.by_value import prepare_fork
-from miniray._serialization.namespaces import inherit_main, pickling_for
+from miniray._serialization.forked import inherit_main, prepare_fork
+from miniray._serialization.namespaces import pickling_for
 from miniray._serialization.values import serialize_call
 
 HERE = pathlib.Path(__file__).parent

@@ -1,0 +1,141 @@
+"""A function of `__main__` is one object in each process, wherever it goes and comes from."""
+
+from __future__ import annotations
+
+import pytest
+
+FORKED = "worker.close(); worker = ForkedWorker(exporter, '')\n"
+
+
+@pytest.mark.parametrize("fork", ["", FORKED])
+def test_functions_come_home(drive, fork: str) -> None:
+    drive("""
+        import functools
+        def one(): return 1
+        @functools.cache
+        def two(): return 2
+        class Thing:
+            def method(self): return 3
+            @staticmethod
+            def free(): return 4
+        def give(): return one, two, Thing.method, Thing.free, functools.partial(one), Thing().method
+        def call(function): return function, function()
+        """ + fork + """
+        for _ in range(2):
+            back = worker(give)
+            assert back[:4] == (one, two, Thing.method, Thing.free)
+            assert back[4].func is one and back[5].__func__ is Thing.method
+            assert dict([worker(call, one), worker(call, two)]) == {one: 1, two: 2}
+            factor = 2                              # what is sent anew is no other function
+    """)
+
+
+@pytest.mark.parametrize("fork", ["", FORKED])
+def test_a_worker_has_one_of_each(drive, fork: str) -> None:
+    drive("""
+        import functools
+        factor, registry = 1, {}
+        def register(function):
+            registry[function.__name__] = function
+            return function
+        @register
+        def one(x, seen=[]):
+            seen.append(x)
+            return len(seen) * factor, registry["one"] is one
+        @functools.cache
+        def two(): return object()
+        def same(f, g): return f is one, g is two, g() is two()
+        """ + fork + """
+        assert worker(one, 1) == (1, True)
+        factor = 10
+        assert worker(one, 1) == (20, True), "it is sent anew, and keeps its default"
+        assert worker(same, one, two) == (True, True, True)
+        one.__defaults__ = ([],)
+        assert worker(one, 1) == (10, True) and worker(same, one, two)[0] is False, "it is another one, not bound anew"
+    """)
+
+
+@pytest.mark.parametrize("fork", ["", FORKED])
+def test_defaults_and_closures_hold_the_objects_that_globals_hold(drive, fork: str) -> None:
+    drive("""
+        missing, cache = object(), {}
+        def first(x=missing): return x is missing
+        def second(x=missing): return x is missing
+        def third(*, x=missing): return x is missing
+        def fill(into=cache):
+            into[len(into)] = 1
+            return len(cache)
+        def make(held):
+            def inner(): return held is missing
+            return inner
+        fourth = make(missing)
+        """ + fork + """
+        assert worker(first) and worker(second) and worker(third) and worker(fourth)
+        assert (worker(fill), worker(fill), cache) == (1, 2, {})
+        assert worker(lambda f: f(), third)
+        def later(x=missing): return x is missing
+        assert worker(later)
+    """)
+
+
+def test_a_worker_that_is_simulated_is_not_where_a_function_comes_from(drive) -> None:
+    drive("""
+        from miniray._runtime.functions import FunctionImporter
+        def work(by=1): return by
+        importer = FunctionImporter(isolated=True)
+        def load(): return importer.load(exporter.export(work)[1].to_bytes())
+        first = load()
+        assert first() == 1 and first is not work and load() is first
+        work.__defaults__ = (2,)
+        assert load()() == 2 and first() == 1
+    """)
+
+
+def test_what_a_decorator_changes_in_its_closure_is_sent_again(drive) -> None:
+    drive("""
+        import functools
+        def counted(function):
+            calls = 0
+            @functools.wraps(function)
+            def run():
+                nonlocal calls
+                calls += 1
+                return calls
+            return run
+        @counted
+        def work(): pass
+        forked = ForkedWorker(exporter, "")
+        assert [each(work) for each in (worker, forked) for _ in range(2)] == [1, 2, 1, 2]
+        work(), work(), work()
+        assert [each(work) for each in (worker, forked) for _ in range(2)] == [4, 5, 4, 5]
+        forked.close()
+    """)
+
+
+def test_what_only_a_fork_has_comes_home_by_its_key(drive) -> None:
+    drive("""
+        import multiprocessing, pickle
+        from miniray._serialization.values import deserialize, serialize
+        def make(lock):
+            def locked(): return lock
+            return locked
+        locked = make(multiprocessing.Lock())
+        class Thing:
+            lock = multiprocessing.Lock()
+        def give(): return locked, Thing, Thing()
+        def as_bytes(): return serialize(locked).to_bytes()
+        forked = ForkedWorker(exporter, "")
+        back = forked(give)
+        assert back[0] is locked and back[1] is Thing and type(back[2]) is Thing
+        data = forked(as_bytes)
+        assert deserialize(data) is locked
+        def read(data): return deserialize(data)
+        read.__globals__["deserialize"] = deserialize
+        try:
+            worker(read, data)
+        except pickle.UnpicklingError as error:
+            assert "only the driver and workers which are forked from it" in str(error)
+        else:
+            raise AssertionError
+        forked.close()
+    """)
