@@ -66,6 +66,21 @@ def counts_once() -> None:
     assert miniray.get(counter.add.remote(0)) == 5
 
 
+@miniray.remote(max_restarts=5, max_task_retries=5)
+class Forgetful:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def add(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def counts_a_batch() -> None:
+    actor: Any = Forgetful.remote()
+    assert miniray.get([actor.add.remote() for _ in range(4)]) == [1, 2, 3, 4]
+
+
 def failure_of(program: Any, folder: Path, **how: Any) -> SimulationFailed:
     with pytest.raises(SimulationFailed) as failed:
         explore(folder=folder, **{"shrink_seconds": PATIENT_SECONDS, **how})(program)()
@@ -83,6 +98,11 @@ def test_a_newcomers_counter_is_found_and_told_on_one_screen(tmp_path: Path) -> 
     assert "was killed" in first and "work had called Counter.add" in first and "before the answer of work" in first
     assert second.startswith("  2. work (") and "ran again" in second and "called Counter.add again" in second
     assert "  3. " not in text
+
+
+def test_a_death_between_two_answers_of_a_batch_is_found(tmp_path: Path) -> None:
+    text = str(failure_of(counts_a_batch, tmp_path))
+    assert "deaths: 1)" in text and "Forgetful.add (" in text and "ran again" in text
 
 
 def test_the_file_of_a_failure_is_its_run(tmp_path: Path) -> None:
