@@ -102,6 +102,11 @@ class Executor:
             self._interrupted = None
             raise KeyboardInterrupt
 
+    def _look_for_interrupt(self) -> None:
+        """The task at hand can be struck from here on; the order may have come before."""
+        if self._interrupted is not None:
+            self._on_interrupt(signal.SIGINT, None)
+
     def serve(self) -> None:
         """Run tasks until the process may exit."""
         process = self._process
@@ -158,6 +163,7 @@ class Executor:
             return task
         process.running = task.task_id
         try:
+            self._look_for_interrupt()
             if definition is not None:
                 read = self._bring_definition(definition)
                 if isinstance(read, Failed):
@@ -214,8 +220,7 @@ class Executor:
             self.speaker.begins(target, task.raw_output)
         self._process.running = task.task_id
         try:
-            if self._interrupted is not None:
-                self._on_interrupt(signal.SIGINT, None)
+            self._look_for_interrupt()
             result = target(*args, **kwargs)
             if task.creates_actor:
                 self._instance = result

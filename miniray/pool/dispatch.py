@@ -230,7 +230,7 @@ class Dispatcher:
 
     def wait_until(self, done: Callable[[], bool], timeout: float | None = None, look: float | None = None) -> bool:
         """Drive the pool until `done()`, which is looked at each `look` seconds; False after `timeout` seconds."""
-        if self._losses.has_left and not threading.current_thread().daemon:
+        if self.has_left and not threading.current_thread().daemon:
             self.terminate(TaskCancelledError(LATE))
         try:
             return self._waiting.until(done, timeout, look)

@@ -38,7 +38,7 @@ LAST_TOGETHER = 8  # the same where results are only seen together
 STORED_BYTES = 1 << 16  # a callable of so many is stored
 LONG_TASK_CALLS = 64  # a chunk of so many is never sent together with another, and so needs no parcels
 MAX_ARGUMENT_BYTES = 1 << 20  # a group of several calls carries no more
-WEIGHED_ITEMS = 16  # so many of the next 32, of the next 64, of the next 128 are weighed
+WEIGHED_ITEMS = 16  # about so many of the next 32, of the next 64, of the next 128 are weighed
 WHOLE_BELOW_SECONDS = 2e-6  # calls that are shorter run as one `list(map(...))`
 KNOWN_CALLEES = 64
 PLAIN = LIGHT | {str}  # arguments of a single call that need no group around them
@@ -194,7 +194,7 @@ class Source:
 
     def fail(self, tokens: Sequence[Any], error: BaseException) -> None:
         """These calls fail with this, each with a copy of its own."""
-        errors = {index: copy_of(error) for index in range(len(tokens))}
+        errors = {index: copy_of(error) for index in range(1 if self.fails_as_one else len(tokens))}
         self.deliver(tokens, [None] * len(tokens), errors)
 
     def abandon(self, error: BaseException) -> None:

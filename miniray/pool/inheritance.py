@@ -110,7 +110,9 @@ def _is_of_ipython(logger: Any, handler: Any) -> bool:
     """IPython and the kernel of a notebook log as well: what runs the program, and not what it does. An application
     made with traitlets has a logger of its own with traitlets' formatter; a kernel sets up tornado's."""
     formatter = type(getattr(handler, "formatter", None))
-    return formatter.__module__.partition(".")[0] == "traitlets" or logger.name == "tornado"
+    if formatter.__module__.partition(".")[0] == "traitlets":
+        return True
+    return logger.name == "tornado" and "ipykernel" in sys.modules
 
 
 def _has_descriptor(stream: Any) -> bool:
@@ -203,7 +205,8 @@ def _parts_of_class(cls: type[Any]) -> list[Any]:
     held = type.__dict__["__dict__"].__get__(cls)
     if held.get("__module__") != "__main__":
         return []
-    return [part for part in list(held.values()) if type(part) is not FunctionType]
+    parts = [part for part in list(held.values()) if type(part) is not FunctionType]
+    return [*type.__dict__["__bases__"].__get__(cls), *parts]
 
 
 def _attributes(value: Any) -> dict[str, Any]:

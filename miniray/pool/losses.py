@@ -85,7 +85,7 @@ class Losses:
 
     def replace_the_dead(self) -> None:
         """A worker that dies without a call is not missed before it gets the next one; now somebody looks."""
-        for member in self._crew.found_dead():
+        for member in () if self.has_left else self._crew.found_dead():
             self.replace(member)
 
     def give_up(self, error: BaseException) -> None:

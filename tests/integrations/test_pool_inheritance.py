@@ -414,3 +414,9 @@ def test_the_search_for_what_is_inherited_asks_no_proxy(monkeypatch: pytest.Monk
     assert find_shared(lambda: things) is None
     assert find_shared(lambda: (things, lock)) is lock
     assert find_shared(_UnwillingList([lock])) is lock and find_shared(_UnwillingDict(a=lock)) is lock
+
+
+def test_the_search_for_what_is_inherited_looks_into_base_classes() -> None:
+    lock = multiprocessing.Lock()
+    base = type("Base", (), {"__module__": "__main__", "lock": lock})
+    assert find_shared(type("Sub", (base,), {"__module__": "__main__"})()) is lock
