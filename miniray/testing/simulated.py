@@ -7,6 +7,7 @@ the background thread of a real process would. Users' code runs in fibers, which
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -239,7 +240,14 @@ class SimulatedProcess:
         def main() -> None:
             if self.cluster.on_call_back is not None:
                 self.cluster.on_call_back(name)
-            job()
+            try:
+                job()
+            except FiberKilled:
+                raise
+            except BaseException as error:  # as the thread of a real process shows it (callbacks.py), and goes on
+                threading.excepthook(
+                    threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+                )
             self.rouse_fibers()
 
         self.cluster.timeline.after(self.cluster.draw_lag(), lambda: self.start_fiber(main) if self.alive else None)
@@ -328,6 +336,7 @@ class SimulatedExecutor(Executor):
         assert home.process is not None
         super().__init__(home.process, record_start, home.cluster.timeline)
         self._home = home
+        self._serves: Fiber | None = None
 
     def begin(self, effect: RunTask) -> None:
         self._home.cluster.task_starts(self._home, effect.task)
@@ -337,9 +346,11 @@ class SimulatedExecutor(Executor):
         self._home.rouse_fibers()
 
     def raise_interrupt(self) -> None:
-        self._on_interrupt(0, None)
+        if self._home.cluster.awake is self._serves:  # a callback waits in a fiber of its own, and is no task
+            self._on_interrupt(0, None)
 
     def serve(self) -> None:
+        self._serves = self._home.cluster.awake
         try:
             super().serve()
         finally:

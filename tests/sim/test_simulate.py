@@ -226,7 +226,7 @@ def test_a_wait_without_an_end_is_told() -> None:
 
 
 def test_real_blocking_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 1.0)
     held = threading.Lock()
     held.acquire()
 

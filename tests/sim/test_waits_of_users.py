@@ -32,7 +32,7 @@ class Locks:
 
 
 def test_a_lock_that_a_sleeper_holds_is_told_with_both_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 1.0)
 
     def program() -> None:
         actors: list[Any] = [Locks.remote(), Locks.remote()]
@@ -42,7 +42,7 @@ def test_a_lock_that_a_sleeper_holds_is_told_with_both_lines(monkeypatch: pytest
         simulate(program)
     told = str(failed.value.__cause__)
     assert re.match(
-        r"task p1.t\d waits for what is outside of the simulation, for 0.2 real seconds, at .*of_users.py:\d+ "
+        r"task p1.t\d waits for what is outside of the simulation, for 1 real seconds, at .*of_users.py:\d+ "
         r"in sleep \(with lock:\)\. .* a lock, one of those below may hold it\n",
         told,
     ), told
@@ -53,7 +53,7 @@ def test_a_lock_that_a_sleeper_holds_is_told_with_both_lines(monkeypatch: pytest
 
 def test_what_blocks_is_not_explored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run of it takes 30 seconds."""
-    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 1.0)
     runs: list[int] = []
 
     def program() -> None:
@@ -146,6 +146,55 @@ def test_a_wait_is_cancelled() -> None:
             miniray.get(ref)
 
     assert simulate(program).statistics.virtual_seconds < SECONDS / 2
+
+
+ended: list[str] = []
+
+
+def sleeps_in_a_callback(done: Any) -> None:
+    time.sleep(20.0)
+    ended.append("callback")
+
+
+@miniray.remote
+def task_with_a_callback() -> None:
+    miniray.put(1).future().add_done_callback(sleeps_in_a_callback)
+    try:
+        time.sleep(SECONDS)
+    except KeyboardInterrupt:
+        ended.append("task")
+        raise
+
+
+def test_a_cancelled_task_is_struck_itself_and_not_its_callback() -> None:
+    def program() -> None:
+        ref = task_with_a_callback.remote()
+        time.sleep(10.0)
+        miniray.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            miniray.get(ref)
+        time.sleep(SECONDS)
+
+    for seed in range(4):
+        ended.clear()
+        simulate(program, seed=seed, faults="delays")
+        assert ended == ["task", "callback"]
+
+
+def test_what_a_callback_raises_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: shown.append(told.exc_type))
+
+    @miniray.remote
+    def task() -> int:
+        def raises(done: Any) -> None:
+            raise GeneratorExit
+
+        miniray.put(1).future().add_done_callback(raises)
+        time.sleep(1.0)
+        return 3
+
+    assert simulate(lambda: task.remote()).value == 3 and shown == [GeneratorExit]
 
 
 @miniray.remote
