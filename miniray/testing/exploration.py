@@ -243,11 +243,16 @@ def _smallest(
 ) -> tuple[Simulated, Recorder]:
     assert done.error is not None
     wanted = signature(done.error)
+    is_real = False
 
     def same(candidate: Failing) -> bool:
+        nonlocal is_real
+        if is_real:
+            return False  # the next may block as long, and takes nothing of the CPU, whose seconds are counted
         if isinstance(done.error, SimulationError) and candidate.nodes < done.nodes:
             return False  # where there are fewer CPUs, to wait for ever may be another failure
         found = exploration.run(candidate)
+        is_real = isinstance(found.error, NotSimulated)
         return exploration.fails(found) and found.error is not None and signature(found.error) == wanted
 
     plainest = Failing(NO_FAULTS, ())

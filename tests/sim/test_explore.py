@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 import miniray
 from miniray.errors import ActorDiedError
-from miniray.testing import NotDeterministic, RecordedChoices, SimulationFailed, explore
+from miniray.testing import NotDeterministic, RecordedChoices, SimulationFailed, explore, fibers
 from miniray.testing.recording import fault_of, read
 from miniray.testing.simulation import run_once
 from miniray.testing.size import Size
@@ -290,3 +291,22 @@ def test_the_collector_looks_at_nothing_that_was_there_before() -> None:
 
     test_it()
     assert counts[0] > least
+
+
+def test_shrinking_ends_at_the_first_wait_for_what_is_real(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(fibers, "UNWIND_SECONDS", 0.2)
+    held = threading.Lock()
+    runs: list[None] = []
+
+    def blocks_when_it_is_shrunk() -> None:
+        runs.append(None)
+        if len(runs) == 3:
+            held.acquire()
+            held.acquire(timeout=MAX_SECONDS)
+        raise ValueError
+
+    error = failure_of(blocks_when_it_is_shrunk, tmp_path, faults="delays")
+    assert isinstance(error.__cause__, ValueError) and len(runs) == 4  # the last is recorded
