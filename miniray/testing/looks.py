@@ -5,9 +5,9 @@ So looks take time, as calls take microseconds in a real process:
 
 - A few looks at a clock, as to log or to time something, take a microsecond each, and nobody goes on meanwhile: others
   need no turn, and a lock that is held here needs none either.
-- Whoever looks more often without a sleep or a wait in between *spins*. Each further look takes a microsecond more than
-  the one before, and others go on meanwhile. So a loop sees a second pass in 1,500 looks, an hour in 85,000. Were it
-  doubled instead, a task that writes a thousand lines to its log would take for ever.
+- Whoever looks more often in one task, without a sleep or a wait in between, *spins*. Each further look takes a
+  microsecond more than the one before, and others go on meanwhile. So a loop sees a second pass in 1,500 looks, an hour
+  in 85,000. Were it doubled instead, a task that writes a thousand lines to its log would take for ever.
 - A poll is nothing but waiting: others always go on meanwhile, and it takes at least a sixteenth of the time that was
   spun by then. So a loop of polls sees a second pass in 200 of them, an hour in 330.
 
@@ -28,7 +28,7 @@ _PART = 16
 
 
 class Spin:
-    """The looks of one fiber since it slept or waited."""
+    """The looks of one fiber since its task began, or it slept or waited."""
 
     __slots__ = ("looks", "seconds")
 

@@ -123,6 +123,8 @@ class World:
 
     def _on_task(self, task: PushedTask) -> None:
         self.began.append(task.task_id)
+        if self.cluster.awake is not None:
+            self.cluster.awake.spin.begin_anew()  # of a batch, whose tasks follow one another without a wait
         self._virtual.seed(f"{show(task.task_id)} {task.attempt} {self.cluster.session.hex()}")
         # What takes no time at all answers a batch of calls in one message, and nobody ever dies between two of them.
         seconds = _TASK_SECONDS[self.cluster.choices.choose(len(_TASK_SECONDS), "how long a task takes")]

@@ -140,12 +140,32 @@ def test_a_wait_begins_the_count_anew() -> None:
     assert 0 > simulate(program).value > -10e-6
 
 
-def test_polling_is_explored_and_found_wrong() -> None:
+@miniray.remote
+class Looks:
+    def looks(self) -> float:
+        begin = time.monotonic()
+        for _ in range(10):
+            time.monotonic()
+        return time.monotonic() - begin
+
+
+def test_each_task_of_a_batch_begins_the_count_anew() -> None:
+    def program() -> Any:
+        looks = Looks.remote()
+        return [looks.looks.remote() for _ in range(100)]
+
+    assert max(simulate(program).value) < 20e-6
+
+
+def test_a_program_that_polls_ends_whatever_dies() -> None:
+    ended: list[float] = []
+
     @explore(seeds=3, faults="crashes")
     def polls() -> None:
-        assert until_a_deadline() < 50.0
+        ended.append(until_a_deadline())
 
     polls()
+    assert len(ended) == 3 and all(2.0 <= seconds < 50.0 for seconds in ended)
 
 
 def test_the_other_clocks_are_virtual() -> None:
