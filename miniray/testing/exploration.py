@@ -208,7 +208,8 @@ def _failure(
     first = Failing(done.faults, done.choices, done.nodes)
     again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes).words()}
     with OtherOrders(exploration.packed, again) as others:
-        _assert_deterministic(exploration, seed, first, done)
+        done, note = _settled(exploration, seed, first, done)
+        first = Failing(done.faults, done.choices, done.nodes)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
         elsewhere = _elsewhere(exploration, seed, done, others)
         elsewhere = elsewhere or _only_here(exploration, seed, done, last, others)
@@ -222,7 +223,7 @@ def _failure(
     keep_users_frames(last.error)
     line = signature(done.error)[1]
     message = _message(exploration, seed, last, line, recording.matters, bool(struck), file)
-    error = SimulationFailed(message + elsewhere, last)
+    error = SimulationFailed(message + note + elsewhere, last)
     error.__cause__ = last.error
     return error
 
@@ -321,26 +322,34 @@ def recording_of(exploration: Exploration, seed: int | None, done: Simulated, re
 # ---- the same choices, the same run ------------------------------------------------------------------------
 
 
-def _assert_deterministic(exploration: Exploration, seed: int, failing: Failing, done: Simulated) -> None:
-    """Raises:
-    NotDeterministic: the run is another one when it is run again.
+def _settled(exploration: Exploration, seed: int, failing: Failing, done: Simulated) -> tuple[Simulated, str]:
+    """The run to go on with, and what there is to say to it: this one, or if the same choices give another run ever
+    after, with the same end, that one: something is done the first time only, as a module is imported.
+
+    Raises:
+        NotDeterministic: the run is another one when it is run again.
     """
     __tracebackhide__ = True
     second = Recorder()
     again = exploration.run(failing, second)
     if again.trace_hash == done.trace_hash:
-        return
+        return done, ""
     where = _parts_from(done.digests, again.digests, second)
     what = "the first run was another one than those after it: it may have left something behind, in a module's global"
     if where is not None:
         what = f"{where} did something else the second time, and the same ever after: it may have left something behind"
+    steady = _ends_alike(done, again)
     for _ in range(_MORE_RUNS):
         other = Recorder()
-        exploration.run(failing, other)
+        third = exploration.run(failing, other)
+        steady = steady and third.trace_hash == again.trace_hash and _ends_alike(third, again)
         found = parting(second.steps, other.steps, second.tasks)
         if found is not None:
             what = f"{where or found} did something else the second time"
             break
+    else:
+        if steady:
+            return again, f"\n\nTold is the second run; the first failed so, too, but was another one: {what}."
     real = f"\nIt used the real world: {'; '.join(done.statistics.real)}" if done.statistics.real else ""
     raise NotDeterministic(
         f"{exploration.name} fails with seed {seed}, but not twice in the same way: {what}.\n"
@@ -413,6 +422,12 @@ def _only_here(exploration: Exploration, seed: int, done: Simulated, last: Simul
         f"in this process, where the plainest run of all fails:\n  {one_line(done.error)}\n{place}\n{depends}.\n"
         "Make what a run fills in the test itself, or empty it there.", done
     ) from done.error  # fmt: skip
+
+
+def _ends_alike(one: Simulated, other: Simulated) -> bool:
+    if one.error is None or other.error is None:
+        return one.error is other.error
+    return signature(one.error) == signature(other.error) and one_line(one.error) == one_line(other.error)
 
 
 def _same_end(one: tuple[str, str], other: tuple[str, str]) -> bool:

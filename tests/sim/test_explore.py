@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import sys
 import threading
 import time
 import unittest
@@ -17,6 +18,7 @@ import pytest
 import miniray
 from miniray.errors import ActorDiedError
 from miniray.testing import NotDeterministic, RecordedChoices, SimulationFailed, explore, fibers
+from miniray.testing.faults import NO_FAULTS
 from miniray.testing.recording import fault_of, read
 from miniray.testing.simulation import run_once
 from miniray.testing.size import Size
@@ -209,10 +211,28 @@ def remembers() -> None:
     raise ValueError("planned")
 
 
-def test_what_only_the_first_run_does_is_named(tmp_path: Path) -> None:
+def test_what_only_the_first_run_does_is_named_beside_the_story_of_the_same_end(tmp_path: Path) -> None:
     Remembered.calls = 0
     error = failure_of(remembers, tmp_path, faults="none")
-    assert isinstance(error, NotDeterministic) and "left something behind" in str(error)
+    assert not isinstance(error, NotDeterministic) and "fails with seed 0 (run 1 of" in str(error)
+    assert "Told is the second run" in str(error) and "left something behind" in str(error)
+    assert error.simulated.trace_hash == run_once(remembers, RecordedChoices(()), NO_FAULTS, Size()).trace_hash
+
+
+def imports_when_it_runs() -> None:
+    import looks_when_imported
+
+    assert miniray.get(miniray.put(looks_when_imported.BEGIN)) == "never"
+
+
+def test_a_module_imported_by_the_first_run_may_look_at_a_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "looks_when_imported.py").write_text("import time\nBEGIN = time.time()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    error = failure_of(imports_when_it_runs, tmp_path)
+    monkeypatch.delitem(sys.modules, "looks_when_imported")
+    assert not isinstance(error, NotDeterministic) and "the plainest run of all fails so" in str(error)
 
 
 @miniray.remote
