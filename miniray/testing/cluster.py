@@ -167,6 +167,8 @@ class SimulatedCluster:
                 self._step()
             if fiber.error is not None:
                 raise fiber.error
+            if fiber.unwound:
+                raise SimulationError("the program has not come to its end, though nothing has failed")
         finally:
             context.set_current(None)
 

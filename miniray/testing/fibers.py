@@ -104,7 +104,7 @@ class _Thread:
 
 
 class Fiber:
-    """One line of execution. `error` is what its code raised, if it did.
+    """One line of execution. `error` is what its code raised, if it did; `unwound`: FiberKilled has ended it.
 
     Args:
         body: what it runs.
@@ -118,6 +118,7 @@ class Fiber:
         self._on_resume = on_resume
         self.ended = False
         self.killed = False
+        self.unwound = False
         self.resumed_times = 0
         self.spin = Spin()
         self._awake = False
@@ -187,7 +188,7 @@ class Fiber:
                 self._on_resume()
                 body()
         except FiberKilled:
-            pass
+            self.unwound = True
         except BaseException as error:
             self.error = error
         self.ended = True

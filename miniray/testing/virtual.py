@@ -83,6 +83,7 @@ class Virtual:
         self._waits = waits
         self._drawn = _Drawn()
         self._replaced: list[tuple[Any, str, Any]] = []
+        self._virtual: dict[tuple[Any, str], Any] = {}  # by where it is and its name
 
     def seed(self, name: str) -> None:
         """A task begins in the fiber that calls this."""
@@ -92,6 +93,8 @@ class Virtual:
         """Args:
         names: the globals of the program, where these functions may be bound as well.
         """
+        global _active
+        _active = self
         new: dict[Any, Any] = {}  # by the real function
         for unit, factor in (("", 0), ("_ns", 1_000_000_000)):
             for name, origin in (("monotonic", 0.0), ("perf_counter", 0.0), ("time", EPOCH_SECONDS)):
@@ -125,10 +128,12 @@ class Virtual:
         self._replace(threading, "_allocate_lock", self._waits.allocate_lock, {})
         for module, name in ((threading, "_time"), (queue, "time")):
             self._replace(module, name, self._clock(self._now, 0.0, 0), {})
-        for kind in selectors_classes():
+        for kind in dict.fromkeys(selectors_classes()):  # the default one has two names
             self._replace(kind, "select", self._waits.select, {})
 
     def end(self) -> None:
+        global _active
+        _active = None
         _auditing.note = None
         while self._replaced:
             home, name, real = self._replaced.pop()
@@ -139,10 +144,13 @@ class Virtual:
 
     def _replace(self, home: ModuleType | type, name: str, make: Callable[[Any], Any], new: dict[Any, Any]) -> None:
         real = getattr(home, name)
-        virtual = make(real)
+        key = home, name
+        self._virtual[key] = make(real)
 
         def either(*args: Any, **kwargs: Any) -> Any:
-            return (virtual if inside_fiber() else real)(*args, **kwargs)
+            # A module that is imported in a run may bind this for ever: it is of the run that lasts now, not of this.
+            run = _active if inside_fiber() else None
+            return (real if run is None else run._virtual[key])(*args, **kwargs)
 
         either.__name__ = either.__qualname__ = name  # pickled by this name, as the real one
         either.__module__ = home.__name__ if isinstance(home, ModuleType) else home.__module__
@@ -195,6 +203,7 @@ class Virtual:
         return drawn.source
 
 
+_active: Virtual | None = None  # of the run that lasts now
 _BOUND = ("builtin_function_or_method", "method", "function")
 
 

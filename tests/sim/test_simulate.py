@@ -8,6 +8,7 @@ import random
 import re
 import secrets
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -95,6 +96,35 @@ def test_everything_is_as_before_when_it_has_ended() -> None:
         simulate(lambda: 1 / random.choice([0]))
     assert names == (time.sleep, time.time, random.random, random._urandom, sleep)  # type: ignore[attr-defined]
     assert random.getstate() == state
+
+
+def test_a_module_that_a_run_imports_is_of_each_run_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "from random import random\nfrom time import monotonic, sleep\n"
+    (tmp_path / "imported_in_a_run.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def program() -> tuple[float, float]:
+        import imported_in_a_run as late
+
+        before = late.monotonic()
+        late.sleep(LONG_SECONDS)
+        return late.random(), late.monotonic() - before
+
+    try:
+        first, second = simulate(program, seed=1).value, simulate(program, seed=1).value
+        late: Any = sys.modules["imported_in_a_run"]
+        assert first == second == (first[0], pytest.approx(LONG_SECONDS))
+        assert abs(late.monotonic() - time.monotonic()) < LONG_SECONDS  # the real one, between runs
+    finally:
+        sys.modules.pop("imported_in_a_run", None)
+
+
+def test_a_program_that_has_not_ended_has_not_passed() -> None:
+    def program() -> None:
+        raise fibers.FiberKilled
+
+    with pytest.raises(SimulationFailed, match="has not come to its end"):
+        simulate(program)
 
 
 def test_the_collector_looks_at_nothing_that_was_there_before_a_run() -> None:
