@@ -30,7 +30,7 @@ from miniray.testing.arguments import check_allowed, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.waits import NotSimulated, SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
-from miniray.testing.hash_order import OtherOrders, comparable, pack
+from miniray.testing.hash_order import Elsewhere, OtherOrders, comparable, pack
 from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.matters import order_of_calls, what_matters
@@ -385,40 +385,54 @@ def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: Oth
             f"\n\nIn another interpreter {who} did something else with the same choices: os.getpid(), a file, or what "
             "a fixture has set, say. So a replay may be another run."
         )
-    raise NotDeterministic(
+    raise _by_hash_order(exploration, seed, done, who) from done.error
+
+
+def _by_hash_order(exploration: Exploration, seed: int, done: Simulated, who: str) -> NotDeterministic:
+    return NotDeterministic(
         f"{exploration.name} fails with seed {seed}, but depends on hash order: {who} did something else in an "
         "interpreter with another PYTHONHASHSEED, where sets of strings have another order.\n"
         "Iterate over sorted(...) of the set, or over a dict. (With PYTHONHASHSEED=0 in the environment the order is "
         "the same each time, and this is not asked.)", done
-    ) from done.error  # fmt: skip
+    )  # fmt: skip
 
 
 def _only_here(exploration: Exploration, seed: int, done: Simulated, last: Simulated, others: OtherOrders) -> str:
     """What there is to say when the same choices end otherwise in a new interpreter, as a part of the message.
 
     Raises:
-        NotDeterministic: no fault and no choice matters: only what was in this process before the run.
+        NotDeterministic: no fault and no choice matters: only what was in this process before the run; or it depends
+            on the order of sets after all, which was the same in the first of those interpreters.
     """
     __tracebackhide__ = True
     there = others.first()
     assert done.error is not None
-    if there is None or (there.error is not None and _same_end(there.error[0], signature(done.error))):
+    wanted = signature(done.error)
+
+    def so(other: Elsewhere) -> bool:
+        return other.error is not None and _same_end(other.error[0], wanted)
+
+    if there is None or so(there):
         return ""
+    by_order = others.ended_so_by_order(so, parting)
+    if by_order is not None:
+        raise _by_hash_order(exploration, seed, done, by_order) from done.error
     recorder = comparable()
     exploration.run(Failing(done.faults, done.choices, done.nodes), recorder)
     who = others.parts_here(recorder, parting)
     ended = f"it ended with {there.error[1]}" if there.error is not None else "it ended with no error"
+    count = seed - exploration.seeds.start + 1
     depends = (
         f"With the same choices in a new interpreter {ended}{f', and {who} did something else' if who else ''}.\n"
-        "So it depends on what earlier runs, other tests or a fixture have left in this process: a module's global, a "
-        "cache, a class attribute, an object of a fixture"
+        f"So it depends on what {'earlier runs, ' if count > 1 else ''}other tests or a fixture have left in this "
+        "process: a module's global, a cache, a class attribute, an object of a fixture"
     )
     if last.faults != NO_FAULTS or any(last.choices):
         return f"\n\n{depends}. A replay may be another run."
     line = signature(done.error)[1]
     place = f"  at {line}\n" if line else ""
     raise NotDeterministic(
-        f"{exploration.name} fails in run {seed - exploration.seeds.start + 1} of {len(exploration.seeds)}, and only "
+        f"{exploration.name} fails in run {count} of {len(exploration.seeds)}, and only "
         f"in this process, where the plainest run of all fails:\n  {one_line(done.error)}\n{place}\n{depends}.\n"
         "Make what a run fills in the test itself, or empty it there.", done
     ) from done.error  # fmt: skip

@@ -4,7 +4,8 @@ That order, hash order, is another one in each interpreter and stays within it. 
 interpreters with a PYTHONHASHSEED each, beside the shrinking. They are compared with one another: in all of them the
 program has come the same way. Where two part, one more with the hash seed of the first tells hash order from all else
 that is another one in another process (`os.getpid`, a file). With the run that failed only the end is compared: where
-theirs is another one, what was in this process before matters, a module's cache that earlier runs have filled, say.
+theirs is another one, and with more hash seeds as well, what was in this process before matters, a module's cache that
+earlier runs have filled, say.
 
 - A function at the top of an importable module is found there, its arguments are pickled; any other one is pickled by
   value. That is done before the first run, which may change them. What cannot be pickled is not compared, and the
@@ -47,6 +48,7 @@ PATIENCE_SECONDS = 10.0  # from their start; who needs longer is not waited for
 MAX_BYTES = 64 << 20  # of arguments, which are pickled for each test: most do not fail
 LIFE_SECONDS = 60  # of an interpreter whose parent was killed
 HASH_SEEDS = (1, 2, 3)  # two elements have the same order in all of them once in four times
+MORE_HASH_SEEDS = (4, 5, 6)  # when all of those have ended otherwise than the run that failed
 INSIDE = "MINIRAY_OTHER_ORDER"  # set in those interpreters, where no more are started
 Parting = Callable[[list[Step], list[Step], dict[str, Any]], str | None]
 
@@ -139,6 +141,25 @@ class OtherOrders:
     def first(self) -> Elsewhere | None:
         """How it went in one of them; None: nobody knows."""
         return self._result(1) if self._children else None
+
+    def ended_so_by_order(self, so: Callable[[Elsewhere], bool], parting: Parting) -> str | None:
+        """Who did another thing where it ends so, in interpreters with other hash seeds; None: it does in none."""
+        first = self.first()
+        if first is None or len(self._hash_seeds) == 1:
+            return None
+        self._until = max(self._until, time.monotonic() + PATIENCE_SECONDS)
+        for hash_seed in MORE_HASH_SEEDS:  # which are their numbers, too
+            self._start(hash_seed, hash_seed)
+        for hash_seed in MORE_HASH_SEEDS:
+            found = self._result(hash_seed)
+            if found is not None and so(found):
+                self._until = max(self._until, time.monotonic() + PATIENCE_SECONDS)
+                self._start(0, hash_seed)
+                control = self._result(0)
+                if control is not None and so(control):
+                    return parting(first.steps, found.steps, first.tasks) or "the program"
+                return None
+        return None
 
     def parts_here(self, recorder: Recorder, parting: Parting) -> str | None:
         """Who did another thing in this process, in a run with a `comparable` recorder; None: nobody can tell."""

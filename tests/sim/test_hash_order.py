@@ -98,7 +98,42 @@ def test_what_cannot_be_pickled_is_told_in_a_line(tmp_path: Path) -> None:
 
 def test_a_fixed_order_is_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "7")
+    started: list[int] = []
+
+    class Seen(hash_order.OtherOrders):
+        def _start(self, number: int, hash_seed: int) -> None:
+            started.append(hash_seed)
+            super()._start(number, hash_seed)
+
+    monkeypatch.setattr(exploration, "OtherOrders", Seen)
     assert "hash order" not in str(failure_of(first_of_all, tmp_path, tmp_path))
+    assert started == [7]
+
+
+SIDES = {"left", "right"}
+
+
+def goes_elsewhere(here: str) -> None:
+    assert miniray.get(Roll.remote().call.remote(next(iter(SIDES)))) != here
+
+
+def first_side(hash_seed: int) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    command = [sys.executable, "-c", "print(next(iter({'left', 'right'})))"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_an_order_that_the_first_interpreters_have_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = next(iter(SIDES))
+    seeds = range(1, 30)
+    other = [seed for seed in seeds if first_side(seed) != here]
+    same = [seed for seed in seeds if seed not in other]
+    monkeypatch.setattr(hash_order, "HASH_SEEDS", other[:3])
+    monkeypatch.setattr(hash_order, "MORE_HASH_SEEDS", (other[3], same[0]))
+    error = failure_of(goes_elsewhere, tmp_path, here)
+    assert isinstance(error, NotDeterministic) and "depends on hash order: the program did" in str(error)
 
 
 cache: dict[int, int] = {}
@@ -143,6 +178,16 @@ def test_what_an_earlier_run_left_behind_is_no_story(
     assert text.startswith("fills_a_cache fails in run 2 of 200, and only in this process") and __file__ in text
     assert "in a new interpreter it ended with no error, and task load (called at" in text
     assert "no delay is needed" not in text
+
+
+def finds_a_cache() -> None:
+    assert not cache
+
+
+def test_no_earlier_run_is_named_in_the_first(tmp_path: Path) -> None:
+    cache[0] = 1
+    text = str(failure_of(finds_a_cache, tmp_path))
+    assert "fails in run 1 of 200, and only in this process" in text and "on what other tests or a fixture" in text
 
 
 def fills_an_argument(seen: list[int]) -> None:
