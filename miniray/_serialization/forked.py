@@ -45,7 +45,13 @@ class Inherited:
 
     def has(self, parts: list[Any]) -> bool:
         """Whether all of these functions and classes are what they were."""
-        return all(self.definitions.get(key, MISSING) == version for key, version in map(_version_of, parts))
+        return all(map(self._has, parts))
+
+    def _has(self, part: Any) -> bool:
+        if not _has_key(part):  # it was made since; asking must give it none, for a lambda's bytes are to stay the same
+            return False
+        key, version = _version_of(part)
+        return bool(self.definitions.get(key, MISSING) == version)
 
 
 NOTHING = Inherited(0, {}, {})  # what workers have that were not forked from this process
@@ -55,12 +61,13 @@ def is_known(thing: Any, target: Inherited | None) -> list[Any] | None:
     """The parts of a function or class that the receiver has and is only told the key of. Without a target it is who
     reads a result: most likely the driver.
     """
-    if target is None and not _kept:
+    if target is NOTHING or (target is None and not _kept):
         return None
     parts = parts_of(thing)
     if target is not None:
         return parts if parts and target.has(parts) else None
-    return parts if any(map(_is_bound_to_stay, parts)) and _version_of(thing)[0] in _things else None
+    is_kept = any(map(_is_bound_to_stay, parts)) and _has_key(thing) and key_of(thing) in _things
+    return parts if is_kept else None
 
 
 def _is_bound_to_stay(part: Any) -> bool:
@@ -99,6 +106,10 @@ def _inner(thing: Any) -> Iterable[Any] | None:
     if issubclass(kind, type) and thing.__module__ == "__main__":
         return [*vars(thing).values(), *thing.__mro__]
     return None
+
+
+def _has_key(thing: Any) -> bool:
+    return isinstance(thing, type) or thing in versions.functions
 
 
 def _version_of(thing: Any) -> tuple[Key, Any]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 MISSING = object()
 _EMPTY = object()  # is in a cell that is not bound yet
 LOCKS: dict[type[Any], Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, object)
 TRACKED_CLASSES = 1000  # whose attributes are remembered, to see them change; a forgotten one is sent anew
 
 GlobalsKey = tuple[str, str, str]  # namespace, module, origin
@@ -101,7 +102,7 @@ class GlobalsTable:
 class _KnownFunction(NamedTuple):
     key: FunctionKey
     version: int
-    parts: tuple[Callable[[], Any], ...]  # that it had when it got this version
+    parts: list[Callable[[Any], bool]]  # each tells whether it is what the function had when it got this version
 
 
 class _Versions:
@@ -149,16 +150,15 @@ class _Versions:
                 self.last_function += 1
                 return self.know_function(function, (self.origin, self.last_function), 1)
             if known.key[0] == self.origin:
-                had = [part() for part in known.parts]
                 parts = _parts_of(function)
-                if len(had) != len(parts) or not all(map(is_, had, parts)):
+                if len(known.parts) != len(parts) or not all(map(_is_told_by, parts, known.parts)):
                     return self.know_function(function, known.key, known.version + 1)
             return known.key, known.version
 
     def know_function(self, function: Any, key: FunctionKey, version: int) -> tuple[FunctionKey, int]:
         """From now on it is found by this key, among those with the same globals."""
         with self.lock:
-            self.functions[function] = _KnownFunction(key, version, tuple(map(_hold, _parts_of(function))))
+            self.functions[function] = _KnownFunction(key, version, [*map(_recognise, _parts_of(function))])
             bound = getattr(function if type(function) is FunctionType else function.__wrapped__, "__globals__", None)
             self.by_key[key, id(bound)] = function
         return key, version
@@ -194,8 +194,9 @@ def _parts_of(function: Any) -> tuple[Any, ...]:
     """What makes it another function when it is replaced; none are those of an `lru_cache`."""
     if type(function) is not FunctionType:
         return ()
+    named = function.__kwdefaults__ or {}
     cells = [_contents(cell) for cell in function.__closure__ or ()]
-    return function.__code__, function.__defaults__, function.__kwdefaults__, *cells
+    return function.__code__, *(function.__defaults__ or ()), MISSING, *named, *named.values(), *cells
 
 
 def _contents(cell: CellType) -> Any:
@@ -216,6 +217,19 @@ def _hold(value: Any) -> Callable[[], Any]:
     except TypeError:
         return lambda: value
     return lambda: MISSING if (held := weak()) is None else held  # a dead one must not pass for None
+
+
+def _recognise(value: Any) -> Callable[[Any], bool]:
+    """A list or dict, which may lead back to the function, is told by its id: held here, neither would be freed."""
+    if type(value) in _ATOMS or type(value).__weakrefoffset__:
+        held = _hold(value)
+        return lambda other: held() is other
+    number = id(value)
+    return lambda other: id(other) == number
+
+
+def _is_told_by(part: Any, tells: Callable[[Any], bool]) -> bool:
+    return tells(part)
 
 
 def state_of(cls: type[Any]) -> dict[str, Any]:

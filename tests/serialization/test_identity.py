@@ -139,3 +139,43 @@ def test_what_only_a_fork_has_comes_home_by_its_key(drive) -> None:
             raise AssertionError
         forked.close()
     """)
+
+
+@pytest.mark.parametrize("fork", ["", FORKED])
+def test_lambdas_that_are_made_anew_are_one_definition(drive, fork: str) -> None:
+    drive("""
+        def make(): return lambda: 1
+        """ + fork + """
+        assert len({worker.exporter.export(make())[0] for _ in range(3)}) == 1
+    """)
+
+
+def test_a_function_in_a_cycle_with_what_it_holds_is_freed(drive) -> None:
+    drive("""
+        import gc, weakref
+        def make(function):
+            def inner(): return kept
+            kept = [inner]
+            return inner
+        def count(held):
+            import gc
+            alive = globals().setdefault("alive", __import__("weakref").WeakSet())
+            alive.add(held)
+            del held
+            gc.collect()
+            return len(alive)
+        def define():
+            def named(into={}): return into
+            named.__qualname__ = "named"
+            named.__defaults__[0]["it"] = named
+            return named
+        made = weakref.WeakSet()
+        for each in (lambda: make(None), define):
+            for _ in range(3):
+                function = each()
+                made.add(function)
+                assert worker(count, function) <= 1
+            del function
+            gc.collect()
+            assert not len(made)
+    """)
