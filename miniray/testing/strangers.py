@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -22,12 +23,32 @@ from miniray.testing.waits import NotSimulated, SimulationError
 _ever_started: WeakSet[threading.Thread] = WeakSet()  # by simulated code
 
 
+def _is_users(thread: threading.Thread) -> bool:
+    """No fiber, and none that Python only has a name for."""
+    return not (thread.name.startswith("miniray-") or isinstance(thread, threading._DummyThread))
+
+
+def _pools() -> Mapping[threading.Thread, Any]:
+    """The threads of every ThreadPoolExecutor, and the queues of what they shall do."""
+    module: Any = sys.modules.get("concurrent.futures.thread")
+    return dict(module._threads_queues) if module is not None else {}
+
+
+def _idle(thread: threading.Thread, frame: FrameType | None) -> bool:
+    """Whether this thread of a pool waits for something to do; a work item is run in a frame of its own."""
+    queue = _pools().get(thread)
+    if queue is None or frame is None or frame.f_code.co_name != "_worker":
+        return False
+    return bool(queue.empty())
+
+
 class Strangers:
     """Those of one run. `fail` is told what ends it; it is created in the thread that runs the cluster."""
 
     def __init__(self, fail: Callable[[SimulationError], None]) -> None:
         self._fail = fail
         self._runner = threading.get_ident()
+        self._before = WeakSet(threading.enumerate())
         self._started: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()  # and where
         self._starts = False
         self._met: NotSimulated | None = None
@@ -44,8 +65,20 @@ class Strangers:
 
     @property
     def live(self) -> bool:
-        """Whether one does that may end what simulated code waits for; a pool of threads may be of an earlier run."""
-        return self._starts or any(thread.is_alive() for thread in list(_ever_started))
+        """Whether one does that may end what simulated code waits for; a pool of threads may be of before the run."""
+        return self._starts or bool(self._living())
+
+    @property
+    def busy(self) -> bool:
+        """Whether one of them is anything else than a thread of a pool that has nothing to do."""
+        frames: dict[int, FrameType] = sys._current_frames() if _pools() else {}
+        return self._starts or any(not _idle(one, frames.get(one.ident or 0)) for one in self._living())
+
+    def _living(self) -> list[threading.Thread]:
+        """Those that this run, or an earlier one, has started, and theirs; and the pools' of before. Others that were
+        there before, those of a debugger say, are none of the program's."""
+        begun = [one for one in threading.enumerate() if one not in self._before and _is_users(one)]
+        return [one for one in {*begun, *_ever_started, *_pools()} if one.is_alive()]
 
     def check(self) -> None:
         """Asked by each word of miniray.

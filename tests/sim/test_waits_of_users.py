@@ -267,3 +267,85 @@ def test_a_socket_may_end_a_wait_of_asyncio() -> None:
 
     with other:
         assert simulate(lambda: asyncio.run(main())).value == b"x"
+
+
+@miniray.remote
+def sleeps(x: int) -> int:
+    time.sleep(SECONDS)
+    return x
+
+
+def uses_a_pool_and_a_ref() -> Any:
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(abs, -1).result()
+        return sleeps.remote(3).future().result()
+
+
+def awaits_a_thread_and_a_ref() -> Any:
+    async def main() -> Any:
+        await asyncio.to_thread(abs, -1)
+        return await sleeps.remote(3)
+
+    return asyncio.run(main())
+
+
+def awaits_beside_a_socket() -> Any:
+    async def main() -> Any:
+        one, other = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=one)
+        with other:
+            await asyncio.sleep(SECONDS)
+            writer.close()
+        return 3
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("program", [uses_a_pool_and_a_ref, awaits_a_thread_and_a_ref, awaits_beside_a_socket])
+def test_what_is_idle_beside_a_wait_holds_nothing_up(program: Callable[[], Any]) -> None:
+    done, again = simulate(program), simulate(program)
+    assert done.value == 3 and done.statistics.virtual_seconds >= SECONDS and done.trace_hash == again.trace_hash
+
+
+def test_a_pool_that_a_run_leaves_behind_holds_no_later_one_up() -> None:
+    pools: list[ThreadPoolExecutor] = []
+
+    def leaves() -> None:
+        pools.append(ThreadPoolExecutor(1))
+        pools[0].submit(abs, -1).result()
+
+    simulate(leaves)
+    with pools[0]:
+        assert simulate(lambda: sleeps.remote(3).future().result()).value == 3
+        assert simulate(lambda: pools[0].submit(sum, range(1_000_000)).result()).value == 499_999_500_000
+        with pytest.raises(SimulationFailed, match="waits, and nothing is left to happen"):
+            simulate(lambda: threading.Event().wait())
+
+
+go: list[int] = []
+
+
+@miniray.remote
+def lets_go() -> None:
+    time.sleep(SECONDS)
+    go.append(1)
+
+
+def test_a_thread_may_end_a_wait_after_others_have_gone_on() -> None:
+    """It is a thread that a thread has started, too."""
+    go.clear()
+    event = threading.Event()
+
+    def spins() -> None:
+        while not go:
+            pass
+        event.set()
+
+    def program() -> bool:
+        ref = lets_go.remote()
+        thread = threading.Thread(target=lambda: threading.Thread(target=spins, daemon=True).start())
+        thread.start()
+        thread.join()
+        return event.wait() and miniray.get(ref) is None
+
+    assert simulate(program).value
