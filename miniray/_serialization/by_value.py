@@ -29,6 +29,7 @@ from miniray._serialization.namespaces import (
     Binding,
     FunctionKey,
     GlobalsKey,
+    changes_in_place,
     class_versions,
     is_only_inherited,
     same_objects,
@@ -108,7 +109,7 @@ def _reduce_lru_cache(made: Any) -> Any:
     module, name = made.__module__, getattr(made, "__qualname__", None)  # none around an instance, or a partial
     if name and module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is made:
         return name
-    known = versions.of_function(made) if name and "<" not in name else None
+    known = versions.of_function(made) if name and "<" not in name and not changes_in_place(made) else None
     return make_lru_cache, (made.__wrapped__, made.cache_parameters(), known)
 
 
@@ -248,7 +249,7 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
             bindings = tuple([(name, *applied[name]) for name in sent])
         known = None
         if "<" not in function.__qualname__ or function in versions.functions:  # others are made anew all the time
-            known = versions.of_function(function)
+            known = None if changes_in_place(function) else versions.of_function(function)
         state = attributes, slots, bindings, known
         return _make_function, (known, code, named, closure), state, None, None, _set_function_state
 

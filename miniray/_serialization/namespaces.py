@@ -16,7 +16,9 @@ a global which the work function reads) raises NameError. So here:
 - **A thread's lock that is an attribute of a class is made anew in each process**, as an import of the class would make
   it: it guards what this process has of the class. One in a value, a closure or a global is an error, or is inherited.
 - **A function that has a name of its own is one object in each process** (`of_function`). It travels with a key and a
-  version, which counts its changes; whoever has that version has it already. Coming home it is the very function.
+  version, which counts its changes; whoever has that version has it already. Coming home it is the very function. One
+  that has attributes, or holds what can change in place in its closure, is pickled anew each time (`changes_in_place`).
+  Defaults are as globals are: one that is changed in place is not sent again.
 - **What a function has of a global is what the receiver has of it**: a default that is the object of a binding which
   came earlier becomes that one, so `default is MISSING` holds there.
 - Values must name the namespace of the functions that they meet: `serialize(value, namespace)`.
@@ -25,6 +27,7 @@ a global which the work function reads) raises NameError. So here:
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import sys
 import threading
@@ -34,7 +37,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import is_
-from types import CellType, FunctionType
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ MISSING = object()
 _EMPTY = object()  # is in a cell that is not bound yet
 LOCKS: dict[type[Any], Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, object)
+_FIXED = (*_ATOMS, FunctionType, BuiltinFunctionType, functools._lru_cache_wrapper, ModuleType)
 TRACKED_CLASSES = 1000  # whose attributes are remembered, to see them change; a forgotten one is sent anew
 
 GlobalsKey = tuple[str, str, str]  # namespace, module, origin
@@ -190,13 +194,41 @@ class _Versions:
                 yield name, number, same()
 
 
-def _parts_of(function: Any) -> tuple[Any, ...]:
-    """What makes it another function when it is replaced; none are those of an `lru_cache`."""
-    if type(function) is not FunctionType:
-        return ()
-    named = function.__kwdefaults__ or {}
-    cells = [_contents(cell) for cell in function.__closure__ or ()]
-    return function.__code__, *(function.__defaults__ or ()), MISSING, *named, *named.values(), *cells
+def _parts_of(function: Any) -> list[Any]:
+    """What makes it another function when it is replaced."""
+    parts: list[Any] = []
+    for one in _functions_in(function):
+        named = one.__kwdefaults__ or {}
+        parts += (one.__code__, *(one.__defaults__ or ()), MISSING, *named, *named.values(), *_cells_of(one))
+    return parts
+
+
+def changes_in_place(function: Any) -> bool:
+    """Whether no version tells all that its next pickle could have, and this one has not: a list in a cell changes,
+    and so do attributes. Defaults do, too, but they are the receiver's own, as its globals are."""
+    return any(
+        vars(one).keys() - {"__wrapped__"}
+        or any(type(held) not in _FIXED and not issubclass(type(held), type) for held in _cells_of(one))
+        for one in _functions_in(function)
+    )
+
+
+def _functions_in(function: Any) -> list[FunctionType]:
+    """It, and those that its cells hold, as a decorator's do."""
+    found: dict[int, FunctionType] = {}
+    pending = [function]
+    while pending:
+        one = pending.pop()
+        if type(one) is functools._lru_cache_wrapper:
+            pending.append(one.__wrapped__)
+        elif type(one) is FunctionType and id(one) not in found:
+            found[id(one)] = one
+            pending += _cells_of(one)
+    return [*found.values()]
+
+
+def _cells_of(function: FunctionType) -> list[Any]:
+    return [_contents(cell) for cell in function.__closure__ or ()]
 
 
 def _contents(cell: CellType) -> Any:

@@ -179,3 +179,48 @@ def test_a_function_in_a_cycle_with_what_it_holds_is_freed(drive) -> None:
             gc.collect()
             assert not len(made)
     """)
+
+
+def test_an_argument_that_has_changed_in_place_is_seen_as_it_is(drive) -> None:
+    drive("""
+        import functools
+        calls = []
+        def noted(function):
+            seen = []
+            @functools.wraps(function)
+            def run(x):
+                seen.append(x)
+                return [*seen]
+            return run
+        def counted(function):
+            count = 0
+            @functools.wraps(function)
+            def run(x):
+                nonlocal count
+                count += 1
+                return function(x), count
+            return run
+        @noted
+        def listed(x): pass
+        @functools.cache
+        @noted
+        def cached(x): pass
+        @functools.cache
+        @counted
+        @noted
+        def wrapped(x): pass
+        @counted
+        @counted
+        def twice(x): pass
+        def marked(): pass
+        marked.of = 0
+        def look(function): return function(2)
+        assert [worker(look, each) for each in (listed, cached, wrapped, twice)] == [[2], [2], ([2], 1), ((None, 1), 1)]
+        for each in (listed, cached, wrapped, twice):
+            each(1)
+        assert [worker(look, each) for each in (listed, cached)] == [[1, 2], [1, 2]]
+        assert [worker(look, each) for each in (wrapped, twice)] == [([1, 2], 2), ((None, 2), 2)]
+        def ask(function): return function.of
+        for marked.of in (0, 1):
+            assert worker(ask, marked) == marked.of
+    """)
