@@ -10,6 +10,9 @@ So looks take time, as calls take microseconds in a real process:
   in 85,000. Were it doubled instead, a task that writes a thousand lines to its log would take for ever.
 - A poll is nothing but waiting: others always go on meanwhile, and it takes at least a sixteenth of the time that was
   spun by then. So a loop of polls sees a second pass in 200 of them, an hour in 330.
+- A sleep that is no longer than one more look is such a look, and a timeout that is no longer is a poll. Only a longer
+  one begins anew, or a loop of `time.sleep(1e-6)` would come to no end. A short sleep is not taken for a poll: some
+  hundred of them, in a loop that does a little work each time, would take an hour.
 
 Nothing of it is a choice, so one seed stays one run, and a schedule shrinks as before.
 """
@@ -45,6 +48,13 @@ class Spin:
         if polls:
             seconds = max(seconds, self.seconds / _PART)
         self.seconds += seconds
+        return seconds
+
+    def lasting(self, seconds: float, *, polls: bool) -> float:
+        """How long a sleep takes, or a timeout (which polls), of so many seconds."""
+        if seconds <= LOOK_SECONDS * max(1, self.looks + 1 - FEW):
+            return self.cost(polls=polls)
+        self.begin_anew()
         return seconds
 
 

@@ -300,7 +300,9 @@ class SimulatedDrives:
         if timeout is not None and timeout <= 0:
             look(home, fiber, polls=True)
             return waiter.is_ready
-        deadline = None if timeout is None else timeline.now + timeout
+        deadline = None
+        if timeout is not None and not waiter.is_ready:
+            deadline = timeline.now + fiber.spin.lasting(timeout, polls=True)
         while home.alive and not waiter.is_ready and not (home.process and home.process.ended):
             entry = (fiber, waiter)
             home.waiting.append(entry)
@@ -310,7 +312,8 @@ class SimulatedDrives:
             try:
                 fiber.park()
             finally:
-                fiber.spin.begin_anew()
+                if timeout is None:
+                    fiber.spin.begin_anew()
                 waiter.after_sleep()
                 if entry in home.waiting:
                     home.waiting.remove(entry)

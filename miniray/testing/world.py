@@ -142,7 +142,7 @@ class World:
     def _sleep(self, seconds: float) -> None:
         if seconds:
             if self.cluster.awake is not None:
-                self.cluster.awake.spin.begin_anew()
+                seconds = self.cluster.awake.spin.lasting(seconds, polls=False)
             self.cluster.sleep(seconds)
         else:
             self._look(polls=True)

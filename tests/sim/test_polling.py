@@ -62,6 +62,21 @@ def sleeps_of_no_time() -> float:
     return time.monotonic() - begin
 
 
+def sleeps_of_nearly_no_time() -> float:
+    begin, ref, said = time.monotonic(), says.remote(2.0), len(SAID)
+    while len(SAID) == said:
+        time.sleep(1e-6)
+    miniray.get(ref)
+    return time.monotonic() - begin
+
+
+def wait_of_nearly_no_time() -> float:
+    begin, rest = time.monotonic(), [slow.remote(2.0)]
+    while miniray.wait(rest, timeout=1e-9)[1]:
+        assert time.monotonic() < begin + DEADLINE_SECONDS
+    return time.monotonic() - begin
+
+
 def only_the_clock() -> float:
     begin = time.time()
     while time.time() < begin + 2.0:
@@ -69,7 +84,8 @@ def only_the_clock() -> float:
     return time.time() - begin
 
 
-LOOPS = [wait_of_no_time, get_of_no_time, until_a_deadline, sleeps_of_no_time, only_the_clock]
+SHORT = [sleeps_of_nearly_no_time, wait_of_nearly_no_time]
+LOOPS = [wait_of_no_time, get_of_no_time, until_a_deadline, sleeps_of_no_time, *SHORT, only_the_clock]
 
 
 @pytest.mark.parametrize("in_task", [False, True], ids=["in the program", "in a task"])
@@ -138,6 +154,16 @@ def test_a_wait_begins_the_count_anew() -> None:
         return time.monotonic() - time.monotonic()
 
     assert 0 > simulate(program).value > -10e-6
+
+
+def test_short_sleeps_take_what_they_say() -> None:
+    def program() -> float:
+        begin = time.monotonic()
+        for _ in range(500):
+            time.sleep(50e-6)
+        return time.monotonic() - begin
+
+    assert simulate(program).value == pytest.approx(500 * 50e-6, rel=0.1)
 
 
 @miniray.remote
