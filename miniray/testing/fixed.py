@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import uuid
 from random import Random
 
 from miniray._serialization import namespaces
+from miniray.testing.fibers import inside_fiber
 
 
 class Fixed:
@@ -22,26 +24,34 @@ class Fixed:
 
     def __init__(self, name: bytes) -> None:
         self._name = name
-        self._active = False
 
     def begin(self) -> None:
-        draw = Random(self._name).getrandbits
+        global _active
+        _active = self
+        self._draw = Random(self._name).getrandbits
+        self._runner = threading.get_ident()
         self._environ = dict(os.environ)
         self._uuid4, self._origin = uuid.uuid4, namespaces.versions.origin
         self._origins = namespaces.process_table().origins
-        uuid.uuid4 = lambda: uuid.UUID(int=draw(128), version=4)
+        uuid.uuid4 = _uuid4
         namespaces.versions.origin = self._name.hex()
         namespaces.process_table().origins = {namespaces.versions.origin: None}
         from miniray._serialization.by_value import begin_anew  # loads cloudpickle
 
         self._go_back = begin_anew()
         gc.collect()
+        self._collects = gc.isenabled()
         gc.disable()
-        self._active = True
+
+    def uuid4(self) -> uuid.UUID | None:
+        """None to a thread that is no part of the run."""
+        ours = inside_fiber() or threading.get_ident() == self._runner
+        return uuid.UUID(int=self._draw(128), version=4) if ours else None
 
     def end(self) -> None:
-        if self._active:
-            self._active = False
+        global _active
+        if _active is self:
+            _active = None
             self._go_back()
             uuid.uuid4 = self._uuid4
             namespaces.versions.origin = self._origin
@@ -49,4 +59,19 @@ class Fixed:
             for name in [one for one in os.environ if one not in self._environ]:
                 del os.environ[name]
             os.environ.update({name: old for name, old in self._environ.items() if os.environ.get(name) != old})
-            gc.enable()
+            if self._collects:
+                gc.enable()
+
+
+_active: Fixed | None = None
+_real_uuid4 = uuid.uuid4
+
+
+def _uuid4() -> uuid.UUID:
+    # A module that is imported in a run may bind this for ever: it is of the run that lasts now.
+    drawn = _active.uuid4() if _active is not None else None
+    return _real_uuid4() if drawn is None else drawn
+
+
+_uuid4.__name__ = _uuid4.__qualname__ = "uuid4"  # pickled by this name, as the real one
+_uuid4.__module__ = "uuid"

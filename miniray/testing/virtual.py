@@ -83,6 +83,7 @@ class Virtual:
         self._waits = waits
         self._drawn = _Drawn()
         self._replaced: list[tuple[Any, str, Any]] = []
+        self._bound: list[tuple[dict[str, Any], str, Any, Any]] = []  # the program's names
         self._virtual: dict[tuple[Any, str], Any] = {}  # by where it is and its name
 
     def seed(self, name: str) -> None:
@@ -117,7 +118,7 @@ class Virtual:
         for name, value in bound:
             virtual = next((virtual for real, virtual in new.items() if real == value), None)
             if virtual is not None:
-                self._replaced.append((names, name, value))
+                self._bound.append((names, name, value, virtual))
                 names[name] = virtual
         self._replace_in_libraries()
         _auditing.begin(self._note)
@@ -135,12 +136,13 @@ class Virtual:
         global _active
         _active = None
         _auditing.note = None
+        while self._bound:
+            names, name, real, virtual = self._bound.pop()
+            if names.get(name) is virtual:  # else the program has bound it anew
+                names[name] = real
         while self._replaced:
             home, name, real = self._replaced.pop()
-            if isinstance(home, dict):
-                home[name] = real
-            else:
-                setattr(home, name, real)
+            setattr(home, name, real)
 
     def _replace(self, home: ModuleType | type, name: str, make: Callable[[Any], Any], new: dict[Any, Any]) -> None:
         real = getattr(home, name)

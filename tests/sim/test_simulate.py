@@ -99,24 +99,41 @@ def test_everything_is_as_before_when_it_has_ended() -> None:
 
 
 def test_a_module_that_a_run_imports_is_of_each_run_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = "from random import random\nfrom time import monotonic, sleep\n"
+    lines = "from random import random\nfrom time import monotonic, sleep\nfrom uuid import uuid4\n"
     (tmp_path / "imported_in_a_run.py").write_text(lines)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def program() -> tuple[float, float]:
+    def program() -> tuple[Any, float]:
         import imported_in_a_run as late
 
         before = late.monotonic()
         late.sleep(LONG_SECONDS)
-        return late.random(), late.monotonic() - before
+        return (late.random(), late.uuid4()), late.monotonic() - before
 
     try:
         first, second = simulate(program, seed=1).value, simulate(program, seed=1).value
         late: Any = sys.modules["imported_in_a_run"]
         assert first == second == (first[0], pytest.approx(LONG_SECONDS))
+        assert late.uuid4() != first[0][1] != late.uuid4()
         assert abs(late.monotonic() - time.monotonic()) < LONG_SECONDS  # the real one, between runs
     finally:
         sys.modules.pop("imported_in_a_run", None)
+
+
+def test_a_name_that_the_program_binds_anew_stays_so() -> None:
+    home: dict[str, Any] = {"sleep": time.sleep, "monotonic": time.monotonic}
+    exec("def program():\n    global sleep\n    sleep = monotonic()", home)
+    simulate(home["program"])
+    assert home["sleep"] < LONG_SECONDS and home["monotonic"] is time.monotonic
+
+
+def test_the_collector_stays_off_for_who_has_turned_it_off() -> None:
+    gc.disable()
+    try:
+        simulate(int)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_a_program_that_has_not_ended_has_not_passed() -> None:
@@ -215,6 +232,30 @@ def test_other_threads_have_the_real_clock() -> None:
 
     virtual = simulate(program).value
     assert abs(seen[0] - time.time()) < REAL_SECONDS and abs(virtual - seen[0]) > REAL_SECONDS
+
+
+def test_other_threads_have_real_names_at_random() -> None:
+    def names(seed: int) -> list[uuid.UUID]:
+        found: list[uuid.UUID] = []
+        asked = threading.Event()
+
+        def outside() -> None:
+            asked.wait(REAL_SECONDS)
+            found.append(uuid.uuid4())
+
+        thread = threading.Thread(target=outside)
+        thread.start()
+
+        def program() -> None:
+            found.append(uuid.uuid4())
+            asked.set()
+            thread.join()
+
+        simulate(program, seed=seed)
+        return found
+
+    (first, other), (again, another) = names(1), names(1)
+    assert first == again and other != another
 
 
 def test_refs_are_got_and_what_hides_them_is_refused() -> None:
