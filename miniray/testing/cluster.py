@@ -216,13 +216,14 @@ class SimulatedCluster:
             self._crash_a_node()
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
-        if not self.timeline.step():
-            room = told_room(self.hosts.values(), self._nodes, self.head.resources)
-            self._has_no_end(f"the program waits, and nothing is left to happen{room}")
+        happened = self.timeline.step()
         if isinstance(self._error, SimulationError):
             raise self._error
         if self._error is not None:
             raise SimulationError(f"at {self.timeline.now:.6f} s: {self._error!r}") from self._error
+        if not happened:
+            room = told_room(self.hosts.values(), self._nodes, self.head.resources)
+            self._has_no_end(f"the program waits, and nothing is left to happen{room}")
         if self.steps >= self.faults.heal_after > 0 and self.healed_at is None:
             heal(self)
         if self._check is not None and self.steps >= self._check_at:

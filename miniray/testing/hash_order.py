@@ -76,7 +76,7 @@ class OtherOrders:
         self._found: dict[int, Elsewhere] = {}
         self._why = ""
         self._until = 0.0
-        given = os.environ.get("PYTHONHASHSEED", "random")
+        given = os.environ.get("PYTHONHASHSEED") or "random"  # to Python "" is none
         self._hash_seeds = HASH_SEEDS if given == "random" else (int(given),)
 
     def __enter__(self) -> OtherOrders:

@@ -60,7 +60,8 @@ def _program(recording: Recording, module: Any) -> Callable[[], Any]:
             f"{told['name']} of {told['file']} cannot be run again: it is not at the top of its module"
         ) from None
     if inspect.signature(program).parameters:
-        only = f" (with first_seed={recording.seed}, seeds=1 in @explore: this seed alone)" if recording.seed else ""
+        seed = recording.seed
+        only = f" (with first_seed={seed}, seeds=1 in @explore: this seed alone)" if seed is not None else ""
         raise RecordingError(
             f"{told['name']} of {told['file']} takes arguments, which only its test can give: run it again with"
             f" python -m pytest {told['file']} -k {told['name'].rpartition('.')[2]}{only}"

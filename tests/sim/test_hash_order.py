@@ -136,6 +136,11 @@ def test_an_order_that_the_first_interpreters_have_in_common(
     assert isinstance(error, NotDeterministic) and "depends on hash order: the program did" in str(error)
 
 
+def test_an_empty_order_is_none_that_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "")
+    assert hash_order.OtherOrders("not packed", {})._hash_seeds == hash_order.HASH_SEEDS
+
+
 cache: dict[int, int] = {}
 
 

@@ -52,6 +52,12 @@ def test_from_its_file_alone(tmp_path: Path, recording: Recording) -> None:
     assert again.statistics.tasks > 0 and "counter says" in str(again.error)
 
 
+def test_the_seed_of_a_test_with_arguments_is_told(recording: Recording) -> None:
+    program = {**recording.program, "name": "recorded"}
+    with pytest.raises(RecordingError, match=r"first_seed=0, seeds=1"):
+        rerun(replace(recording, program=program, seed=0))
+
+
 @pytest.mark.parametrize(
     ("program", "why"),
     [

@@ -24,8 +24,11 @@ from miniray.testing import (
     explore,
     simulate,
 )
+from miniray.testing.choices import SeededChoices
+from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.recording import fault_of, read
 from miniray.testing.story import tell
+from miniray.testing.waits import SimulationError
 
 
 @miniray.remote
@@ -53,6 +56,25 @@ def test_a_bound_of_lineage_is_that_of_init() -> None:
     assert simulate(lambda: 1, max_lineage_bytes=0).value == 1
     with pytest.raises(SimulationFailed, match="max_lineage_bytes=7"):
         simulate(program, max_lineage_bytes=7)
+
+
+def test_what_has_failed_is_told_before_what_waits_for_it() -> None:
+    cluster = SimulatedCluster(SeededChoices(1))
+
+    def fails_at_last() -> None:
+        if cluster.timeline.next_time() is None:
+            cluster.fail(SimulationError("the cause"))
+
+    def program() -> None:
+        assert cluster.awake is not None
+        cluster.awake.park()
+
+    cluster.on_every(0, fails_at_last)
+    try:
+        with pytest.raises(SimulationError, match="the cause"):
+            cluster.run(program)
+    finally:
+        cluster.close()
 
 
 def test_a_module_that_is_being_imported_is_told_at_once(tmp_path: Path) -> None:
