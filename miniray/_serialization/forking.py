@@ -2,8 +2,9 @@
 
 A type that a program or a library has registered there is reduced so here, too. Plain pickle does the same as the
 standard library's own reducers, or raises and is done again by value (`by_value.py`), but for a pipe's end: it writes
-down a bare number. Such a pickle names the module, and is found by that (`pickles.py`). So only types that others have
-registered keep values from `pickle.dumps`: a Pickler with a table takes 1 us more.
+down a bare number. So here it raises for that, too, by way of `copyreg`: to search each pickle for the module's name
+takes 13 to 43 us for 119 kB. Thus only types that others have registered keep values from `pickle.dumps`: a Pickler
+with a table takes 1 us more.
 
 Left alone, though registered:
 - methods, their descriptors and partials: both picklers here do more than the standard library's reducers;
@@ -12,18 +13,20 @@ Left alone, though registered:
 
 **A handle is good for one fetch** (`multiprocessing.resource_sharer`: a thread of the sender's serves it at a socket).
 What is read once may hold some: arguments, results. What may be read by many may not: `put`, the definition of a
-function. A pickle that nobody will read gives its handles back, or the sender would hold a pipe's end open for ever.
+function. Pickling that fails gives its handles back. A pickle that is made, and that nobody reads, does not (a queued
+call that is cancelled, a group that its pool pickles again for another worker): the sender holds them until it ends.
 The key goes with each, so that any process of the session can fetch it: that of the sender's thread, which began with
 the key that its process had then.
 """
 
 from __future__ import annotations
 
+import copyreg
 import os
 import sys
 import threading
 from collections.abc import Callable
-from pickle import PicklingError, UnpicklingError
+from pickle import DEFAULT_PROTOCOL, PicklingError, UnpicklingError
 from typing import Any
 
 from miniray.core.ids import ObjectId
@@ -33,10 +36,10 @@ Found = dict[ObjectId, Any]  # refs, each once; under `_HANDLES` the keys of des
 
 _HANDLES = ObjectId(b"handles")
 _OUT_OF_BAND = ("numpy", "pyarrow.lib")
-
-
-class FoundToKeep(dict[ObjectId, Any]):
-    """What is found in a pickle that may be read more than once."""
+_READ_ONCE = (
+    "a pipe's end, or a socket, can be received once, and this may be read more often: it travels in arguments and "
+    "results, not in what is put or raised, nor in the definition of a function"
+)
 
 
 class Collecting(threading.local):
@@ -55,42 +58,43 @@ class ReadOnceError(PicklingError):
 # ---- which reducers there are ----
 
 
-class _Known:
-    registered: Reducers | None = None  # `ForkingPickler`'s own; None: its module was not imported yet
-    seen: Reducers = {}  # what it had when it was last looked at
-    others: Reducers = {}
-    used: Reducers = {}
+_registered: Reducers | None = None  # `ForkingPickler`'s own; None: its module was not imported yet
+_seen: Reducers = {}  # what it had when it was last looked at
+_others: Reducers = {}
+_used: Reducers = {}
 
 
 def others_reducers() -> Reducers:
     """Those of types for which plain pickle might do something else, and not say so. New types are seen by their
-    number: 50 ns, and to compare them all takes 150."""
-    registered = _Known.registered
-    if registered is None:
-        module: Any = sys.modules.get("multiprocessing.reduction")
-        if module is None:
-            return _Known.others
-        registered = _Known.registered = module.ForkingPickler._extra_reducers
-    if len(registered) != len(_Known.seen):
-        _look(registered.copy())
-    return _Known.others
+    number: 55 ns, and to compare them all takes 80."""
+    global _registered
+    if _registered is None:
+        kind: Any = getattr(sys.modules.get("multiprocessing.reduction"), "ForkingPickler", None)
+        if kind is None:  # or another thread is importing it
+            return _others
+        _registered = kind._extra_reducers
+    if len(_registered) != len(_seen):
+        _look(_registered.copy())
+    return _others
 
 
 def used_reducers() -> Reducers:
     """For the pickler by value, which has to do what plain pickle cannot."""
     others_reducers()
-    if _Known.registered is None:
-        return _Known.used
-    if _Known.registered != _Known.seen:
-        _look(_Known.registered.copy())
-    if _reduce_descriptor not in _Known.used.values():
+    if _registered is None:
+        return _used
+    if _registered != _seen:
+        _look(_registered.copy())
+    used = _used  # another thread may look meanwhile
+    if _reduce_descriptor not in used.values():
         from multiprocessing.resource_sharer import DupFd  # it comes with the first descriptor, which is too late
 
-        _Known.used[DupFd] = _reduce_descriptor
-    return _Known.used
+        used[DupFd] = _reduce_descriptor
+    return used
 
 
 def _look(registered: Reducers) -> None:
+    global _seen, _others, _used
     others: Reducers = {}
     used: Reducers = {}
     for kind, reduce in registered.items():
@@ -101,7 +105,15 @@ def _look(registered: Reducers) -> None:
         used[kind] = reduce
         if not module.startswith("multiprocessing."):
             others[kind] = reduce
-    _Known.seen, _Known.others, _Known.used = registered, others, used
+        elif kind.__module__ == "multiprocessing.connection":
+            copyreg.dispatch_table.setdefault(kind, _leave_to_by_value)
+    _others, _used, _seen = others, used, registered
+
+
+def _leave_to_by_value(end: Any) -> Any:
+    if collecting.refs is None:  # somebody else's pickle
+        return end.__reduce_ex__(DEFAULT_PROTOCOL)
+    raise PicklingError("plain pickle would write down a bare number")
 
 
 # ---- descriptors ----
@@ -133,18 +145,21 @@ class Descriptor:
 def _reduce_descriptor(shared: Any) -> Any:
     address, number = shared._id
     found = collecting.refs
-    if found is None or type(found) is FoundToKeep:
+    if found is None:
         _give_back(number)
-        raise ReadOnceError(
-            "a pipe's end, or a socket, can be received once, and this may be read more often: it travels in arguments "
-            "and results, not in what is put or raised, nor in the definition of a function"
-        )
+        raise ReadOnceError(_READ_ONCE)
     found.setdefault(_HANDLES, []).append(number)
     return Descriptor, (address, number, bytes(_sharer()._listener._authkey))
 
 
 def refs_of(found: Found) -> tuple[ObjectId, ...]:
     return tuple([one for one in found if one is not _HANDLES])
+
+
+def refuse_handles(found: Found) -> None:
+    """The pickle may be read more than once."""
+    if _HANDLES in found:
+        raise ReadOnceError(_READ_ONCE)
 
 
 def give_back(found: Found) -> None:

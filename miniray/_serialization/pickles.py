@@ -4,8 +4,7 @@
   bytes. What it cannot do (lambdas, local classes, modules) raises, and is done again by value. What it would do
   wrongly is a thing of `__main__` by reference, since the worker's `__main__` is another program: such a pickle
   names it, so one search of the bytes finds it, whichever way it got there (class, function, a singleton's
-  `__reduce__`, a TypeVar). A string that happens to contain the word costs time, never correctness. So it is with a
-  pipe's end, which plain pickle writes as a bare number (`forking.py`).
+  `__reduce__`, a TypeVar). A string that happens to contain the word costs time, never correctness.
 - **Refs are found while pickling.** A registered type is reduced through `copyreg`, which the C pickler asks by type
   without calling Python for anything else. Outside of `collecting` the reducer steps aside, and the type's own
   `__reduce__` says what a ref means in a pickle that we do not see.
@@ -25,7 +24,7 @@ from types import FunctionType
 from typing import Any
 
 from miniray._serialization import forking
-from miniray._serialization.forking import Found, FoundToKeep
+from miniray._serialization.forking import Found
 from miniray._serialization.forking import collecting as _collecting
 from miniray.core.ids import ObjectId
 
@@ -33,7 +32,6 @@ IN_BAND_BYTES = 4096
 PROTOCOL = 5
 
 _MAIN = b"_main__"  # of `__main__` and of multiprocessing's `__mp_main__`
-_PIPES = b"multiprocessing.connection"
 
 Dump = Callable[[Any], Any]  # -> ObjectId, or (ObjectId, extra)
 Load = Callable[..., Any]  # (ObjectId) or (ObjectId, extra) -> the instance
@@ -78,19 +76,21 @@ def dumps(
     """The pickle of `value` and the references in it; None: it has to be done by value. Raises whatever the value's own
     pickling code raises. `is_kept`: it may be read more than once."""
     outer = _collecting.refs  # a user's `__reduce__` may serialize something on its own
-    found: Found = FoundToKeep() if is_kept else {}
+    found: Found = {}
     _collecting.refs = found
     try:
         if forking.others_reducers():
             data = _dumps_with_table(value, buffer_callback)
         else:
             data = pickle.dumps(value, PROTOCOL, buffer_callback=buffer_callback)
+        if is_kept and found:
+            forking.refuse_handles(found)
     except BaseException:
         forking.give_back(found)
         raise
     finally:
         _collecting.refs = outer
-    if _MAIN in data or _PIPES in data:
+    if _MAIN in data:
         forking.give_back(found)
         return None
     return data, forking.refs_of(found) if found else ()
@@ -139,10 +139,12 @@ def dumps_by_value(
 def dump_with(pickler: Any, value: Any, *, is_kept: bool = False, is_read: bool = True) -> tuple[ObjectId, ...]:
     """The references that `pickler` finds."""
     outer = _collecting.refs
-    found: Found = FoundToKeep() if is_kept else {}
+    found: Found = {}
     _collecting.refs = found
     try:
         pickler.dump(value)
+        if is_kept:
+            forking.refuse_handles(found)
     except BaseException:
         is_read = False
         raise
@@ -212,6 +214,6 @@ class OutOfBandBytes:
 
 
 __all__ = [
-    "OutOfBandBytes", "bytes_of", "collect", "dump_with", "dumps", "dumps_by_value", "find_wrapper", "has_found_refs",
-    "loads", "register_reference_type", "some_module_goes_by_value", "unwrap",
+    "OutOfBandBytes", "bytes_of", "collect", "dump_with", "dumps", "dumps_by_value", "find_wrapper", "forget_outer",
+    "has_found_refs", "loads", "register_reference_type", "some_module_goes_by_value", "unwrap",
 ]

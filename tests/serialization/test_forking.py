@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import multiprocessing
 import pickle
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import connection, resource_sharer
 from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from miniray._serialization import forking, values
+from miniray._serialization import forking, pickles, values
 from miniray._serialization.exceptions import deserialize_exception, serialize_exception
 from miniray._serialization.snapshots import Snapshots
 from miniray._serialization.values import Serialized, SerializationError, deserialize, serialize, serialize_call
@@ -139,6 +142,34 @@ def test_a_pickle_that_fails_gives_it_back(ends: tuple[Any, Any], register: Any)
     again = home(serialize_call((ends[1], eval("lambda: 1", {"__name__": "__main__"})), {}))
     again[0][0].close()
     assert not _sharer._cache
+
+
+def test_a_module_that_another_thread_imports_is_not_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "_registered", None)
+    monkeypatch.setitem(sys.modules, "multiprocessing.reduction", ModuleType("multiprocessing.reduction"))
+    assert home(serialize([len, eval("lambda: 1", {"__name__": "__main__"})]))[0] is len
+
+
+def test_another_thread_may_look_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Imported(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name == "DupFd":
+                forking._look(dict(vars(ForkingPickler)["_extra_reducers"]))
+                return resource_sharer.DupFd
+            raise AttributeError(name)
+
+    monkeypatch.setattr(forking, "_seen", {})
+    monkeypatch.setitem(sys.modules, "multiprocessing.resource_sharer", Imported("multiprocessing.resource_sharer"))
+    assert resource_sharer.DupFd in forking.used_reducers()
+
+
+def test_plain_pickle_raises_for_an_end_and_not_for_its_module(ends: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pickles.dumps(["multiprocessing.connection", connection.wait], None) is not None
+    with pytest.raises(pickle.PicklingError, match="bare number"):
+        pickles.dumps(ends, None)
+    elsewhere = pickle.dumps(ends)
+    monkeypatch.delitem(copyreg.dispatch_table, connection.Connection)
+    assert pickle.dumps(ends) == elsewhere
 
 
 def test_the_class_and_its_functions_are_pickled_by_name() -> None:
