@@ -162,19 +162,21 @@ class _Versions:
     def know_function(self, function: Any, key: FunctionKey, version: int) -> tuple[FunctionKey, int]:
         """From now on it is found by this key, among those with the same globals."""
         with self.lock:
-            self.functions[function] = _KnownFunction(key, version, [*map(_recognise, _parts_of(function))])
+            known = _KnownFunction(key, version, [*map(_recognise, _parts_of(function))])
             bound = getattr(function if type(function) is FunctionType else function.__wrapped__, "__globals__", None)
-            self.by_key[key, id(bound)] = function
+            self.by_key[key, id(bound)] = function  # first: if Ctrl-C strikes between, it is not known
+            self.functions[function] = known
         return key, version
 
     def find_function(self, key: FunctionKey, version: int, bound: Any) -> Any:
         """The one of this process, if it has this version of it, or is where it comes from."""
         with self.lock:
             found = self.by_key.get((key, id(bound)))
-            if found is None or self.functions[found].version == version:
-                return found
+            known = self.functions.get(found) if found is not None else None
+            if known is None:
+                return None
             is_home = key[0] == self.origin and id(bound) not in shared_by_id
-            return found if is_home else None
+            return found if is_home or known.version == version else None
 
     def forget(self) -> None:
         with self.lock:
