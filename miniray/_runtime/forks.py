@@ -182,18 +182,18 @@ class Forks:
             return
         from miniray._serialization.forked import prepare_fork
 
-        self._inherited = prepare_fork(self._inherited)
         link, parent = socket.socket(fileno=descriptor), os.getpid()
         by_main_thread = threading.current_thread() is threading.main_thread()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            self._inherited = prepare_fork(self._inherited)
             flush()
             pid = _fork_quietly()
             if pid == 0:
                 live(lambda: self._be_worker(request.number, link, parent if by_main_thread else 0))
             os.setpgid(pid, pid)  # here and in the child: whoever comes first, it is done before anybody kills it
             pidfd = os.pidfd_open(pid)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # also one of users' code, of a metaclass: the node waits for an answer
             self._line.send(StartFailed(request.number, f"the driver could not be forked: {error}"))
             return
         finally:

@@ -103,8 +103,10 @@ def _inner(thing: Any) -> Iterable[Any] | None:
         return [*held, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
     if kind is functools._lru_cache_wrapper:
         return (thing.__wrapped__,)
-    if issubclass(kind, type) and thing.__module__ == "__main__":
-        return [*vars(thing).values(), *thing.__mro__]
+    if issubclass(kind, type):  # asked as a class of users' cannot answer itself: a driver that is forked holds locks
+        held = type.__dict__["__dict__"].__get__(thing)
+        if held.get("__module__") == "__main__":
+            return [*held.values(), *type.__dict__["__mro__"].__get__(thing)]
     return None
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
+
+from miniray._serialization.namespaces import _Versions
 
 FORKED = "worker.close(); worker = ForkedWorker(exporter, '')\n"
 
@@ -223,4 +227,32 @@ def test_an_argument_that_has_changed_in_place_is_seen_as_it_is(drive) -> None:
         def ask(function): return function.of
         for marked.of in (0, 1):
             assert worker(ask, marked) == marked.of
+    """)
+
+
+def test_an_interrupt_leaves_no_function_that_is_known_but_never_found() -> None:
+    class Interrupted(weakref.WeakValueDictionary):
+        def __setitem__(self, key, value) -> None:
+            versions.by_key = weakref.WeakValueDictionary()
+            raise KeyboardInterrupt
+
+    def function() -> None: ...
+
+    versions = _Versions()
+    versions.by_key = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        versions.of_function(function)
+    key, version = versions.of_function(function)
+    assert versions.find_function(key, version, function.__globals__) is function
+
+
+def test_a_fork_asks_no_metaclass(drive) -> None:
+    drive("""
+        class Meta(type):
+            @property
+            def __module__(cls): raise ValueError
+        Thing = Meta("Thing", (), {"__qualname__": "Thing"})
+        def work(): return 1
+        worker.close(); worker = ForkedWorker(exporter, '')
+        assert worker(work) == 1
     """)

@@ -14,7 +14,7 @@ import pytest
 from quiescence import assert_quiet, await_end, eventually
 
 import miniray
-from miniray.errors import ActorDiedError, SessionError, TaskCancelledError
+from miniray.errors import ActorDiedError, InfeasibleError, SessionError, TaskCancelledError
 
 GRACE_SECONDS = 2.0
 HEAD = """
@@ -444,5 +444,20 @@ def test_an_interrupted_creation_leaves_nothing(session: None, monkeypatch: pyte
         miniray.remote(Plain).options(start="fork").remote()
     eventually(lambda: _children() == children, "no worker is left")
     assert_quiet()
+    actor = miniray.remote(Plain).options(start="fork").remote()
+    assert miniray.get(actor.pid.remote()) != os.getpid()
+
+
+def test_an_error_of_users_code_before_the_fork_is_told(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a metaclass's `__hash__`, when it is asked which classes there are."""
+    from miniray._serialization import forked
+
+    def fail(last: object) -> None:
+        raise ValueError("of a metaclass")
+
+    monkeypatch.setattr(forked, "prepare_fork", fail)
+    with pytest.raises(InfeasibleError, match="could not be forked: of a metaclass"):
+        miniray.get(miniray.remote(Plain).options(start="fork").remote().pid.remote(), timeout=10)
+    monkeypatch.undo()
     actor = miniray.remote(Plain).options(start="fork").remote()
     assert miniray.get(actor.pid.remote()) != os.getpid()
