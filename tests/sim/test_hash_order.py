@@ -127,7 +127,7 @@ def test_an_order_that_the_first_interpreters_have_in_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = next(iter(SIDES))
-    seeds = range(1, 30)
+    seeds = range(4, 34)  # an interpreter of the second three has its hash seed as its number
     other = [seed for seed in seeds if first_side(seed) != here]
     same = [seed for seed in seeds if seed not in other]
     monkeypatch.setattr(hash_order, "HASH_SEEDS", other[:3])
