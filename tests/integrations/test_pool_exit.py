@@ -183,7 +183,8 @@ def test_daemon_threads_that_wait_leave_no_traceback(waits: str, tmp_path: Path)
         Pool(1).map(nap, [0.1])
         say("the end")
     """
-    assert left(body, tmp_path) == (0, "the end\n", "", "")
+    for number, imports in enumerate(OURS):  # the standard pool leaves one itself, if a call comes just as it ends
+        assert Program(imports, body, tmp_path / str(number)).left() == (0, "the end\n", "", "")
 
 
 def test_a_use_after_the_end_says_so(tmp_path: Path) -> None:
