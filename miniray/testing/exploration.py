@@ -28,7 +28,6 @@ from miniray.core.record import replace
 from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostError, WorkerCrashedError
 from miniray.testing.arguments import check_allowed, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
-from miniray.testing.waits import NotSimulated, SimulationError
 from miniray.testing.faults import NO_FAULTS, Faults
 from miniray.testing.hash_order import Elsewhere, OtherOrders, comparable, pack
 from miniray.testing.heap import frozen_heap
@@ -41,6 +40,7 @@ from miniray.testing.rerun import is_loading
 from miniray.testing.shrinking import MAX_SECONDS, Failing, keep_users_frames, shrink, signature
 from miniray.testing.size import Size
 from miniray.testing.simulation import Program, Simulated, SimulationFailed, one_line, run_once
+from miniray.testing.waits import NotSimulated, SimulationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
