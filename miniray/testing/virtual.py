@@ -4,8 +4,9 @@
 - `time.sleep` takes virtual time; the clocks of `time` tell it, and what a look takes (`looks.py`). `time.time` begins
   at `EPOCH_SECONDS`, and so does what `localtime` and `strftime` tell by themselves.
 - Users' code computes in no time: the clocks of the CPU count what looks take, so that a loop which waits for one ends.
-- The functions of the module `random`, and `os.urandom` with `secrets`, draw from a source that each task gets anew,
-  seeded by its id and attempt: a replay draws the same. An unseeded `random.Random()` is seeded by it.
+- The functions of the module `random` draw from a source that each task gets anew, seeded by its id and attempt: a
+  replay draws the same. `os.urandom` has another one, and so `secrets` and an unseeded `random.Random()`: they leave
+  `random.getstate()` as it is. (Hypothesis compares it, and makes a temporary file now and then.)
 - Waits of the standard library take virtual time as well (`library_waits.py`).
 - `os._exit` and `os.kill` of one's own process end the simulated process.
 - `from time import sleep` has been bound before: names of the program's own module are replaced too, those of other
@@ -45,10 +46,11 @@ _RANDOM = (
 
 
 class _Drawn(threading.local):
-    """What the task that runs in this fiber draws from; made when it draws first."""
+    """What the task that runs in this fiber draws from; each is made when it draws first."""
 
     seed = ""
-    source: random.Random | None = None
+    source: random.Random | None = None  # of the functions of `random`
+    entropy: random.Random | None = None  # the operating system's
 
 
 class Virtual:
@@ -88,7 +90,8 @@ class Virtual:
 
     def seed(self, name: str) -> None:
         """A task begins in the fiber that calls this."""
-        self._drawn.seed, self._drawn.source = name, None
+        self._drawn.seed = name
+        self._drawn.source = self._drawn.entropy = None
 
     def begin(self, names: dict[str, Any]) -> None:
         """Args:
@@ -110,7 +113,7 @@ class Virtual:
         for name in _RANDOM:
             self._replace(random, name, partial(self._draws, name), new)
         self._replace(random.Random, "seed", self._seeded, new)
-        self._replace(os, "urandom", lambda real: lambda size: self._source().randbytes(size), new)
+        self._replace(os, "urandom", lambda real: lambda size: self._entropy().randbytes(size), new)
         self._replace(random, "_urandom", lambda real: os.urandom, new)
         self._replace(os, "_exit", lambda real: self._die, new)
         self._replace(os, "kill", self._killed, new)
@@ -172,7 +175,7 @@ class Virtual:
         """An instance is seeded by chance, if by nothing else."""
 
         def seed(source: random.Random, a: Any = None, version: int = 2) -> None:
-            real(source, self._source().getrandbits(128) if a is None else a, version)
+            real(source, self._entropy().getrandbits(128) if a is None else a, version)
 
         return seed
 
@@ -203,6 +206,12 @@ class Virtual:
         if drawn.source is None:
             drawn.source = random.Random(drawn.seed)
         return drawn.source
+
+    def _entropy(self) -> random.Random:
+        drawn = self._drawn
+        if drawn.entropy is None:
+            drawn.entropy = random.Random(f"{drawn.seed} of the operating system")
+        return drawn.entropy
 
 
 _active: Virtual | None = None  # of the run that lasts now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 import time
 from typing import Any
 
@@ -214,6 +216,17 @@ def test_an_unseeded_source_of_chance_is_of_the_seed() -> None:
     one, again, other = (simulate(program, seed=seed).value for seed in (1, 1, 2))
     assert one == again and one[0] != one[1] and one[:2] != other[:2]
     assert one[2] == other[2] == random.Random(5).random()
+
+
+def test_what_the_operating_system_draws_leaves_the_state_of_random_as_it_is() -> None:
+    """Hypothesis fails a test whose `data.draw` has changed it, and makes temporary files within."""
+
+    def program() -> bool:
+        state = random.getstate()
+        drawn = random.Random().random(), os.urandom(4), tempfile.mktemp()
+        return bool(drawn) and random.getstate() == state
+
+    assert simulate(program).value
 
 
 def test_a_task_that_burns_time_of_its_cpu_ends() -> None:
