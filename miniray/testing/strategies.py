@@ -107,7 +107,10 @@ def actor_programs(max_steps: int = 12) -> st.SearchStrategy[ActorProgram]:
 
 
 def _actor_program(drawn: list[tuple[Do, int, int, int]]) -> ActorProgram:
-    """A step that its actor cannot do is a call instead; the first makes an actor."""
+    """A step that its actor cannot do is a call instead; the first makes an actor.
+
+    Which actor is counted from the latest one: so others can be left out, and the steps between mean the same.
+    """
     steps: list[ActorStep] = []
     held: list[int] = []
     killed: dict[int, None] = {}
@@ -119,7 +122,7 @@ def _actor_program(drawn: list[tuple[Do, int, int, int]]) -> ActorProgram:
             held.append(made)
             made += 1
             continue
-        actor = held[which % len(held)]
+        actor = held[-1 - which % len(held)]
         before = held[: held.index(actor)]
         if (
             (do is Do.GIVE and not before)
@@ -128,7 +131,7 @@ def _actor_program(drawn: list[tuple[Do, int, int, int]]) -> ActorProgram:
         ):
             do = Do.CALL
         if do is Do.GIVE:
-            keeps[actor] = before[other % len(before)]
+            keeps[actor] = before[-1 - other % len(before)]
         elif do is Do.KILL:
             killed[actor] = None
         elif do is Do.DROP:
