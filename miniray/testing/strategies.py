@@ -109,33 +109,35 @@ def actor_programs(max_steps: int = 12) -> st.SearchStrategy[ActorProgram]:
 def _actor_program(drawn: list[tuple[Do, int, int, int]]) -> ActorProgram:
     """A step that its actor cannot do is a call instead; the first makes an actor.
 
-    Which actor is counted from the latest one: so others can be left out, and the steps between mean the same.
+    What is left out leaves the other steps what they are, or shrinking would have to change two at once: actors are
+    counted from the first, dropped ones too, and a step of a dropped one is none.
     """
     steps: list[ActorStep] = []
-    held: list[int] = []
+    dropped: dict[int, None] = {}
     killed: dict[int, None] = {}
     keeps: dict[int, int] = {}
     made = 0
     for do, which, amount, other in drawn:
-        if do is Do.CREATE or not held:
+        if do is Do.CREATE or not made:
             steps.append(ActorStep(Do.CREATE))
-            held.append(made)
             made += 1
             continue
-        actor = held[-1 - which % len(held)]
-        before = held[: held.index(actor)]
+        actor = which % made
+        if actor in dropped:
+            continue
+        given = other % actor if actor else None
         if (
-            (do is Do.GIVE and not before)
+            (do is Do.GIVE and (given is None or given in dropped))
             or (do is Do.TASK and actor in killed)
             or (do is Do.RELAY and keeps.get(actor) in killed)
         ):
             do = Do.CALL
-        if do is Do.GIVE:
-            keeps[actor] = before[-1 - other % len(before)]
+        if do is Do.GIVE and given is not None:
+            keeps[actor] = given
         elif do is Do.KILL:
             killed[actor] = None
         elif do is Do.DROP:
-            held.remove(actor)
+            dropped[actor] = None
         calls = do in (Do.CALL, Do.FAIL, Do.TASK, Do.RELAY)
         steps.append(ActorStep(do, actor, amount if calls else 0, keeps[actor] if do is Do.GIVE else 0))
     return ActorProgram(tuple(steps))
