@@ -8,6 +8,8 @@ processes are looked for when the module has ended.
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import pytest
 GUARDED = ("api", "integrations", "system")
 ONE_AFTER_ANOTHER = (*GUARDED, "store", "transports")  # beside other processes of ours they would prove less
 GRACE_SECONDS = 2.0  # the promise: two seconds after the driver's death nothing is left
-MARK = f"MINIRAY_TEST_RUN={os.getpid()}"
+MARK = f"MINIRAY_TEST_RUN={os.getpid()}"  # whole: run 12 is not run 123
 STANDARD_LIBRARY = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # these outlive their users
 
 os.environ.__setitem__(*MARK.split("="))
@@ -35,7 +37,7 @@ def _read(pid: int, name: str) -> bytes:
 def _our_processes() -> dict[tuple[int, float], str]:
     """(pid, start) -> command line, of every living process of this run."""
     everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    marked = [pid for pid in everyone if MARK.encode() in _read(pid, "environ")]
+    marked = [pid for pid in everyone if MARK.encode() in _read(pid, "environ").split(b"\0")]
     found = psutil.Process().children(recursive=True)
     for pid in marked:
         try:
@@ -83,6 +85,15 @@ def _await_nothing_new(who: str, processes: dict[tuple[int, float], str], files:
 def _is_of(folders: tuple[str, ...], path: Path) -> bool:
     here = Path(__file__).parent
     return here in path.parents and path.relative_to(here).parts[0] in folders
+
+
+def pytest_configure() -> None:
+    """For this process and all that it starts. In the background of a shell's script Ctrl-C is ignored: here it is
+    sent on purpose. And what aborts on purpose takes no time to write down all of its memory, here in the repository.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks

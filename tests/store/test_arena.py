@@ -46,6 +46,7 @@ def test_no_name_in_the_file_system_and_not_inheritable(arena: Arena) -> None:
 
 
 def test_what_has_no_addresses_is_refused_and_leaves_no_descriptor() -> None:
+    gc.collect()  # else what earlier tests have left closes its descriptors in the middle
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MemoryError, match="no addresses for 1,125,899,906,842,624 bytes"):
         Arena.create(1 << 50)
@@ -119,7 +120,9 @@ def test_no_room_after_the_status_words() -> None:
         Arena.create(65_536)
 
 
-def test_the_descriptor_is_closed_once(arena: Arena) -> None:
+def test_the_descriptor_is_closed_once() -> None:
+    gc.collect()  # else what earlier tests have left frees a lower number in the middle
+    arena = Arena.create(8 * MIB)
     fd = arena.fd
     arena.close_descriptor()
     taken = os.memfd_create("innocent")
@@ -177,12 +180,12 @@ def test_a_status_write_is_cheap(arena: Arena) -> None:
     write = arena.status_word(3).write
 
     def once() -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()  # on a loaded machine others run meanwhile
         for sequence in range(20_000):
             write(5, sequence)
-        return (time.perf_counter() - begin) / 20_000
+        return (time.thread_time() - begin) / 20_000
 
-    assert min(once() for _ in range(5)) < 1e-6  # 0.07 us measured; a loaded machine gets room
+    assert min(once() for _ in range(5)) < 1e-6  # 0.07 us measured
 
 
 # ---- private views -----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from miniray.core.task_spec import Place
 
 MIB = 1 << 20
 ME = process_id(b"sess", 3)
+LONGER_SECONDS = (0.02, 0.1, 0.5, 2.0)  # for a busy machine, where others run meanwhile
 
 PROLOGUE = """
 import os, signal, sys
@@ -99,7 +100,9 @@ def test_a_kill_at_any_moment_leaves_a_ledger_that_tells_the_truth() -> None:
     arena = Arena.create(8 * MIB)
     offset = extent(arena, 4 * MIB)
     most = 0
-    for delay in (0.0005, 0.002, 0.003, 0.005, 0.0071):
+    for delay in (0.0005, 0.002, 0.003, 0.005, 0.0071, *LONGER_SECONDS):
+        if delay in LONGER_SECONDS and most > 10:
+            break
         clear_ledger(arena.view, offset, 4 * MIB, ME)
         done = run(
             f"""

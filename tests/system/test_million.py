@@ -13,11 +13,11 @@ TASKS = int(os.environ.get("MINIRAY_TEST_TASKS", "100000"))
 ALLOWED_BYTES = 20 << 20
 
 SOURCE = """
-    import gc, sys, time
+    import gc, os, sys, time
     import psutil
     import miniray
     from collections import deque
-    from quiescence import assert_quiet
+    from quiescence import assert_quiet, await_end
 
     @miniray.remote
     def f(x):
@@ -28,8 +28,13 @@ SOURCE = """
         def echo(self, x):
             return x
 
-    def memory():
-        assert_quiet(20)
+        def pid(self):
+            return os.getpid()
+
+    def memory(*ending):
+        for pid in ending:
+            await_end(pid)
+        assert_quiet()
         gc.collect()
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         return sum(process.memory_full_info().uss for process in processes)
@@ -54,16 +59,19 @@ SOURCE = """
         actor = Actor.remote()
         remote = actor.echo.remote
         run(remote, 10_000)
+        pid = miniray.get(actor.pid.remote())
         del actor, remote
-        before = memory()
+        before = memory(pid)
         actor = Actor.remote()
         remote = actor.echo.remote
     started = time.monotonic()
     run(remote, count)
     took = time.monotonic() - started
+    ending = []
     if sys.argv[2] != "tasks":
+        ending.append(miniray.get(actor.pid.remote()))
         del actor, remote
-    print(memory() - before, f"{count / took:.0f} a second", flush=True)
+    print(memory(*ending) - before, f"{count / took:.0f} a second", flush=True)
     miniray.shutdown()
 """
 
@@ -86,7 +94,7 @@ def test_many_pending_tasks_at_once(script):
     grown = psutil.Process().memory_info().rss - before
     assert miniray.get(refs) == list(range(100_000))
     del refs
-    assert_quiet(20)
+    assert_quiet()
     print(grown // 100_000)
     miniray.shutdown()
     """

@@ -84,7 +84,7 @@ SOURCE = """
 def outputs_of(script, what):
     """(stdout, stderr) by lines, with an `N` for each pid."""
     driver = script(SOURCE, what)
-    output, _ = driver.process.communicate(timeout=20)
+    output, _ = driver.process.communicate(timeout=60)
     errors = driver.errors.read_text()
     assert driver.process.returncode == 0, errors
     return [re.sub(r"pid=\d+", "pid=N", text).splitlines() for text in (output, errors)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -100,6 +101,7 @@ def eventually(condition: Callable[[], bool], seconds: float = BOUND_SECONDS) ->
 @pytest.fixture
 def talk(request: pytest.FixtureRequest) -> Iterator[Talk]:
     """With what the zygote imports as the parameter, if there is one."""
+    gc.collect()  # else what earlier tests have left closes its descriptors in the middle
     before = sorted(os.listdir("/proc/self/fd"))
     session = start_session(plan(imports=getattr(request, "param", plan().imports)))
     made = Talk(session)
