@@ -18,10 +18,9 @@ def seeds_a_minute(count: int, nodes: int) -> float:
     """Runs the first `count` seeds whose program has so many steps; a seed that fails ends the sample."""
     from miniray.testing.choices import SeededChoices
     from miniray.testing.drawing import draw_program
-    from miniray.testing.seeds import prepare, run_seed
+    from miniray.testing.seeds import run_seed
 
     pin_threads(cores()[0])
-    prepare()
     seeds: list[int] = []
     seed = 0
     while len(seeds) < count + WARM_SEEDS:

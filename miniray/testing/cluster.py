@@ -43,6 +43,7 @@ from miniray.testing.faults import NO_FAULTS, CrashMode, Faults, Lasting
 from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
 from miniray.testing.fixed import Fixed
 from miniray.testing.healing import heal
+from miniray.testing.heap import clusters
 from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
 from miniray.testing.recorder import NOBODY, Recorder
@@ -87,6 +88,7 @@ class SimulatedCluster:
         max_lineage_bytes: int = MAX_LINEAGE_BYTES,
         recorder: Recorder | None = None,
     ) -> None:
+        clusters.add(self)
         self.choices, self._nodes = choices, nodes
         self.faults = self.present_faults = faults
         transport: Any = load("simulated")
@@ -117,13 +119,11 @@ class SimulatedCluster:
         self.digests: list[bytes] = []  # after each step
         self._error: BaseException | None = None
         self._crashes = list(faults.crashes)
-        self._until_crash = 0
+        self._until_crash = self._until_break = self._until_control_break = 0
         self._node_crashes = sorted(faults.node_crashes)
         self._paused_at = 0  # step at which a pause of a node was drawn last
         self._breaks = list(faults.broken_links)
-        self._until_break = 0
         self._control_breaks = list(faults.control_breaks)
-        self._until_control_break = 0
         self.control = SimulatedControl(self, faults.control_crashes) if nodes > 1 else None
         control = self.control.me if self.control is not None else None
         total = demand({**(resources or {}), "CPU": num_cpus})

@@ -6,7 +6,6 @@ A seed that fails says how to run it again; `python -m miniray.testing SEED` tel
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from miniray.testing.cluster import ARENA_BYTES, SimulatedCluster
 from miniray.testing.drawing import draw_program
 from miniray.testing.faults import Faults
 from miniray.testing.forking import fork_some
+from miniray.testing.heap import frozen_heap
 from miniray.testing.programs import Op, run_until_full
 from miniray.testing.recorder import Recorder
 from miniray.testing.spreading import spread
@@ -59,6 +59,7 @@ class FailedSeed(AssertionError):
         self.seed = seed
 
 
+@frozen_heap()
 def run_seed(seed: int, *, tasks: int = 0, nodes: int = 0, recorder: Recorder | None = None) -> Told:
     """Run one seed.
 
@@ -141,6 +142,7 @@ def run_program(cluster: SimulatedCluster, ops: tuple[Op, ...]) -> Spread:
     return _run(cluster, lambda: run_until_full(ops))
 
 
+@frozen_heap()
 def run_checked(
     program: Callable[[], Any], seed: int, *, nodes: int = 1, num_cpus: int = 2, faults: Faults = _faults.NO_FAULTS
 ) -> Told:
@@ -176,14 +178,6 @@ def _told(seed: int, cluster: SimulatedCluster, spread: Spread) -> Told:
     return Told(seed, cluster.trace_hash, cluster.steps, seconds, deaths, spread.nodes, spread)
 
 
-def prepare() -> None:
-    """What is there already is not looked at by the collector any more: each run collects twice."""
-    import numpy  # noqa: F401  so that no run is the first to load it
-
-    gc.collect()
-    gc.freeze()
-
-
 def main(arguments: list[str]) -> int:
     """`python -m miniray.testing SEED [COUNT] [--tasks N] [--nodes N] [--jobs N]`: one seed with its story, or many."""
     parser = argparse.ArgumentParser("python -m miniray.testing", description="Run seeds of the simulated cluster.")
@@ -196,12 +190,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args(arguments)
     if given.count == 1:
-        prepare()
         return _tell(given.seed, given.tasks, given.nodes)
     end = given.seed + given.count
     chunks = [range(first, min(first + _CHUNK, end)) for first in range(given.seed, end, _CHUNK)]
     failed, tally, said = 0, Tally(), monotonic()
-    with ProcessPoolExecutor(given.jobs, initializer=prepare) as pool:
+    with ProcessPoolExecutor(given.jobs) as pool:
         runs = pool.map(_run_many, chunks, repeat(given.tasks), repeat(given.nodes))
         for chunk, (told, some) in zip(chunks, runs, strict=True):
             tally.add(some)

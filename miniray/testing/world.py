@@ -23,7 +23,6 @@ from miniray.testing.faults import Faults
 from miniray.testing.fibers import FiberKilled
 from miniray.testing.library_waits import LibraryWaits
 from miniray.testing.looks import look
-from miniray.testing.heap import clusters
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
 from miniray.testing.size import Size
@@ -56,7 +55,6 @@ class World:
             max_lineage_bytes=size.max_lineage_bytes,
             recorder=recorder,
         )
-        clusters.add(self.cluster)
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import pytest
 
 from miniray.testing import hash_order
-from miniray.testing.seeds import prepare
 
 SEEDS = 600  # a minute or two
 CHUNK = 100
@@ -30,11 +29,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         first = given("--first-seed", None) or int(os.environ.get("MINIRAY_FIRST_SEED", 0))
         chunks = [range(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
         metafunc.parametrize("seeds", chunks, ids=lambda chunk: f"{chunk.start}-{chunk.stop - 1}")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def prepared() -> None:
-    prepare()
 
 
 @pytest.fixture(autouse=True, scope="session")

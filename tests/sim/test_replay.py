@@ -16,8 +16,7 @@ from miniray.testing.seeds import main, run_program, run_seed
 
 PROGRAM = """
 import sys
-from miniray.testing.seeds import prepare, run_seed
-prepare()
+from miniray.testing.seeds import run_seed
 for seed in map(int, sys.argv[1:]):
     print(seed, run_seed(seed))
 """

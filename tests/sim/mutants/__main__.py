@@ -7,7 +7,6 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from time import monotonic
 
-from miniray.testing.seeds import prepare
 from tests.sim.mutants import MOST_SEEDS
 from tests.sim.mutants.search import HINTS, catch, hints, load_all
 
@@ -25,7 +24,7 @@ def main(names: list[str]) -> int:
     wanted = names or list(load_all())
     found = hints()
     survived = 0
-    with ProcessPoolExecutor(2, initializer=prepare) as pool:
+    with ProcessPoolExecutor(2) as pool:
         for name, seed, said in pool.map(_search, wanted):
             print(f"{name}: {said}", flush=True)
             found.pop(name, None)
