@@ -186,7 +186,7 @@ class Crew:
         """Those that have died with nothing to do, and are let go."""
         dead = [one for one in self._members if not one.is_busy and one.has_started() and not one.is_alive()]
         for member in dead:
-            member.release()
+            member.bury()
         return dead
 
     def does_start(self) -> None:
@@ -201,9 +201,10 @@ class Crew:
         return error.__cause__ is not None or self._failed_starts >= FAILED_STARTS
 
     def await_ends(self, *, killed: bool) -> None:
-        """Wait for the ends of the processes; of those that were killed only if they had started."""
+        """Wait for the ends of the processes. One that was killed may never have started; or it has, just before, and
+        that is on its way: either is told soon."""
         deadline = monotonic() + (END_SECONDS if killed else JOIN_SECONDS)
         for member in self._members:
-            pid = member.pid if not killed or member.has_started() else None
+            pid = member.pid if not killed or member.has_started(max(0.0, deadline - monotonic())) else None
             if pid is not None:
                 await_end(pid, max(0.0, deadline - monotonic()))

@@ -58,6 +58,7 @@ class CrewMember:
         self.sent_at = 0.0  # when it last got a group, or answered one
         self._pid: int | None = None
         self._exit_code: int | None = None
+        self._last_words: Any = None  # of a process that is gone: the ref fails, and says how it ended
         self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
         actor: Any = miniray.remote(PoolWorker).options(
             num_cpus=0, writable_arguments=True, raw_output=True, start="fork" if is_forked else "zygote"
@@ -184,10 +185,10 @@ class CrewMember:
     def is_up(self) -> bool:
         return self._pid is not None or self.has_started()
 
-    def has_started(self) -> bool:
-        """Whether its initializer has ended well."""
+    def has_started(self, seconds: float = 0.0) -> bool:
+        """Whether its initializer has ended well, by then."""
         try:
-            self._pid = miniray.get(self.hello, timeout=0)
+            self._pid = miniray.get(self.hello, timeout=seconds)
         except (MinirayError, OSError):
             return self._pid is not None
         return True
@@ -213,6 +214,24 @@ class CrewMember:
     def was_lost(self, error: ActorDiedError) -> None:
         """How it died, for those who ask."""
         self.has_ended = True
+        self._note_exit(error)
+
+    def bury(self) -> None:
+        """It is gone, and had nothing to do."""
+        self._ask_how()
+        self.release()
+
+    def _ask_how(self) -> None:
+        """It is gone, and no call has told how: the next one will."""
+        if self._exit_code is None and self._last_words is None and self.actor is not None:
+            try:
+                self._last_words = self.actor.pid.remote()
+            except ActorDiedError as error:
+                self._note_exit(error)
+            except MinirayError:
+                pass  # the session has ended, and nobody knows
+
+    def _note_exit(self, error: ActorDiedError) -> None:
         told = re.search(r"was ended by signal (\d+)|exited with code (\d+)", str(error))
         if told is not None:
             self._exit_code = -int(told[1]) if told[1] else int(told[2])
@@ -240,6 +259,14 @@ class CrewMember:
         """None while it lives; minus the signal that ended it, where one did."""
         if self.is_alive():
             return None
+        self._ask_how()
+        if self._exit_code is None and self._last_words is not None:
+            try:
+                miniray.get(self._last_words)
+            except ActorDiedError as error:
+                self._note_exit(error)
+            except MinirayError:
+                pass
         return self._exit_code or 0
 
     def join(self, timeout: float | None = None) -> None:

@@ -25,12 +25,14 @@ import pytest
 
 import miniray
 from miniray.errors import TaskCancelledError, WorkerCrashedError, WorkerInitializerError
+from miniray.pool import crew
 from miniray.pool.call_queue import CallQueue
 from miniray.pool.dispatch import Dispatcher
 from miniray.pool.groups import Callee
 from miniray.pool.results import LoneCall
 from miniray.pool_worker.board import Board
 from tests.integrations import pool_functions as functions
+from tests.quiescence import eventually
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -40,10 +42,7 @@ def pids(pool: Any) -> list[int]:
 
 
 def wait_gone(numbers: list[int]) -> None:
-    deadline = time.monotonic() + 3
-    while any(psutil.pid_exists(pid) for pid in numbers):
-        assert time.monotonic() < deadline, f"still there: {numbers}"
-        time.sleep(0.01)
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in numbers), f"all of {numbers} are gone")
 
 
 def outcomes(results: Any) -> list[Any]:
@@ -57,14 +56,14 @@ def outcomes(results: Any) -> list[Any]:
             found.append("lost")
 
 
-def test_killed_in_mid_call() -> None:
+def test_killed_in_mid_call(tmp_path: Path) -> None:
     with miniray.Pool(1, functions.set_shared, ("again",)) as pool:
         before = pids(pool)
-        lost = pool.apply_async(functions.sleep, (30,))
+        lost = pool.apply_async(functions.read_slowly, (tmp_path,))
         waiting = [pool.apply_async(functions.square, (x,)) for x in range(20)]
-        time.sleep(0.2)
+        eventually((tmp_path / "reads").exists, "it has started")
         os.kill(before[0], signal.SIGKILL)
-        with pytest.raises(WorkerCrashedError, match=rf"sleep was lost: worker {before[0]} was ended by .*9"):
+        with pytest.raises(WorkerCrashedError, match=rf"read_slowly was lost: worker {before[0]} was ended by .*9"):
             lost.get(timeout=10)
         assert [result.get(timeout=10) for result in waiting] == [x * x for x in range(20)]
         assert pids(pool) != before
@@ -205,16 +204,16 @@ def test_a_board_that_cannot_be_made_leaves_nothing() -> None:
     with pytest.raises(OSError, match=r"\[Errno"):
         Board(1 << 40)
     gc.collect()
-    assert _boards() == before
+    assert _boards() <= before, "those of earlier pools may still go"
 
 
-def _boards() -> list[str]:
+def _boards() -> int:
     found = []
     for place in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the session's other threads open and close theirs
             if "miniray-pool" in os.readlink(place):
                 found.append(place.name)
-    return sorted(found)
+    return len(found)
 
 
 def test_maxtasksperchild() -> None:
@@ -248,12 +247,34 @@ def test_terminate_with_long_calls() -> None:
     start = time.monotonic()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 30, "no call is waited for"
     wait_gone(numbers)
     with pytest.raises(TaskCancelledError):
         results[0].get(timeout=5)
     with pytest.raises(ValueError, match="Pool not running"), pool:
         pass
+
+
+def test_terminate_waits_for_a_worker_that_has_started_and_not_been_heard_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, kill, killed = tmp_path / "gate", miniray.kill, list[Any]()
+    gate.touch()
+    monkeypatch.setattr(miniray, "kill", killed.append)
+    monkeypatch.setattr(crew, "END_SECONDS", 60)
+    pool = miniray.Pool(1, functions.wait_while_there, (str(gate),))
+    (member,) = pool._dispatcher.crew
+    ending = threading.Thread(target=pool.terminate)
+    ending.start()
+    try:
+        eventually(lambda: killed, "its end is asked for")
+        gate.unlink()
+        eventually(lambda: member.is_up, "it starts all the same")
+        assert member.is_alive() and ending.is_alive()
+    finally:
+        kill(*killed)
+        ending.join(60)
+    assert not ending.is_alive() and not member.is_alive()
 
 
 def test_a_pool_without_calls_is_collected_without_a_thread() -> None:
@@ -263,7 +284,7 @@ def test_a_pool_without_calls_is_collected_without_a_thread() -> None:
     with pytest.warns(ResourceWarning, match="unclosed running"):
         del unused
         gc.collect()
-    assert threading.active_count() == begun
+    assert threading.active_count() <= begun, "those of earlier pools may still end"
     wait_gone(before)
 
 
