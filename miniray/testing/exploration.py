@@ -5,7 +5,7 @@
   such errors. Anything else that it raises is a failure, and so is a wait without an end.
 - What fails is run again before anything is told. If that run is another one, the program depends on something that is
   no choice of the simulation (a real clock, `id`, what an earlier run left in a global), and that is the failure. So it
-  is when it is another one in an interpreter where sets of strings have another order (`hash_order.py`).
+  is when it is another one in an interpreter where sets of strings have another order (`new_interpreters.py`).
 - Then it is shrunk, recorded into a file, and raised as one error that fits on a screen.
 """
 
@@ -29,11 +29,11 @@ from miniray.errors import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from miniray.testing.arguments import check_allowed, check_whole, what_it_is
 from miniray.testing.choices import RecordedChoices, SeededChoices
 from miniray.testing.faults import NO_FAULTS, Faults
-from miniray.testing.hash_order import Elsewhere, OtherOrders, comparable, pack
 from miniray.testing.heap import frozen_heap
 from miniray.testing.levels import Level, faults_of, more_choices
 from miniray.testing.matters import order_of_calls, what_matters
 from miniray.testing.moments import Run
+from miniray.testing.new_interpreters import Elsewhere, NewInterpreters, comparable, pack
 from miniray.testing.recorder import Recorder
 from miniray.testing.recording import Recording, Step, plain, write
 from miniray.testing.rerun import is_loading
@@ -207,7 +207,7 @@ def _failure(
     __tracebackhide__ = True
     first = Failing(done.faults, done.choices, done.nodes)
     again = {"choices": first.choices, "faults": plain(first.faults), "cluster": exploration.size(done.nodes).words()}
-    with OtherOrders(exploration.packed, again) as others:
+    with NewInterpreters(exploration.packed, again) as others:
         done, note = _settled(exploration, seed, first, done)
         first = Failing(done.faults, done.choices, done.nodes)
         last, recorder = _smallest(exploration, first, done, shrink_seconds)
@@ -368,7 +368,7 @@ def _parts_from(first: Sequence[bytes], second: Sequence[bytes], recorder: Recor
     return None
 
 
-def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: OtherOrders) -> str:
+def _elsewhere(exploration: Exploration, seed: int, done: Simulated, others: NewInterpreters) -> str:
     """What other interpreters say to it when they are compared with one another, as a part of the message.
 
     Raises:
@@ -397,7 +397,7 @@ def _by_hash_order(exploration: Exploration, seed: int, done: Simulated, who: st
     )  # fmt: skip
 
 
-def _only_here(exploration: Exploration, seed: int, done: Simulated, last: Simulated, others: OtherOrders) -> str:
+def _only_here(exploration: Exploration, seed: int, done: Simulated, last: Simulated, others: NewInterpreters) -> str:
     """What there is to say when the same choices end otherwise in a new interpreter, as a part of the message.
 
     Raises:

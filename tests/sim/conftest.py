@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from miniray.testing import hash_order
+from miniray.testing import new_interpreters
 
 SEEDS = 600  # a minute or two
 CHUNK = 100
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_other_interpreters() -> Iterator[None]:
-    """Or each failure would start three of them; `test_hash_order.py` has them."""
+    """Or each failure would start three of them; `test_new_interpreters.py` has them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(hash_order.INSIDE, "1")
+        patch.setenv(new_interpreters.INSIDE, "1")
         yield

@@ -1,4 +1,4 @@
-"""A failure that depends on the order of a set of strings is named, and what only travels as a set is not."""
+"""A failure that a new interpreter does not have: named are the order of a set of strings, and what ran before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import miniray
-from miniray.testing import NotDeterministic, SimulationFailed, exploration, explore, hash_order
+from miniray.testing import NotDeterministic, SimulationFailed, exploration, explore, new_interpreters
 from miniray.testing.levels import Level
 
 NAMES = {"anna", "berta", "carla", "dora", "emma", "frieda", "gerda", "hanna"}
@@ -22,8 +22,8 @@ NAMES = {"anna", "berta", "carla", "dora", "emma", "frieda", "gerda", "hanna"}
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)
-    monkeypatch.delenv(hash_order.INSIDE)
-    monkeypatch.setattr(hash_order, "PATIENCE_SECONDS", 100.0)
+    monkeypatch.delenv(new_interpreters.INSIDE)
+    monkeypatch.setattr(new_interpreters, "PATIENCE_SECONDS", 100.0)
 
 
 @miniray.remote
@@ -100,12 +100,12 @@ def test_a_fixed_order_is_the_only_one(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     started: list[int] = []
 
-    class Seen(hash_order.OtherOrders):
+    class Seen(new_interpreters.NewInterpreters):
         def _start(self, number: int, hash_seed: int) -> None:
             started.append(hash_seed)
             super()._start(number, hash_seed)
 
-    monkeypatch.setattr(exploration, "OtherOrders", Seen)
+    monkeypatch.setattr(exploration, "NewInterpreters", Seen)
     assert "hash order" not in str(failure_of(first_of_all, tmp_path, tmp_path))
     assert started == [7]
 
@@ -130,15 +130,15 @@ def test_an_order_that_the_first_interpreters_have_in_common(
     seeds = range(4, 34)  # an interpreter of the second three has its hash seed as its number
     other = [seed for seed in seeds if first_side(seed) != here]
     same = [seed for seed in seeds if seed not in other]
-    monkeypatch.setattr(hash_order, "HASH_SEEDS", other[:3])
-    monkeypatch.setattr(hash_order, "MORE_HASH_SEEDS", (other[3], same[0]))
+    monkeypatch.setattr(new_interpreters, "HASH_SEEDS", other[:3])
+    monkeypatch.setattr(new_interpreters, "MORE_HASH_SEEDS", (other[3], same[0]))
     error = failure_of(goes_elsewhere, tmp_path, here)
     assert isinstance(error, NotDeterministic) and "depends on hash order: the program did" in str(error)
 
 
 def test_an_empty_order_is_none_that_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "")
-    assert hash_order.OtherOrders("not packed", {})._hash_seeds == hash_order.HASH_SEEDS
+    assert new_interpreters.NewInterpreters("not packed", {})._hash_seeds == new_interpreters.HASH_SEEDS
 
 
 cache: dict[int, int] = {}
@@ -228,10 +228,10 @@ def test_the_story_is_told_where_a_fault_matters_as_well(tmp_path: Path) -> None
 
 
 def test_ctrl_c_leaves_no_interpreter_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[hash_order.OtherOrders] = []
+    seen: list[new_interpreters.NewInterpreters] = []
     children: list[subprocess.Popen[bytes]] = []
 
-    class Seen(hash_order.OtherOrders):
+    class Seen(new_interpreters.NewInterpreters):
         def _begin(self) -> None:
             super()._begin()
             seen.append(self)
@@ -240,19 +240,19 @@ def test_ctrl_c_leaves_no_interpreter_and_no_folder(tmp_path: Path, monkeypatch:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exploration, "OtherOrders", Seen)
+    monkeypatch.setattr(exploration, "NewInterpreters", Seen)
     monkeypatch.setattr(exploration, "_smallest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         explore(faults="none", folder=tmp_path)(first_of_all)(tmp_path)
-    assert len(children) == len(hash_order.HASH_SEEDS)
+    assert len(children) == len(new_interpreters.HASH_SEEDS)
     assert all(child.returncode is not None for child in children) and not Path(seen[0]._folder.name).exists()
 
 
 SCRIPT = """
 import miniray
-from miniray.testing import NotDeterministic, explore, hash_order
+from miniray.testing import NotDeterministic, explore, new_interpreters
 
-hash_order.PATIENCE_SECONDS = 100.0
+new_interpreters.PATIENCE_SECONDS = 100.0
 
 @miniray.remote
 def length(name):

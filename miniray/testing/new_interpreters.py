@@ -49,7 +49,7 @@ MAX_BYTES = 64 << 20  # of arguments, which are pickled for each test: most do n
 LIFE_SECONDS = 60  # of an interpreter whose parent was killed
 HASH_SEEDS = (1, 2, 3)  # two elements have the same order in all of them once in four times
 MORE_HASH_SEEDS = (4, 5, 6)  # when all of those have ended otherwise than the run that failed
-INSIDE = "MINIRAY_OTHER_ORDER"  # set in those interpreters, where no more are started
+INSIDE = "MINIRAY_NEW_INTERPRETER"  # set in those interpreters, where no more are started
 Parting = Callable[[list[Step], list[Step], dict[str, Any]], str | None]
 
 
@@ -61,7 +61,7 @@ class Elsewhere(Record, frozen=True):
     error: tuple[tuple[str, str], str] | None
 
 
-class OtherOrders:
+class NewInterpreters:
     """Interpreters that run it again, from `__enter__` on.
 
     Args:
@@ -79,7 +79,7 @@ class OtherOrders:
         given = os.environ.get("PYTHONHASHSEED") or "random"  # to Python "" is none
         self._hash_seeds = HASH_SEEDS if given == "random" else (int(given),)
 
-    def __enter__(self) -> OtherOrders:
+    def __enter__(self) -> NewInterpreters:
         self._folder = tempfile.TemporaryDirectory(prefix="miniray-")
         try:
             if INSIDE not in os.environ:
@@ -110,7 +110,7 @@ class OtherOrders:
         environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), INSIDE: "1"}
         try:
             self._children[number] = subprocess.Popen(
-                [sys.executable, "-m", "miniray.testing.hash_order", self._folder.name, str(number)],
+                [sys.executable, "-m", "miniray.testing.new_interpreters", self._folder.name, str(number)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
