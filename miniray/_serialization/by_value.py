@@ -24,6 +24,7 @@ import cloudpickle.cloudpickle as cp
 
 from miniray._serialization import forked, forking, namespaces, pickles
 from miniray._serialization.namespaces import (
+    EMPTY,
     LOCKS,
     MISSING,
     Binding,
@@ -31,6 +32,8 @@ from miniray._serialization.namespaces import (
     GlobalsKey,
     changes_in_place,
     class_versions,
+    closure_of,
+    contents_of,
     is_only_inherited,
     same_objects,
     state_of,
@@ -60,7 +63,7 @@ class Dependencies:
         for name in names:
             self._globals[id(bound), name] = bound.get, name, bound.get(name, MISSING)
         for cell in function.__closure__ or ():
-            self._cells.append((cell, cp._get_cell_contents(cell)))
+            self._cells.append((cell, contents_of(cell)))
 
     def add_class(self, cls: type[Any]) -> None:
         self._classes.append((cls, state_of(cls)))
@@ -75,7 +78,7 @@ class Dependencies:
             if function.__kwdefaults__ is not keyword_defaults:
                 return False
         for cell, contents in self._cells:
-            if cp._get_cell_contents(cell) is not contents:
+            if contents_of(cell) is not contents:
                 return False
         if not self._classes:
             return True
@@ -277,8 +280,8 @@ class ByValuePickler(cp.Pickler):  # type: ignore[misc]
 
 
 def _held_by(function: FunctionType) -> set[int]:
-    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return {id(value) for value in held} | {id(cp._get_cell_contents(cell)) for cell in function.__closure__ or ()}
+    held = [*closure_of(function), *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return {id(value) for value in held}
 
 
 def _with_slots(cls: type[Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Any, ...]:
@@ -412,8 +415,8 @@ def _set_function_state(function: FunctionType, state: Any) -> None:
     vars(function).update(attributes)
     slots.pop("_cloudpickle_submodules")  # being unpickled, they are imported
     for cell, filled in zip(function.__closure__ or (), slots.pop("__closure__") or (), strict=True):
-        contents = cp._get_cell_contents(filled)
-        if contents is not cp._empty_cell_value:
+        contents = contents_of(filled)
+        if contents is not EMPTY:
             cell.cell_contents = same.get(id(contents), contents)
     if same:
         slots["__defaults__"] = tuple([same.get(id(value), value) for value in slots["__defaults__"] or ()]) or None

@@ -154,11 +154,11 @@ def _parts_of_instance(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f"the closure's {name}", cell.cell_contents
-        except ValueError:  # an empty cell
-            continue
+    from miniray._serialization.namespaces import EMPTY, closure_of
+
+    for name, value in zip(function.__code__.co_freevars, closure_of(function), strict=True):
+        if value is not EMPTY:
+            yield f"the closure's {name}", value
     for name in _names_of(function.__code__):
         if name in function.__globals__:
             yield f"the global {name}", function.__globals__[name]

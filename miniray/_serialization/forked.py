@@ -23,7 +23,7 @@ from typing import Any
 import cloudpickle.cloudpickle as cp
 
 from miniray._serialization import namespaces
-from miniray._serialization.namespaces import LOCKS, MISSING, FunctionKey, is_only_inherited, versions
+from miniray._serialization.namespaces import LOCKS, MISSING, FunctionKey, closure_of, is_only_inherited, versions
 
 DEFINITIONS = (FunctionType, functools._lru_cache_wrapper, type)
 
@@ -99,8 +99,7 @@ def _inner(thing: Any) -> Iterable[Any] | None:
     if kind is FunctionType:
         if cp._should_pickle_by_reference(thing):
             return None
-        held = [cp._get_cell_contents(cell) for cell in thing.__closure__ or ()]
-        return [*held, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        return [*closure_of(thing), *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
     if kind is functools._lru_cache_wrapper:
         return (thing.__wrapped__,)
     if issubclass(kind, type):  # asked as a class of users' cannot answer itself: a driver that is forked holds locks

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from miniray._serialization.forked import Inherited
 
 MISSING = object()
-_EMPTY = object()  # is in a cell that is not bound yet
+EMPTY = object()  # is in a cell that is not bound yet
 LOCKS: dict[type[Any], Callable[[], Any]] = {type(make()): make for make in (threading.Lock, threading.RLock)}
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, object)
 _FIXED = (*_ATOMS, FunctionType, BuiltinFunctionType, functools._lru_cache_wrapper, ModuleType)
@@ -201,7 +201,7 @@ def _parts_of(function: Any) -> list[Any]:
     parts: list[Any] = []
     for one in _functions_in(function):
         named = one.__kwdefaults__ or {}
-        parts += (one.__code__, *(one.__defaults__ or ()), MISSING, *named, *named.values(), *_cells_of(one))
+        parts += (one.__code__, *(one.__defaults__ or ()), MISSING, *named, *named.values(), *closure_of(one))
     return parts
 
 
@@ -210,7 +210,7 @@ def changes_in_place(function: Any) -> bool:
     and so do attributes. Defaults do, too, but they are the receiver's own, as its globals are."""
     return any(
         vars(one).keys() - {"__wrapped__"}
-        or any(type(held) not in _FIXED and not issubclass(type(held), type) for held in _cells_of(one))
+        or any(type(held) not in _FIXED and not issubclass(type(held), type) for held in closure_of(one))
         for one in _functions_in(function)
     )
 
@@ -225,19 +225,19 @@ def _functions_in(function: Any) -> list[FunctionType]:
             pending.append(one.__wrapped__)
         elif type(one) is FunctionType and id(one) not in found:
             found[id(one)] = one
-            pending += _cells_of(one)
+            pending += closure_of(one)
     return [*found.values()]
 
 
-def _cells_of(function: FunctionType) -> list[Any]:
-    return [_contents(cell) for cell in function.__closure__ or ()]
+def closure_of(function: FunctionType) -> list[Any]:
+    return [contents_of(cell) for cell in function.__closure__ or ()]
 
 
-def _contents(cell: CellType) -> Any:
+def contents_of(cell: CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return _EMPTY
+        return EMPTY
 
 
 def _nothing() -> Any:

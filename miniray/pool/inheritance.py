@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import logging
 import os
 import sys
@@ -88,7 +89,7 @@ def _held_by(value: Any) -> Iterable[Any]:
     if _is(value, functools._lru_cache_wrapper):
         value = value.__wrapped__
     if _is(value, FunctionType):
-        return [*_contents(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return [*_closure_of(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     return _parts_of_class(value) if _is(value, type) else (value,)
 
 
@@ -218,7 +219,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[Any]:
-    yield from _contents(function)
+    yield from _closure_of(function)
     yield function.__defaults__
     yield function.__kwdefaults__
     names = list(_names(function.__code__))
@@ -229,12 +230,8 @@ def _parts_of_function(function: FunctionType) -> Iterator[Any]:
             yield [vars(value)[inner] for inner in names if inner in vars(value)]
 
 
-def _contents(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            pass  # not bound yet
+def _closure_of(function: FunctionType) -> list[Any]:
+    return gc.get_referents(*(function.__closure__ or ()))  # of a cell that is not bound yet: nothing
 
 
 def _names(code: CodeType) -> Iterator[str]:
