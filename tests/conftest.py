@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -96,12 +97,21 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2`, all that starts processes stays on one core, in its order; everything else fills the other."""
-    for item in items:
-        if _is_of(ONE_AFTER_ANOTHER, item.path):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`, all that starts processes stays on one core, in its order; everything else fills the other.
+
+    pytest-xdist has marks for that (`--dist=loadgroup`). It adds them to the names of tests, which pytest 9.2 does not
+    let it change: then each test goes wherever there is room, and nobody is told.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ProcessesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = config.rootpath / nodeid.partition("::")[0]
+            return "processes" if _is_of(ONE_AFTER_ANOTHER, file) else nodeid
+
+    return ProcessesTogether(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,7 @@ def tried(
     """Explore a scenario; pytest's summary says how many interleavings there were."""
 
     def run(scenario: Callable[[World], None], deviations: int = 2) -> int:
+        gc.collect()  # else refs that earlier tests have left run watched lines in the middle
         count = explored(monkeypatch, scenario, deviations)
         record_property("interleavings", f"{request.node.name}: {count:,}")
         return count

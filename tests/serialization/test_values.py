@@ -14,7 +14,7 @@ import weakref
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniray._serialization import pickles, values
@@ -46,6 +46,7 @@ class Pin:
 
 
 @given(plain)
+@settings(derandomize=True, deadline=None)
 def test_both_forms_of_plain_values(value: object) -> None:
     done = serialize(value)
     assert deserialize(done.to_bytes()) == value

@@ -40,7 +40,7 @@ class Script:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 60.0) -> str:
+    def end(self, seconds: float = 110.0) -> str:
         """Its remaining output, when it has ended by itself with status 0 and nothing on stderr."""
         try:
             output, _ = self.process.communicate(timeout=seconds)

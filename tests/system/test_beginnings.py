@@ -128,4 +128,4 @@ BEGINNINGS = {
 @pytest.mark.parametrize("how", BEGINNINGS)
 def test_sessions_begin_anywhere(script, how):
     lines = BEGINNINGS[how].rstrip().replace("\n    ", "\n")
-    assert script(PRELUDE + lines + "\n    print('used')\n").end(60) == "used\n"
+    assert script(PRELUDE + lines + "\n    print('used')\n").end() == "used\n"

@@ -253,7 +253,7 @@ def test_a_forked_child_ends_nothing_of_its_parents_session(script, way):
     assert len(pids) >= 3
     for pid in pids:
         await_end(pid, GONE_SECONDS)
-    assert driver.end(20) == "lives on\n"
+    assert driver.end() == "lives on\n"
 
 
 FORKED = """
@@ -392,4 +392,4 @@ INTERRUPTED = """
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ctrl_c_in_init_and_in_shutdown_leaves_nothing(script, seed):
-    assert script(INTERRUPTED, seed).end(60) == "nothing left\n"
+    assert script(INTERRUPTED, seed).end() == "nothing left\n"

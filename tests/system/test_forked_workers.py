@@ -245,7 +245,7 @@ for thread in threads:
 print("ended", flush=True)
 """
     )
-    assert driver.end(60) == "ended\n"
+    assert driver.end() == "ended\n"
 
 
 @pytest.mark.parametrize("whom", ["driver", "node", "both"])

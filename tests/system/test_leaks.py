@@ -55,7 +55,7 @@ IDLE = """
 
 @pytest.mark.parametrize("what", ["sessions", "pools"])
 def test_what_comes_and_goes_leaves_nothing(script, what):
-    more = json.loads(script(COME_AND_GO, what, CYCLES).end(100))
+    more = json.loads(script(COME_AND_GO, what, CYCLES).end())
     assert len(more) == 7
     assert {} == {name: figure for name, figure in more.items() if figure > ALLOWED.get(name, 0)}, more
 
