@@ -67,7 +67,7 @@ class Attendant:
         if thread is not None:
             self.rouse(now=True)
             while thread.is_alive():
-                has_time = self._is_calling_back and not self._dispatcher.waiting
+                has_time = self._is_calling_back and thread.ident not in self._dispatcher.waiting
                 if monotonic() - began > (JOIN_SECONDS if has_time else END_SECONDS):
                     break
                 thread.join(WAIT_SECONDS)

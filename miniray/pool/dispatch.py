@@ -239,8 +239,8 @@ class Dispatcher:
                 self.attendant.rouse(now=True)
 
     @property
-    def waiting(self) -> int:
-        """Threads of the user's that drive."""
+    def waiting(self) -> list[int]:
+        """Threads of the user's that drive, by their idents."""
         return self._waiting.threads
 
     def drive_while_alone(self, is_over: Callable[[], bool], longest: float) -> None:

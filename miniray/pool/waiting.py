@@ -37,20 +37,20 @@ class Waiting:
         self._exchange = exchange
         self._give_up = give_up
         self._sleepers: dict[threading.Lock, None] = {}  # each is released when something has changed
-        self.threads = 0  # of the user's, that drive
+        self.threads: list[int] = []  # of the user's, that drive: their idents
 
     def until(self, done: Callable[[], bool], timeout: float | None = None, look: float | None = None) -> bool:
         """Drive the pool until `done()`, which is looked at each `look` seconds; False after `timeout` seconds."""
-        is_counted = False
+        thread, is_counted = threading.get_ident(), False
         try:
             with self._lock:
-                self.threads += 1
+                self.threads.append(thread)
                 is_counted = True
             in_time = self.drive(done, None if timeout is None else monotonic() + timeout, look)
         finally:
             with self._lock:
                 if is_counted:
-                    self.threads -= 1
+                    self.threads.remove(thread)
         return in_time
 
     def drive(self, done: Callable[[], bool], deadline: float | None, longest: float | None) -> bool:

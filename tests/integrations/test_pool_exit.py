@@ -187,6 +187,23 @@ def test_daemon_threads_that_wait_leave_no_traceback(waits: str, tmp_path: Path)
         assert Program(imports, body, tmp_path / str(number)).left() == (0, "the end\n", "", "")
 
 
+def test_a_callback_has_its_time_though_a_thread_waits_for_another_result(tmp_path: Path) -> None:
+    body = """
+        pool = Pool(2)
+        called = threading.Event()
+        def late(value):
+            called.set()
+            time.sleep(1.5)
+            say("called back")
+        threading.Thread(target=pool.apply, args=(nap, (60,)), daemon=True).start()
+        while not pool._cache:
+            time.sleep(0.01)
+        pool.apply_async(square, (3,), callback=late)
+        called.wait()
+    """
+    assert left(body, tmp_path) == (0, "called back\n", "", "")
+
+
 def test_a_use_after_the_end_says_so(tmp_path: Path) -> None:
     """The standard pool's would wait for ever."""
     body = """
