@@ -21,7 +21,7 @@ import pytest
 
 GUARDED = ("api", "integrations", "system")
 ONE_AFTER_ANOTHER = (*GUARDED, "store", "transports")  # beside other processes of ours they would prove less
-GRACE_SECONDS = 2.0  # the promise: two seconds after the driver's death nothing is left
+GRACE_SECONDS = 10.0  # two are promised, and asked in `system/`; a busy machine may take longer
 MARK = f"MINIRAY_TEST_RUN={os.getpid()}"  # whole: run 12 is not run 123
 STANDARD_LIBRARY = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")  # these outlive their users
 

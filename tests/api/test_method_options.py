@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from quiescence import eventually
 
 import miniray
 
@@ -23,9 +25,11 @@ class Actor:
         array[0] = 7
         return array
 
-    def nap(self, seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
+    def nap(self, folder: Path) -> str:
+        (folder / "started").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.005)
+        return "went on"
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +64,12 @@ def test_writable_arguments(actor: Any, size: int) -> None:
         actor.write.options(writable_arguments=1)
 
 
-def test_cancel_of_what_has_not_started(actor: Any) -> None:
-    running, waiting = actor.nap.remote(0.3), actor.nap.remote(30)
-    time.sleep(0.1)
+def test_cancel_of_what_has_not_started(actor: Any, tmp_path: Path) -> None:
+    running, waiting = actor.nap.remote(tmp_path), actor.nap.remote(tmp_path)
+    eventually((tmp_path / "started").exists, "the first one runs")
     miniray.cancel(running, running=False)
     miniray.cancel(waiting, running=False)
     with pytest.raises(miniray.errors.TaskCancelledError):
         miniray.get(waiting, timeout=10)
-    assert miniray.get(running, timeout=10) == 0.3
+    (tmp_path / "go").touch()
+    assert miniray.get(running, timeout=20) == "went on"

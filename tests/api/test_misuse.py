@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 
 import pytest
 
 import miniray
+import miniray.pool.crew
 from miniray._runtime.driving import ReentrantWaitError
 from miniray.errors import SessionError
 
@@ -139,12 +141,13 @@ def test_init_inside_of_a_task(small_session):
         miniray.get(miniray.remote(lambda: miniray.init()).remote())
 
 
-def test_a_call_that_could_not_be_sent_does_not_keep_a_pools_worker(small_session):
+def test_a_call_that_could_not_be_sent_does_not_keep_a_pools_worker(small_session, monkeypatch):
+    monkeypatch.setattr(sys.modules["miniray.pool.crew"], "JOIN_SECONDS", 60.0)
     with miniray.Pool(1) as pool:
         with pytest.raises(TypeError, match="lock"):
             pool.apply(abs, (threading.Lock(),))
         pool.close()
         began = time.monotonic()
         pool.join()
-        assert time.monotonic() - began < 5.0, "it waits 10 s for a worker that is held"
+        assert time.monotonic() - began < 30, "it waits a minute for a worker that is held"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quiescence import assert_quiet, await_end
+from quiescence import assert_quiet, await_end, eventually
 
 import miniray
 from miniray.errors import ActorDiedError
@@ -94,10 +94,11 @@ def test_the_retries_of_a_call_are_counted(log: Path) -> None:
     assert miniray.get(actor.add.remote()) == 1
 
 
-def test_only_calls_that_were_under_way_fail(log: Path) -> None:
+def test_only_calls_that_were_under_way_fail(log: Path, tmp_path: Path) -> None:
     @miniray.remote
     def late() -> int:
-        time.sleep(0.3)
+        while not (tmp_path / "go").exists():
+            time.sleep(0.005)
         return 5
 
     actor = Fragile.remote(log)
@@ -105,6 +106,7 @@ def test_only_calls_that_were_under_way_fail(log: Path) -> None:
     died, waits = actor.die.remote(), actor.add.remote(late.remote())
     with pytest.raises(ActorDiedError):
         miniray.get(died)
+    (tmp_path / "go").touch()
     assert miniray.get(waits) == 5
 
 
@@ -149,9 +151,7 @@ def test_what_the_constructor_was_given_is_kept_for_the_next_life(log: Path) -> 
     gc.collect()
     assert miniray.get(actor.look.remote()) == 200_000
     miniray.kill(actor, no_restart=False)
-    deadline = time.monotonic() + 20
-    while lines(log).count("life") < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: lines(log).count("life") == 2, "it begins anew")
     assert miniray.get(actor.look.remote()) == 200_000
     pid = miniray.get(actor.pid.remote())
     del actor

@@ -151,7 +151,7 @@ def test_waits_end_with_the_session():
     time.sleep(0.1)
     miniray.shutdown()
     for thread in threads:
-        thread.join(5)
+        thread.join(20)
     assert [type(error) for error in caught] == [SessionError] * 3
 
 

@@ -232,19 +232,19 @@ def test_exceptions_are_retried_when_asked(tmp_path):
     assert (tmp_path / "e").read_text() == "xx"
 
 
-def test_a_long_task_hides_nothing_behind_it():
+def test_a_long_task_hides_nothing_behind_it(tmp_path):
     @miniray.remote
-    def nap(seconds):
-        time.sleep(seconds)
-        return seconds
+    def wait_for(path):
+        while path is not None and not path.exists():
+            time.sleep(0.005)
 
-    for _ in range(3):
-        miniray.get([nap.remote(0) for _ in range(50)])  # short ones, so the pipeline is deep
-        refs = [nap.remote(1.0), *[nap.remote(0) for _ in range(100)]]
-        started = time.monotonic()
-        miniray.get(refs[1:])
-        assert time.monotonic() - started < 0.8
-        miniray.cancel(refs[0])
+    for number in range(3):
+        miniray.get([wait_for.remote(None) for _ in range(50)])  # short ones, so the pipeline is deep
+        long = wait_for.remote(tmp_path / str(number))
+        miniray.get([wait_for.remote(None) for _ in range(100)], timeout=60)
+        assert miniray.wait([long], timeout=0) == ([], [long])
+        (tmp_path / str(number)).touch()
+        miniray.get(long, timeout=60)
 
 
 def test_what_is_submitted_runs_though_nobody_waits(tmp_path):

@@ -161,12 +161,15 @@ def test_shutdown_waits_and_ends_the_processes() -> None:
         two.map(functions.square, [1])
 
 
-def test_shutdown_cancels() -> None:
+def test_shutdown_cancels(tmp_path: Path) -> None:
     two = miniray.Executor(2)
-    futures = [two.submit(functions.sleep, 0.2) for _ in range(50)]
+    futures = [two.submit(functions.wait_for_file, str(tmp_path / "gate")) for _ in range(50)]
     results = two.map(functions.square, range(50))
-    two.shutdown(wait=True, cancel_futures=True)
+    two.shutdown(wait=False, cancel_futures=True)
     assert [future.cancelled() for future in futures] == [False] * 2 + [True] * 48
+    (tmp_path / "gate").touch()
+    two.shutdown(wait=True, cancel_futures=True)
+    assert [future.done() for future in futures] == [True] * 50
     with pytest.raises(CancelledError):
         next(results)
 

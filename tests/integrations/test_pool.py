@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import operator
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import pytest
 import miniray
 from miniray.pool import exchange
 from tests.integrations import pool_functions as functions
+from tests.quiescence import eventually
 
 pytestmark = pytest.mark.usefixtures("session")
 
@@ -43,14 +46,24 @@ USES: dict[str, Callable[[Any], Any]] = {
     "imap_unordered": lambda p: sorted(p.imap_unordered(functions.square, range(300))),
     "imap_bad_chunksize": lambda p: p.imap(functions.square, [1], chunksize=0),
     "callback_before_ready": lambda p: _with_callback(p),
-    "timeout": lambda p: p.apply_async(functions.sleep, (0.3,)).get(timeout=0.01),
-    "imap_timeout": lambda p: p.imap(functions.sleep, [0.3]).next(timeout=0.01),
-    "not_ready": lambda p: p.apply_async(functions.sleep, (0.2,)).successful(),
+    "timeout": lambda p: _while_it_runs(p.apply_async, lambda result: result.get(timeout=0.01)),
+    "imap_timeout": lambda p: _while_it_runs(p.imap, lambda results: results.next(timeout=0.01)),
+    "not_ready": lambda p: _while_it_runs(p.apply_async, lambda result: result.successful()),
     "unpicklable_argument": lambda p: p.map(functions.square, [functions.Unpicklable()] * 3),
     "unpicklable_result": lambda p: p.apply(functions.unpicklable_on_three, (3,)),
     "pickle": lambda p: __import__("pickle").dumps(p),
     "join_running": lambda p: p.join(),
 }
+
+
+def _while_it_runs(begin: Callable[[Any, Any], Any], look: Callable[[Any], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        result = begin(functions.wait_for_file, [os.path.join(folder, "gate")])
+        try:
+            return look(result)
+        finally:
+            Path(folder, "gate").touch()
+            next(result) if hasattr(result, "next") else result.wait()
 
 
 def _with_callback(pool: Any) -> Any:
@@ -134,7 +147,7 @@ def test_initializer_and_function_share_globals() -> None:
         "with miniray.Pool(2, begin, (5,)) as pool:\n"
         "    print(pool.map(read, range(3)), pool.apply(read, (9,)), list(pool.imap(read, [1])), shared)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[(5, 0), (5, 1), (5, 2)] (5, 9) [(5, 1)] None\n", done.stderr
 
 
@@ -226,9 +239,7 @@ def test_several_threads(pool: Any) -> None:
 def test_nobody_waits(pool: Any) -> None:
     done: list[Any] = []
     results = [pool.apply_async(functions.square, (x,), callback=done.append) for x in range(300)]
-    deadline = time.monotonic() + 10
-    while not all(result.ready() for result in results) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: all(result.ready() for result in results), "all are ready")
     assert sorted(done) == [x * x for x in range(300)]
 
 

@@ -54,7 +54,7 @@ class Program:
     def left(self) -> Left:
         """Its exit code, its words, what is in its file, its complaints."""
         try:
-            words, complaints = self._process.communicate(timeout=30)
+            words, complaints = self._process.communicate(timeout=100)
         finally:
             self._process.kill()
         return self._process.returncode, words, self._out.read_text(), complaints

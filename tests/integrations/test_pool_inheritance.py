@@ -96,7 +96,7 @@ def run(tmp_path: Path, body: str, package: str = "miniray") -> None:
     path = tmp_path / "driver.py"
     path.write_text(HEAD.format(package=package) + textwrap.dedent(body) + "\nprint('ended')\n")
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", path], capture_output=True, text=True, timeout=100,
+        [sys.executable, "-X", "faulthandler", path], capture_output=True, text=True, timeout=100, cwd=tmp_path,
         env={**os.environ, "WITNESS": str(tmp_path / "witness")},
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("ended\n", "", 0), done.stderr
@@ -142,8 +142,10 @@ def test_a_pool_that_began_otherwise_is_forked_anew_when_a_function_needs_it(tmp
     body = """
     import imported
 
-    def plain(x):
-        return os.getppid(), time.sleep(x)
+    def plain(gate):
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return os.getppid()
 
     def where_through_a_module():
         return os.getppid(), imported.lock.acquire(timeout=0.01)
@@ -152,18 +154,19 @@ def test_a_pool_that_began_otherwise_is_forked_anew_when_a_function_needs_it(tmp
         me = os.getpid()
         with Pool(2) as pool:
             assert repr(pool).endswith("start=zygote>")
-            assert pool.apply(plain, (0,))[0] != me
-            slow = pool.apply_async(plain, (0.5,))
+            assert pool.apply(plain, (__file__,)) != me
+            slow = pool.apply_async(plain, ("gate",))
             try:
                 pool.apply_async(imported.where)
             except RuntimeError as error:
                 assert "should only be shared between processes through inheritance: where uses" in str(error)
+            open("gate", "w").close()
             slow.get()
             with imported.lock:
                 assert pool.apply(imported.where) == (me, False)
                 assert pool.apply(where_through_a_module) == (me, False)
             assert repr(pool).endswith("start=fork>")
-            assert pool.apply(plain, (0,))[0] == me
+            assert pool.apply(plain, (__file__,)) == me
     """
     run(tmp_path, body)
 

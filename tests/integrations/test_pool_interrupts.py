@@ -176,8 +176,8 @@ def test_whoever_is_interrupted_as_he_waits_leaves_the_workers_free(
     begun.append(pool)
     workers = [member.pid for member in pool._pool]
     strikes.is_armed = True
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
     with pytest.raises(Struck):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
         NAPS[kind](pool)
     assert pool.map_async(abs, range(-9, 0)).get(20) == list(range(9, 0, -1))
     assert [member.pid for member in pool._pool] == workers
@@ -349,8 +349,8 @@ def test_pickling_that_does_not_end_is_interrupted(kind: str, strikes: Strikes) 
     try:
         assert pool.apply(functions.square, (3,)) == 9
         strikes.is_armed = True
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(Struck):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             list(PICKLES[kind](pool))
         assert pool.apply(functions.square, (4,)) == 16  # nobody has a handle of it, and it is not sent
         assert pool.map(functions.square, range(5)) == [0, 1, 4, 9, 16]
@@ -440,8 +440,8 @@ def test_what_a_handler_raises_while_values_are_read_is_raised_as_it_is(
     pool = miniray.Pool(2)
     try:
         pool.map(functions.square, range(10))
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(kind) as caught:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
             use(pool)
         assert type(caught.value) is kind and caught.value.args == ("too late",)
     finally:

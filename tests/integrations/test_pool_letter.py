@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -286,7 +287,7 @@ def test_the_logger_of_multiprocessing() -> None:
         with miniray.Pool(1) as pool:
             pool.apply(log, ("one call",))
     """
-    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, timeout=60)
     lines = done.stderr.splitlines()
     assert "[INFO/ForkPoolWorker-1] one call" in lines
     assert "[DEBUG/MainProcess] added worker" in lines and "[DEBUG/MainProcess] terminating pool" in lines
@@ -392,7 +393,7 @@ def test_a_forked_child_cannot_use_its_parents_pool(pool: Any) -> None:
     assert pool.map(functions.square, range(3)) == [0, 1, 4]
 
 
-def test_a_handler_may_bring_a_call_between_any_two_lines_of_another() -> None:
+def test_a_handler_may_bring_a_call_between_any_two_lines_of_another(tmp_path: Path) -> None:
     brought: list[tuple[int, Any]] = []
     with miniray.Pool(1) as pool:
 
@@ -403,7 +404,7 @@ def test_a_handler_may_bring_a_call_between_any_two_lines_of_another() -> None:
                 brought.append((len(brought), pool.apply_async(functions.square, (len(brought),))))
             return bring
 
-        pool.map_async(time.sleep, [0.2] * 3)  # so that the others have to queue
+        pool.map_async(functions.wait_for_file, [str(tmp_path / "gate")] * 3)  # so that the others have to queue
         first = pool.apply_async(functions.square, (100,))
         before = sys.gettrace()
         sys.settrace(bring)
@@ -411,6 +412,7 @@ def test_a_handler_may_bring_a_call_between_any_two_lines_of_another() -> None:
             mine = pool.apply_async(functions.square, (101,))
         finally:
             sys.settrace(before)
+        (tmp_path / "gate").touch()
         assert brought, "a handler has run within"
         assert (first.get(30), mine.get(30)) == (10_000, 10_201)
         assert all(result.get(30) == number * number for number, result in brought)

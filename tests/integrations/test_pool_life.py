@@ -373,7 +373,7 @@ def test_exit_with_a_live_pool(ending: str) -> None:
         "print(pool.map(nap, [0.01]), *[w.pid for w in pool._pool], flush=True)\n"
         f"{ending}\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == {"": 0, "raise KeyError(1)": 1, "sys.exit(4)": 4, "pool.close()": 0}[ending], done.stderr
     assert "Exception ignored" not in done.stderr and "Exception in thread" not in done.stderr
     wait_gone([int(word) for word in done.stdout.split()[1:]])
@@ -394,5 +394,5 @@ def test_workers_have_the_pools_code_from_the_start() -> None:
         "miniray.init()\n"
         "print(miniray.get(has_it.remote()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\nno more\nTrue\n", done.stderr

@@ -84,7 +84,8 @@ def test_given(simulated_cluster, number):
 def run(folder: Path, text: str, *options: str) -> str:
     (folder / "test_bank.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-p", "miniray.testing.plugin", "--strict-markers", *options]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command.append("--color=no")
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTEST_ADDOPTS": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110).stdout
 
 
