@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-SECONDS = 60
+SECONDS = 200
 MODULE = """
 class Circle:
     def area(self):
