@@ -17,11 +17,12 @@ from miniray._runtime.execute import Executor
 from miniray._runtime.loop import Loop
 from miniray._runtime.process import Ended, Process
 from miniray._runtime.waiters import Waiter
+from miniray.core.failures import Failure
 from miniray.core.ids import ProcessId, show
 from miniray.core.machine import Machine, Send
 from miniray.core.messages import TasksDone
 from miniray.core.record import Effect, Event
-from miniray.core.task_spec import Stored, contained
+from miniray.core.task_spec import PushedTask, Stored, contained
 from miniray.core.worker.events import RunTask
 from miniray.errors import SessionError
 from miniray.testing.faults import CrashHere, CrashMode, end_half_way
@@ -344,6 +345,11 @@ class SimulatedExecutor(Executor):
     def begin(self, effect: RunTask) -> None:
         self._home.cluster.task_starts(self._home, effect.task)
         super().begin(effect)
+
+    def _failure(self, task: PushedTask, error: BaseException) -> tuple[Failure, bool]:
+        if isinstance(error, FiberKilled):
+            raise error  # it has no outcome, and a thread that was given up is to end without a look at its frames
+        return super()._failure(task, error)
 
     def _strike(self) -> None:
         self._home.rouse_fibers()

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import miniray
-from miniray.errors import WorkerCrashedError
+from miniray._runtime import execute
+from miniray.errors import ActorDiedError, WorkerCrashedError
 from miniray.testing import (
     DrawnChoices,
     Faults,
@@ -272,6 +273,23 @@ def test_an_error_is_the_cause_and_says_how_to_run_it_again() -> None:
         simulate(program, seed=7, num_cpus=3, faults="all")
     assert isinstance(failed.value.__cause__, KeyError)
     assert failed.value.simulated.error is failed.value.__cause__
+
+
+def test_what_is_killed_makes_no_error_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[BaseException] = []
+    real = execute.serialize_exception
+    monkeypatch.setattr(execute, "serialize_exception", lambda error: made.append(error) or real(error))
+
+    def program() -> None:
+        waits = Waits.remote()
+        call = waits.call.remote(waits)
+        miniray.wait([call], timeout=1.0)
+        miniray.kill(waits)
+        with pytest.raises(ActorDiedError):
+            miniray.get(call)
+
+    simulate(program)
+    assert not made
 
 
 def test_a_wait_without_an_end_is_told() -> None:
