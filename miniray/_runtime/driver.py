@@ -36,7 +36,10 @@ from miniray.errors import ForkedDriverError, InternalError, NodeDiedError, Sess
 from miniray.transport import load
 
 _NODE = "node"
-_FIRST_IMPORTS = ("cloudpickle", "msgspec", "miniray._runtime.node_main", "miniray._runtime.worker_main")
+_FIRST_IMPORTS = (  # what each worker would import else, which takes it longer than to be forked
+    "cloudpickle", "msgspec", "miniray._runtime.node_main", "miniray._runtime.worker_main",
+    "miniray._serialization.by_value",
+)  # fmt: skip
 
 
 class Driver:

@@ -33,6 +33,7 @@ from miniray.core.worker.worker import Worker
 from miniray.transport import load
 
 _NODE_ENDED = "node"
+_LocalTransport = load("local")  # now: the zygote has it then, and no worker imports it again
 
 
 def main(endowment: Endowment) -> None:
@@ -47,7 +48,7 @@ def main(endowment: Endowment) -> None:
     process.inheritance = endowment.inheritance
     status = arena.status_word(local_number(endowment.me))
     executor = Executor(process, status.write)
-    transport = load("local")(endowment.me, endowment.node, endowment.link)
+    transport = _LocalTransport(endowment.me, endowment.node, endowment.link)
     worker = Worker(endowment.me, endowment.node)
 
     def on_readable(token: Any) -> Event | None:

@@ -396,3 +396,24 @@ def test_workers_have_the_pools_code_from_the_start() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\nno more\nTrue\n", done.stderr
+
+
+def test_workers_import_nothing_of_ours_that_the_zygote_has_not() -> None:
+    """It would take each of them longer than the fork does. A process that imports what the zygote does has it all."""
+    program = (
+        "import importlib, sys, miniray.pool\n"
+        "from miniray._runtime import driver\n"
+        "plans = []\n"
+        "begin = driver.start_session\n"
+        "driver.start_session = lambda plan: (plans.append(plan), begin(plan))[1]\n"
+        "def ours(): return {name for name in sys.modules if name.startswith('miniray')}\n"
+        "with miniray.Pool(1) as pool: seen = pool.apply(ours)\n"
+        "print(*sorted(seen))\n"
+        "print('miniray._runtime.zygote', *plans[0].imports, *(main.partition(':')[0] for main in (\n"
+        "    plans[0].node_main, plans[0].worker_main)))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    seen, imported = (line.split() for line in found.stdout.splitlines())
+    again = f"import sys, importlib; [importlib.import_module(one) for one in {imported}]; print(*sys.modules)"
+    zygote = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, timeout=60)
+    assert len(seen) > 20 and {*seen} <= {*zygote.stdout.split()}, {*seen} - {*zygote.stdout.split()}
