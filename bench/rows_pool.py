@@ -8,11 +8,13 @@ import os
 import random
 import signal
 from heapq import heapreplace
+from time import perf_counter
 from typing import Any
 
-from bench.measure import Goal, Row, descendants, interleave_processes
+from bench.measure import MINIRAY, Goal, Row, descendants, interleave_processes
 from bench.rows_lifecycle import figures
 from bench.versus import POOLS, WORKERS, counted, load, systems
+from bench.versus.work import nothing
 
 CALLS = 2_000
 SUBMITTED = 20_000
@@ -24,6 +26,7 @@ QUICK_CALLS, SLOW_SECONDS, SLOW_TIMES = 300, 0.1, 10
 BIG_BYTES, BIG_CALLS = 100_000_000, 4
 OBJECTS = 50_000
 PATIENCE_SECONDS = 5.0  # so long without an outcome: it hangs
+RECYCLED_CALLS = 100
 POOL = "mp.Pool"
 
 
@@ -138,6 +141,32 @@ def life(count: int) -> list[Row]:
     ]
 
 
+def recycle(count: int) -> list[Row]:
+    """Executors have no such verb: the standard one cannot fork for it."""
+    rows = []
+    for what, start in (("a call of a pool with maxtasksperchild=1", None), ("the same, workers forked", "fork")):
+        wanted = {name: ("bench.rows_pool:recycled", name, start) for name in (MINIRAY, POOL) if name in POOLS}
+        samples, notes = interleave_processes(wanted, count, _milliseconds)
+        rows.append(Row(what, "ms", samples, [Goal(POOL)], notes))
+    return rows
+
+
+def recycled(name: str, start: str | None) -> float:
+    """Seconds a call, each of which takes a process of its own. The standard pool forks in any case."""
+    import multiprocessing
+
+    import miniray
+
+    context: Any = start and multiprocessing.get_context(start)
+    standard = multiprocessing.get_context("fork").Pool
+    made = standard(WORKERS, None, (), 1) if name == POOL else miniray.Pool(WORKERS, None, (), 1, context)
+    with made as pool:
+        pool.map(nothing, range(2 * WORKERS), 1)
+        began = perf_counter()
+        assert pool.map(nothing, range(RECYCLED_CALLS), 1) == list(range(RECYCLED_CALLS))
+        return (perf_counter() - began) / RECYCLED_CALLS
+
+
 def idle(count: int) -> list[Row]:
     (size, _), notes = figures("bench.rows_lifecycle:idle_pss", "pools", count)
     return [Row("an idle pool of two, PSS of all processes", "MB", size, [], notes)]
@@ -191,6 +220,7 @@ ROWS = {
     "small_objects": small_objects,
     "pool_life": life,
     "pool_idle": idle,
+    "pool_recycle": recycle,
     "pool_recovery": recovery,
     "executor_submit": executor_submit,
     "executor_call": executor_call,

@@ -60,7 +60,7 @@ class Executor(futures.Executor):
         max_workers: how many processes; the CPUs that this one may use by default.
         mp_context: a fork context has the workers forked from this very process, as one says of `Pool`'s.
         initializer, initargs: called as `initializer(*initargs)` in each process before anything else.
-        max_tasks_per_child: after so many calls a process is replaced by a new one.
+        max_tasks_per_child: after so many calls a process is replaced by a new one, as one says of `Pool`'s.
         retries: how many more times a call is started whose process has died; by default it fails at once with
             `WorkerCrashedError`. Calls that had not started are simply run.
         strict: a worker that dies breaks the executor, as it does the standard one: all calls fail with

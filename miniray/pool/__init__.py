@@ -68,6 +68,10 @@ wait: Any = vars(_standard)["wait"]
 worker: Any = vars(_standard)["worker"]
 
 _CHUNKS_PER_WORKER = 4
+_OF_THE_STANDARD_ONE = (
+    "multiprocessing.pool.Pool has it, and miniray's Pool is another class, without its private parts. In place of a "
+    "patch that needs them, such as istarmap(f, rows, chunksize), write pool.imap(lambda row: f(*row), rows, chunksize)"
+)
 _live: WeakSet[Dispatcher] = WeakSet()  # the interpreter's exit ends these
 
 
@@ -77,7 +81,8 @@ class Pool:
     Args:
         processes: how many; the CPUs of this process by default.
         initializer, initargs: called as `initializer(*initargs)` in each process before anything else.
-        maxtasksperchild: after so many tasks (calls, or chunks of them) a process is replaced by a new one.
+        maxtasksperchild: after so many tasks (calls, or chunks of them) a process is replaced by a new one. That one
+            starts before the last of them has ended, initializer included; it gets no call before.
         context: a fork context has the workers forked from this very process, as the standard pool does it on Linux, so
             that they inherit all that it has. That happens by itself where something is shared by inheritance only, or
             cannot be pickled: a lock, say, in `initargs`, in a global of the program, in what a function uses. Other
@@ -338,8 +343,19 @@ class Pool:
             raise ValueError("Pool not running")
 
     def _repopulate_pool(self) -> None:
-        """Workers that have died while they had nothing to do are replaced; others are when that is seen anyway."""
+        """Workers that have died while they had nothing to do are replaced; others are when that is seen anyway. Who
+        has set `_processes` to more gets more."""
         self._dispatcher.replace_the_dead()
+        self._dispatcher.grow(self._processes)
+
+    @staticmethod
+    def _get_tasks(func: object, it: object, size: object) -> Any:
+        """What the well-known patch `istarmap` asks for first."""
+        raise NotImplementedError(f"_get_tasks: {_OF_THE_STANDARD_ONE}")
+
+    def __getattr__(self, name: str) -> Any:
+        told = f"; {_OF_THE_STANDARD_ONE}" if hasattr(_standard.Pool, name) else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{told}", name=name, obj=self)
 
     @property
     def _cache(self) -> dict[int, Any]:
@@ -356,7 +372,7 @@ class Pool:
         if self._state == INIT:
             return []
         if self._state == RUN:
-            self._repopulate_pool()
+            self._dispatcher.replace_the_dead()
         return list(self._dispatcher.crew)
 
 

@@ -122,6 +122,7 @@ class Attendant:
             elif dispatcher.state != "RUN" and dispatcher.has_finished:
                 return
             elif monotonic() - busy > PARK_SECONDS:
+                dispatcher.fill_vacancies()
                 self._parked = True
                 if dispatcher.rests() and not (self._stopping or self._closing):
                     self._sleep.acquire()

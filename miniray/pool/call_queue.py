@@ -27,12 +27,25 @@ class CallQueue:
     """
 
     def __init__(self, processes: int) -> None:
-        self._processes = processes
+        self.processes = processes
         self._entries: deque[Any] = deque()
         self._numbers = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def has_calls(self) -> bool:
+        """Whether calls wait, or may come, where the input is still read. Sources that have given all leave, as they do
+        when a group is cut."""
+        entries = self._entries
+        while entries:
+            if entries[0].remaining() != 0:
+                return True
+            entry = entries.popleft()
+            taken = entry.take(1)
+            if taken is not None:  # a finaliser has just brought a call
+                entries.extendleft([entry, Remainder(getattr(entry, "source", entry), *taken)])
+        return False
 
     def last(self) -> Any:
         return self._entries[-1] if self._entries else None
@@ -76,7 +89,7 @@ class CallQueue:
         if member.quota is not None:
             size = min(size, int(member.quota * source.chunk))
         if remaining is not None:  # towards the end, groups of which every worker gets some
-            size = min(size, max(-(-remaining // self._processes), last))
+            size = min(size, max(-(-remaining // self.processes), last))
         return max(1, size)
 
     def put_back(

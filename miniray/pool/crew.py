@@ -1,4 +1,14 @@
-"""The crew: all workers of a pool; who of them gets the next group, and who takes whose place."""
+"""The crew: all workers of a pool; who of them gets the next group, and who takes whose place.
+
+With a quota of tasks a worker that nears its end has a successor, which starts while the last calls run: its start, its
+initializer and its imports take longer than most of these. There is one at most, and it gets no call before somebody
+leaves, so never do more run calls than the pool has processes.
+
+What a forked worker inherits is what the standard pool's would: there it is forked when its predecessor has ended, by
+another thread. Here a successor is forked ahead only while calls wait that it may get; so whatever the program had set
+when it brought them is there. Where none wait the place stays vacant, until somebody brings one or nothing is done for
+a while. A program that changes something between two calls has a worker that knows of it.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +49,15 @@ class Crew:
         context: BaseContext | None,
         title: str,
     ) -> None:
-        self._board = Board(processes)
+        self._board = Board(processes if tasks_per_child is None else processes + 1)
         self._tasks_per_child = tasks_per_child
         self._context: BaseContext = context or get_context()
         self._title = title
         self._failed_starts = 0
+        self.recycles = tasks_per_child is not None
+        self._successor: CrewMember | None = None
+        self._free_slot = processes  # of the board: the next successor's
+        self.has_vacancies = False
         self._given = start
         self._start: Any = start  # what workers get of it
         self.is_forked = find_shared(*start) is not None or not self._put_start()
@@ -76,13 +90,14 @@ class Crew:
         Raises:
             SessionError: this is not the driver; then they stay.
         """
-        before, put, was_forked = self._members, self._start, self.is_forked
+        before, put, was_forked = self.everyone(), self._start, self.is_forked
         self._start, self.is_forked = self._given, True
         try:
-            self._hire_all(len(before))
+            self._hire_all(len(self._members))
         except BaseException:  # or there can be no more processes
             self._start, self.is_forked = put, was_forked
             raise
+        self._successor, self._free_slot = None, len(self._members)
         for member in before:
             member.end()
 
@@ -97,7 +112,21 @@ class Crew:
         )
 
     def __iter__(self) -> Iterator[CrewMember]:
+        """Those that get calls."""
         return iter(self._members)
+
+    def everyone(self) -> list[CrewMember]:
+        return [*self._members] if self._successor is None else [*self._members, self._successor]
+
+    def grow(self, processes: int) -> None:
+        """To so many workers; never to fewer.
+
+        Raises:
+            SessionError, ObjectLostError: as `check_session`.
+        """
+        self.check_session()
+        for slot in self._board.extend(max(0, processes - len(self._members))):
+            self._members.append(self._hire(slot))
 
     def idlest(self) -> CrewMember | None:
         """The worker that gets the next group; None: all have enough."""
@@ -126,7 +155,7 @@ class Crew:
         for member in self._members:
             if member.groups:
                 groups += member.to_collect()
-                restless = restless or member.groups[0].is_awaited
+                restless = restless or member.groups[0].is_awaited or (self.recycles and not member.is_up)
             else:
                 restless = True
         return groups, restless
@@ -171,8 +200,31 @@ class Crew:
 
     def replace(self, member: CrewMember) -> None:
         self.check_session()
-        if self._members[member.slot] is member:
-            self._members[member.slot] = self._hire(member.slot)
+        if member in self._members:
+            self._members[self._members.index(member)] = self._succeed(member)
+
+    def _succeed(self, member: CrewMember) -> CrewMember:
+        if member.began_too_early:
+            return self._hire(member.slot)
+        successor, self._successor = self._successor, None
+        if successor is None or successor.is_lost():  # if the next one's initializer raises, too, all hear of it
+            return self._hire(member.slot)
+        self._free_slot = member.slot
+        return successor
+
+    def hire_ahead(self, calls_wait: bool) -> CrewMember | None:
+        """A successor, if one is needed soon, and is not there yet."""
+        successor = self._successor
+        if self.is_forked and not calls_wait:
+            if successor is not None:
+                self._successor = None
+                successor.release()  # not `end`: its initializer may run, and hold a lock
+            return None
+        if successor is None and any(member.nears_its_end(calls_wait) for member in self._members):
+            self._successor = self._hire(self._free_slot)
+            self._successor.was_ahead = True
+            return self._successor
+        return None
 
     def check_session(self) -> None:
         """
@@ -204,7 +256,8 @@ class Crew:
         """Wait for the ends of the processes. One that was killed may never have started; or it has, just before, and
         that is on its way: either is told soon."""
         deadline = monotonic() + (END_SECONDS if killed else JOIN_SECONDS)
-        for member in self._members:
-            pid = member.pid if not killed or member.has_started(max(0.0, deadline - monotonic())) else None
+        for member in self.everyone():
+            must_start = not killed and member is not self._successor  # whose initializer may never end
+            pid = member.pid if must_start or member.has_started(max(0.0, deadline - monotonic())) else None
             if pid is not None:
                 await_end(pid, max(0.0, deadline - monotonic()))

@@ -16,6 +16,8 @@ import signal
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
+from math import inf
 from threading import get_ident
 from time import monotonic
 from typing import Any
@@ -33,8 +35,15 @@ PIPELINE_GROUPS = 1.7  # a worker that has work for less gets another group
 LONGEST = 2.0  # a group that lasts so many times longer than it should ends after the call at hand
 MAX_GROUPS = 4  # under way at one worker
 RECALL_SECONDS = 0.002  # a group that waits longer behind another is asked back when a worker idles
+AHEAD_SECONDS = 0.1  # before its last task has ended another worker starts: that takes 10 to 40 ms, and an initializer
 
 Way = tuple[Any, tuple[Any, ...]]  # a method of the worker, and its arguments
+
+
+@cache
+def _actor_class(start: str) -> Any:
+    """Made once: it takes as long as all else that the pool does for a new worker."""
+    return miniray.remote(PoolWorker).options(num_cpus=0, writable_arguments=True, raw_output=True, start=start)
 
 
 class CrewMember:
@@ -53,6 +62,8 @@ class CrewMember:
         self._loader = 0  # by this thread
         self._last = 0  # the number of the group that it got last
         self.quota: Fraction | None = None if quota is None else Fraction(quota)  # tasks that it may still get
+        self._quota_seconds = inf  # which take about so long
+        self.was_ahead = False  # it has begun while another had its place
         self.has_ended = False
         self.was_at = (0, 0)  # the group and its call that it ran when somebody looked
         self.sent_at = 0.0  # when it last got a group, or answered one
@@ -60,9 +71,7 @@ class CrewMember:
         self._exit_code: int | None = None
         self._last_words: Any = None  # of a process that is gone: the ref fails, and says how it ended
         self._methods: WeakKeyDictionary[Callee, tuple[Any, ...]] = WeakKeyDictionary()
-        actor: Any = miniray.remote(PoolWorker).options(
-            num_cpus=0, writable_arguments=True, raw_output=True, start="fork" if is_forked else "zygote"
-        )
+        actor = _actor_class("fork" if is_forked else "zygote")
         self.actor = actor.remote(board.path, slot, standing, [start])
         self.hello = self.actor.pid.remote()
         calls = self.actor.run, self.actor.run_whole, self.actor.run_one, self.actor.run_parcels
@@ -93,6 +102,7 @@ class CrewMember:
         self._loader = get_ident()
         if self.quota is not None:
             self.quota -= Fraction(len(group.items), group.source.chunk)
+            self._quota_seconds = group.callee.expected(int(self.quota * group.source.chunk))
 
     def call_for(self, group: Group) -> Way:
         """The method that runs them, and its arguments, which are to be pickled under no lock."""
@@ -139,10 +149,14 @@ class CrewMember:
 
     def let_go(self) -> list[Group]:
         """It runs none of its groups any more."""
-        groups = [*self.groups, *self.loading]
+        groups = self.under_way()
         self.groups.clear()
         self.loading.clear()
         return groups
+
+    def under_way(self) -> list[Group]:
+        """What it runs, and what it is to get."""
+        return [*self.groups, *self.loading]
 
     def backlog(self) -> int:
         """Groups that are ahead of the next. One that has not started yet comes last: what it gets waits for that."""
@@ -157,6 +171,24 @@ class CrewMember:
     def is_used_up(self) -> bool:
         """Whether it has run all tasks that it may, and is to be replaced."""
         return self.quota is not None and self.quota <= 0 and not self.is_busy and not self.has_ended
+
+    def nears_its_end(self, calls_wait: bool) -> bool:
+        """Whether it works, and is soon to be replaced; without calls that wait, nobody knows that of one which may get
+        more."""
+        if self.quota is None or self.has_ended:
+            return False
+        is_near = self.quota <= 0 or (calls_wait and self._quota_seconds < AHEAD_SECONDS)
+        return is_near and self.is_up
+
+    def learn(self, callee: Callee) -> None:
+        """What this function imports is imported before it is called. Under no lock, since it may be pickled anew; and
+        if that fails, its calls will say so."""
+        actor = self.actor
+        if callee.is_sent_once and actor is not None:
+            try:
+                actor.learn.options(function=callee.function).remote()
+            except MinirayError:
+                pass
 
     def refund(self, group: Group, calls: int) -> None:
         """It has not run so many of the calls of a group."""
@@ -192,6 +224,15 @@ class CrewMember:
         except (MinirayError, OSError):
             return self._pid is not None
         return True
+
+    @property
+    def began_too_early(self) -> bool:
+        """Whether it may have failed for want of what the other still had: then the next one need not."""
+        return self.was_ahead and not self.has_started()
+
+    def is_lost(self) -> bool:
+        """Whether it is known to have died, before its initializer had ended or behind that."""
+        return bool(miniray.wait([self.hello], timeout=0)[0]) and not self.is_alive()
 
     def release(self) -> None:
         """The process ends by itself once it has answered what it has."""

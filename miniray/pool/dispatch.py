@@ -291,7 +291,23 @@ class Dispatcher:
     def replace_the_dead(self) -> None:
         """A worker that dies without a call is not missed before it gets the next one; now somebody looks."""
         with self.lock:
-            self._losses.replace_the_dead()
+            if self.state == RUN:
+                self._losses.replace_the_dead()
+
+    def fill_vacancies(self) -> None:
+        """Nothing has been done for a while: workers that were not needed yet start now."""
+        if self.crew.has_vacancies:
+            with self.lock:
+                if self.state == RUN:
+                    self._losses.fill_vacancies()
+
+    def grow(self, processes: int) -> None:
+        """To so many workers, which share what waits."""
+        with self.lock:
+            if self.state == RUN and self.broken is None and processes > self.processes:
+                self.crew.grow(processes)
+                self.processes = self._queue.processes = processes
+        self.pump()
 
     # ---- results are shown ----
 
@@ -344,7 +360,7 @@ class Dispatcher:
     def _maybe_release(self) -> None:
         """Closed, and all is done: the workers end, each with its last handle."""
         if self.state == CLOSE and self.has_finished:
-            for member in self.crew:
+            for member in self.crew.everyone():
                 member.release()
             self.show_waiters()
 
@@ -380,7 +396,7 @@ class Dispatcher:
     def abandon(self) -> None:
         """From a finaliser: nobody has the pool any more. No lock is taken, and no thread begins."""
         if not self.attendant.stop():  # it never had much to do, and has nothing now
-            for member in self.crew:
+            for member in self.crew.everyone():
                 member.end()
 
     def join(self) -> None:

@@ -52,11 +52,24 @@ class Exchange:
     def pump(self) -> None:
         """Give workers what they can take. Not under the lock, where a finaliser may ask for it: then whoever waits
         does it."""
-        if self._queue and not self._lock.is_mine():
-            while self.send(self._next) is not None:
-                pass
+        if self._lock.is_mine():
+            return
+        while self._queue and self.send(self._next) is not None:
+            pass
+        if self._crew.recycles:
+            self._hire_ahead()
+
+    def _hire_ahead(self) -> None:
+        """Who is to take the next place that becomes free starts now, and learns what the others do."""
+        with self._lock:
+            hired = None if self._losses.broken else self._losses.hire_ahead()
+            known = [] if hired is None else [group.callee for one in self._crew for group in one.under_way()]
+        if hired is not None and known and not self._crew.is_forked:
+            hired.learn(known[0])
 
     def _next(self) -> Group | None:
+        if self._crew.has_vacancies and self._queue.has_calls():
+            self._losses.fill_vacancies()
         member = None if self._losses.broken else self._crew.idlest()
         group = None if member is None else self._queue.next_group(member)
         if group is not None:
@@ -250,8 +263,7 @@ class Exchange:
         member.sent_at = monotonic()
         self._crew.does_start()
         if member.is_used_up:
-            member.has_ended = True
-            self._losses.replace(member)
+            self._losses.retire(member)
 
     # ---- what slow calls hold up ----
 

@@ -45,10 +45,11 @@ class Losses:
         if self.has_left or (member.has_ended and not (member.groups or member.loading)):
             return
         member.was_lost(error)
-        if self._crew.cannot_start(member, error):
+        began_too_early = member.began_too_early
+        if not began_too_early and self._crew.cannot_start(member, error):
             self.give_up(start_error(error))
             return
-        if self._is_strict:
+        if self._is_strict and not began_too_early:
             self.give_up(WorkerCrashedError(f"a worker was lost: {reason(error)}"))
             return
         for group in reversed(member.let_go()):
@@ -74,8 +75,29 @@ class Losses:
     def leave(self) -> None:
         """The interpreter exits: workers end, no others take their places, and what they ran has no outcome."""
         self.has_left = True
-        for member in self._crew:
+        for member in self._crew.everyone():
             member.end()
+
+    def retire(self, member: CrewMember) -> None:
+        """It has run all the tasks that it may."""
+        member.release()
+        if self._crew.is_forked and not self._queue.has_calls():
+            self._crew.has_vacancies = True
+        else:
+            self.replace(member)
+
+    def fill_vacancies(self) -> None:
+        if self.broken is None and not self.has_left:
+            for member in [one for one in self._crew if one.has_ended]:
+                self.replace(member)
+        self._crew.has_vacancies = False
+
+    def hire_ahead(self) -> CrewMember | None:
+        """As the crew does it, which nobody is to miss who does not need it yet."""
+        try:
+            return self._crew.hire_ahead(self._queue.has_calls())
+        except MinirayError:  # whoever then needs it says so
+            return None
 
     def replace(self, member: CrewMember) -> None:
         try:
@@ -85,7 +107,8 @@ class Losses:
 
     def replace_the_dead(self) -> None:
         """A worker that dies without a call is not missed before it gets the next one; now somebody looks."""
-        for member in () if self.has_left else self._crew.found_dead():
+        self.fill_vacancies()
+        for member in () if self.has_left or self.broken else self._crew.found_dead():
             self.replace(member)
 
     def give_up(self, error: BaseException) -> None:
@@ -94,7 +117,7 @@ class Losses:
             error = session_error(error)
         if self.broken is None:
             self.broken = error
-        for member in self._crew:
+        for member in self._crew.everyone():
             for group in member.let_go():
                 group.fail(group.kept, error)
             member.end()

@@ -41,13 +41,20 @@ class Board:
 
     def __init__(self, slots: int) -> None:
         self._descriptor = -1  # `close` is called also where one of the next lines fails
-        self._map: mmap.mmap | None = None
+        self._maps: list[mmap.mmap] = []
         self._slots: list[tuple[memoryview, memoryview]] = []
         self._descriptor = os.memfd_create("miniray-pool", os.MFD_CLOEXEC)
-        os.ftruncate(self._descriptor, slots * _SLOT_BYTES)
-        self._map = mmap.mmap(self._descriptor, slots * _SLOT_BYTES)
-        self._slots = [_words_and_box(self._map, slot) for slot in range(slots)]
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self.extend(slots)
+
+    def extend(self, slots: int) -> range:
+        """So many more; those that there are stay where they are."""
+        more = range(len(self._slots), len(self._slots) + slots)
+        os.ftruncate(self._descriptor, more.stop * _SLOT_BYTES)
+        shared = mmap.mmap(self._descriptor, more.stop * _SLOT_BYTES)
+        self._maps.append(shared)
+        self._slots += [_words_and_box(shared, slot) for slot in more]
+        return more
 
     def clear(self, slot: int) -> None:
         """A new worker takes this slot."""
@@ -82,8 +89,8 @@ class Board:
             for words, box in self._slots:
                 words.release()
                 box.release()
-            if self._map is not None:
-                self._map.close()
+            for shared in self._maps:
+                shared.close()
             os.close(self._descriptor)
             self._descriptor = -1
 

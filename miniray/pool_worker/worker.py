@@ -146,6 +146,9 @@ class PoolWorker:
     def pid(self) -> int:
         return os.getpid()
 
+    def learn(self, function: Callable[..., Any]) -> None:
+        """It comes with this call, and what it imports is imported, before anybody waits for that."""
+
     def run_parcels(
         self, function: Callable[..., Any] | bytes, number: int, mode: int, parcels: Sequence[bytes], how: How
     ) -> Single | Outcome:

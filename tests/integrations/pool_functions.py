@@ -384,3 +384,50 @@ def raise_with_ref(x: Any) -> None:
 
 def give_ref_or_wait(path: str) -> Any:
     return wait_for(path) if path else miniray.put("there")
+
+
+def note_start(folder: str) -> None:
+    """An initializer: this process is known there from now on."""
+    set_shared(folder)
+    (Path(folder) / str(os.getpid())).touch()
+
+
+def note_start_or_fail(folder: str) -> None:
+    """There is one of something, which the first has until its call has ended (`hold_busy`)."""
+    note_start(folder)
+    busy = os.path.join(folder, "busy")
+    if os.path.exists(busy):
+        touch(os.path.join(folder, "failed"))
+        raise LookupError("somebody else has it")
+    touch(busy)
+
+
+def note_start_and_wait(folder: str) -> None:
+    note_start(folder)
+    wait_while_there(os.path.join(folder, "closed"))
+
+
+def hold_busy(folder: str) -> int:
+    """Until another initializer has failed."""
+    deadline = time.monotonic() + 60
+    while not os.path.exists(os.path.join(folder, "failed")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.remove(os.path.join(folder, "busy"))
+    return os.getpid()
+
+
+def count_running(folder: str) -> tuple[int, int, Any]:
+    """How many calls run at once now; in which process, and what its initializer has left there."""
+    mine = os.path.join(folder, str(os.getpid()))
+    touch(mine)
+    running = len(os.listdir(folder))
+    time.sleep(0.01)
+    os.remove(mine)
+    return running, os.getpid(), shared
+
+
+def note_and_await(folder: str, processes: int) -> int:
+    """Until so many processes are here at once."""
+    touch(os.path.join(folder, str(os.getpid())))
+    await_others((folder, processes))
+    return os.getpid()
