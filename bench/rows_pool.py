@@ -195,7 +195,11 @@ def recovery(count: int) -> list[Row]:
 def executor_submit(count: int) -> list[Row]:
     samples, notes = interleave_processes(counted("submit_gather", SUBMITTED, "executors"), count, _rate)
     goals = [Goal("Executor", at_least=4)]
-    return [Row(f"{SUBMITTED:,} calls by Executor.submit, gathered", "calls/s", samples, goals, notes)]
+    rows = [Row(f"{SUBMITTED:,} calls by Executor.submit, gathered", "calls/s", samples, goals, notes)]
+    samples, notes = interleave_processes(counted("gather_asyncio", CALLS, "executors"), count, _rate)
+    goals = [Goal("Executor")]
+    rows.append(Row(f"{CALLS:,} calls by Executor.submit, gathered by asyncio", "calls/s", samples, goals, notes))
+    return rows
 
 
 def executor_call(count: int) -> list[Row]:

@@ -237,5 +237,17 @@ class StandardExecutor(PoolVerbs):
         asyncio.run(all_of_them())
         return perf_counter() - began
 
+    def gather_asyncio(self, count: int) -> float:
+        """As `submit_gather`, by asyncio's `run_in_executor` and `gather`."""
+        import asyncio
+
+        async def all_of_them() -> list[int]:
+            run = asyncio.get_running_loop().run_in_executor
+            return await asyncio.gather(*[run(self.executor, nothing, i) for i in range(count)])
+
+        began = perf_counter()
+        assert sum(asyncio.run(all_of_them())) == count * (count - 1) // 2
+        return perf_counter() - began
+
     def stop(self) -> None:
         self.executor.shutdown()

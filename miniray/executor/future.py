@@ -3,7 +3,8 @@
 A standard future makes a Condition when it is born, takes it for each change and each look, and so costs 8 us of a
 call. Here `result` drives the workers itself, and a Condition is made when somebody asks for one: `wait`,
 `as_completed`, asyncio, a callback, `cancel`. That is also the sign that somebody waits who cannot drive, so that the
-attendant thread has to (but for one short call, which whoever asks drives to its end himself: no two handovers then).
+attendant thread has to (but for one short call, which whoever is about to wait drives to its end himself: no two
+handovers then).
 
 - While a future has no condition its state changes under `_changing`, and nobody has to be told. Once it has one, the
   state changes with that held, as in the standard class; whoever makes it holds `_changing`. So no look, no waiter and
@@ -16,6 +17,7 @@ attendant thread has to (but for one short call, which whoever asks drives to it
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -34,6 +36,7 @@ CANCELLED = _standard.CANCELLED_AND_NOTIFIED
 _UNDONE = (PENDING, RUNNING)
 LOOK_SECONDS = 0.05  # how soon `result` sees that another thread has cancelled the call, while it drives others
 _changing: Any = threading.RLock()  # held for a few assignments only
+_rounds = threading.local()  # `loop`: an event loop that has asked for a call in the round that it is in
 os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # perhaps in a thread that is not there
 
 
@@ -56,19 +59,33 @@ class Future(futures.Future[T]):
         self._interrupts = interrupts
 
     def __getattr__(self, name: str) -> Any:
-        """`_condition`, at its first use."""
+        """`_condition`, at its first use by somebody who is about to wait."""
         if name != "_condition":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._help_out()
+        return self._make_condition()
+
+    def _help_out(self) -> None:
         if self._state == RUNNING and self._interrupts is None:
             self._dispatcher.help_out(self.done)
+
+    def _make_condition(self) -> threading.Condition:
         fields = vars(self)
         with _changing:
             fields.setdefault("_waiters", [])
             fields.setdefault("_done_callbacks", [])
-            condition = fields.setdefault("_condition", threading.Condition())
+            condition: threading.Condition = fields.setdefault("_condition", threading.Condition())
         if self._state in _UNDONE:
             self._dispatcher.attend()
         return condition
+
+    def add_done_callback(self, fn: Callable[[futures.Future[T]], object]) -> None:
+        """Have `fn(self)` called when the call has ended or is cancelled; at once, if it is."""
+        if "_condition" not in vars(self):
+            if _is_first_of_round():  # others who give callbacks go on, to the next call perhaps
+                self._help_out()
+            self._make_condition()
+        super().add_done_callback(fn)
 
     def cancel(self) -> bool:
         """Cancel the call, if no worker has it yet, or the executor has `cancel_running`. Whether it is cancelled."""
@@ -136,6 +153,22 @@ class Future(futures.Future[T]):
         finally:
             with self._dispatcher.lock:
                 self._dispatcher.ended()
+
+
+def _is_first_of_round() -> bool:
+    """Whether an event loop asks here for the first call of the round that it is in: it may be about to await just this
+    one. Calls that are gathered come in one round, and travel in groups if nobody waits for each."""
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # perhaps it is just being imported
+    loop = running() if running is not None else None
+    if loop is None or getattr(_rounds, "loop", None) is loop:
+        return False
+    _rounds.loop = loop
+    loop.call_soon(_end_round)
+    return True
+
+
+def _end_round() -> None:
+    _rounds.loop = None
 
 
 def start(tokens: Sequence[Future[Any]]) -> list[int]:

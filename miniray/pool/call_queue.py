@@ -65,10 +65,11 @@ class CallQueue:
             entry = entries[0]
             source: Source = entry.source if isinstance(entry, Remainder) else entry
             taken = entry.take(self._limit(source, entry.remaining(), member))
-            if taken is None:
+            if taken is None or (entry.remaining() == 0 and entry.take(0) is None):  # it hears that it is at its end
                 entries.popleft()
                 if entry is source and entry.remaining():  # a finaliser has just brought a call
                     entries.appendleft(entry)
+            if taken is None:
                 continue
             tokens, items = taken
             attempt = entry.attempt if isinstance(entry, Remainder) else 0

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import miniray
+from miniray.executor import Future
 from tests.integrations import pool_functions as functions
 from tests.quiescence import eventually
 
@@ -56,6 +57,34 @@ def test_in_asyncio(executor: miniray.Executor) -> None:
         return [*first, second]
 
     assert asyncio.run(squares()) == [x * x for x in range(201)]
+
+
+def test_an_event_loop_drives_at_most_one_call_of_those_that_it_gathers(
+    executor: miniray.Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did each to its end before it asked for the next, so that none travelled with others."""
+    helped: list[Any] = []
+    monkeypatch.setattr(Future, "_help_out", lambda future: helped.append(future))
+
+    async def gathered(calls: int) -> int:
+        before = len(helped)
+        run = asyncio.get_running_loop().run_in_executor
+        assert await asyncio.gather(*[run(executor, functions.square, x) for x in range(calls)])
+        return len(helped) - before
+
+    async def one_after_another() -> list[int]:
+        return [await gathered(1) for _ in range(3)]
+
+    assert asyncio.run(gathered(50)) == 1
+    assert asyncio.run(one_after_another()) == [1, 1, 1]
+
+    helped.clear()
+    called = threading.Event()
+    executor.submit(functions.square, 3).add_done_callback(lambda _: called.set())
+    assert not helped, "who gives a callback goes on"
+    assert called.wait(30)
+    concurrent.futures.wait([executor.submit(functions.square, 3)])
+    assert len(helped) == 1
 
 
 def test_callbacks(executor: miniray.Executor) -> None:

@@ -52,6 +52,13 @@ def test_what_is_left_of_a_chunk_is_no_smaller_a_group_because_it_came_back() ->
     assert [len(next(groups).items) for _ in range(3)] == [CHUNK - 1000, CHUNK, CHUNK]
 
 
+def test_what_was_taken_whole_is_in_the_queue_no_more() -> None:
+    """Or each lone call has the queue looked through twice, and whoever asks is told that there is something to do."""
+    queue = CallQueue(1)
+    assert len(next(groups_of([{}] * 3, 1, queue)).items) == 3
+    assert not queue
+
+
 def test_all_calls_of_a_map_are_given_up_at_once() -> None:
     ended: list[int] = []
     dispatcher: Any = SimpleNamespace(joined=lambda calls: None, enqueue=lambda source: None, ended=ended.append)
