@@ -40,17 +40,19 @@ from miniray.core.task_spec import PushedTask
 from miniray.testing import faults as _faults
 from miniray.testing.control import SimulatedControl
 from miniray.testing.faults import NO_FAULTS, CrashMode, Faults, Lasting
-from miniray.testing.fibers import Fiber, FiberKilled, FiberStuck
+from miniray.testing.fibers import Fiber, FiberKilled
 from miniray.testing.fixed import Fixed
 from miniray.testing.healing import heal
 from miniray.testing.heap import clusters
 from miniray.testing.host import SimulatedHost
 from miniray.testing.interrupts import Interrupts
+from miniray.testing.living import LivingFibers
 from miniray.testing.recorder import NOBODY, Recorder
+from miniray.testing.real_waits import RealWaits
 from miniray.testing.simulated import CrashNow, SimulatedProcess
-from miniray.testing.strangers import Strangers
 from miniray.testing.strikes import Strikes
-from miniray.testing.waits import SimulationError, told_room, told_stuck, told_waits
+from miniray.testing.threads import Threads
+from miniray.testing.waits import SimulationError, told_room, told_waits
 from miniray.transport import Choices, load
 
 if TYPE_CHECKING:
@@ -106,7 +108,9 @@ class SimulatedCluster:
         self.awake: Fiber | None = None
         self.steps = self.frames = 0
         self.interrupts = Interrupts()
-        self.strangers = Strangers(self.fail)
+        self.threads = Threads(self, self.fail)
+        self.real_waits = RealWaits(self)
+        self.living = LivingFibers(self)
         self.on_task: Callable[[PushedTask], None] | None = None  # called in the fiber in which a task begins
         self.on_call_back: Callable[[str], None] | None = None  # in that of a callback, which has a name
         self._check: Callable[[], None] | None = None
@@ -122,8 +126,7 @@ class SimulatedCluster:
         self._until_crash = self._until_break = self._until_control_break = 0
         self._node_crashes = sorted(faults.node_crashes)
         self._paused_at = 0  # step at which a pause of a node was drawn last
-        self._breaks = list(faults.broken_links)
-        self._control_breaks = list(faults.control_breaks)
+        self._breaks, self._control_breaks = list(faults.broken_links), list(faults.control_breaks)
         self.control = SimulatedControl(self, faults.control_crashes) if nodes > 1 else None
         control = self.control.me if self.control is not None else None
         total = demand({**(resources or {}), "CPU": num_cpus})
@@ -173,14 +176,25 @@ class SimulatedCluster:
             context.set_current(None)
 
     def settle(self) -> None:
-        """The driver holds nothing any more: let everything happen that is still planned."""
+        """The driver holds nothing any more: let everything happen that is still planned.
+
+        Its threads end here, and those of others when no task is left to run.
+        """
+        self.threads.end(self.driver)
         while True:
             gc.collect()
             self.posted(self.driver)
             if self.timeline.next_time() is None:
-                return
+                if not self.threads.live:
+                    return
+                self.threads.end()
             while self.timeline.next_time() is not None:
                 self._step()
+                if self.threads.live and not self._tasks():
+                    self.threads.end()
+
+    def _tasks(self) -> int:
+        return sum(home.loop.statistics().get("tasks", 0) for home in self.processes.values())
 
     def close(self) -> None:
         """End every process; fibers unwind.
@@ -188,21 +202,11 @@ class SimulatedCluster:
         Raises:
             SimulationError: one does not; everything else has ended.
         """
-        error: BaseException | None = None
         for home in list(self.processes.values()):
             if home.alive:
                 home.end(crashed=True)
         self.timeline.clear()
-        for home in list(self.processes.values()):
-            for fiber in home.fibers:
-                try:
-                    with self.interrupts.taken():
-                        fiber.kill()
-                except FiberStuck as stuck:
-                    error = self._stuck(home, stuck)
-                except BaseException as raised:  # by a signal's handler
-                    error = raised
-        context.set_current(None)
+        error = self.living.end()
         self.processes.clear()
         if self in running:
             running.remove(self)
@@ -216,7 +220,7 @@ class SimulatedCluster:
             self._crash_a_node()
         if self.present_faults.one_node_pause_in and self.steps > self._paused_at:
             self._maybe_pause_a_node()
-        happened = self.timeline.step()
+        happened = self.real_waits.hold() or self.timeline.step()
         if isinstance(self._error, SimulationError):
             raise self._error
         if self._error is not None:
@@ -243,7 +247,7 @@ class SimulatedCluster:
         self._slowness.clear()
 
     def fail(self, error: BaseException) -> None:
-        """A machine's assertion, seen by a fiber, or a stranger's call: the run ends with it."""
+        """A machine's assertion, seen by a fiber, or what cannot be simulated: the run ends with it."""
         if self._error is None:
             self._error = error
         if self.awake is not None:
@@ -255,27 +259,6 @@ class SimulatedCluster:
         elif home.alive:
             with suppress(CrashNow):
                 home.turns(events)
-
-    def run_fiber(self, home: SimulatedProcess, fiber: Fiber) -> None:
-        before = self.awake
-        try:
-            with self.interrupts.taken():
-                fiber.run()
-        except FiberStuck as error:
-            home.fibers.remove(fiber)
-            self.fail(self._stuck(home, error))
-            return
-        finally:
-            self.awake = before
-        context.set_current(None)
-        if fiber.ended:
-            home.fibers.remove(fiber)
-            if fiber.error is not None and home is not self.driver:
-                self.fail(fiber.error)
-
-    def _stuck(self, home: SimulatedProcess, error: FiberStuck) -> SimulationError:
-        parked = [(one, fiber) for one in self.processes.values() for fiber in one.fibers if not fiber.killed]
-        return told_stuck(self.code_in(home), str(error), [(self.code_in(one), fiber.line()) for one, fiber in parked])
 
     def awake_in(self, home: SimulatedProcess) -> Fiber:
         assert self.awake is not None and self.awake in home.fibers, "only a fiber of that process can wait in it"
@@ -388,8 +371,7 @@ class SimulatedCluster:
         self.disturbed = True
         home.end(crashed=True)
         self.host_of(home).report_end(home, status)
-        for fiber in home.fibers:
-            self.timeline.after(0.0, partial(self._unwind, home, fiber))
+        self.living.unwind_soon(home.fibers)
 
     def _crash_a_node(self) -> None:
         del self._node_crashes[0]
@@ -438,17 +420,8 @@ class SimulatedCluster:
 
     def _forget(self, home: SimulatedProcess) -> None:
         for fiber in list(home.fibers):
-            self._unwind(home, fiber)
+            self.living.unwind(fiber)
         self.processes.pop(home.me, None)
-
-    def _unwind(self, home: SimulatedProcess, fiber: Fiber) -> None:
-        context.set_current(home.process)
-        try:
-            with self.interrupts.taken():
-                fiber.kill()
-        except FiberStuck as error:
-            self.fail(self._stuck(home, error))
-        context.set_current(None)
 
     def host_of(self, home: SimulatedProcess) -> SimulatedHost:
         return self.hosts[node_of(home.me)]
@@ -489,6 +462,10 @@ class SimulatedCluster:
             self.recorder.observe(home.me, now, event, effects)
         if self.watch is not None:
             self.watch.observe(home, event, effects)
+
+    def seen(self, fiber: Fiber) -> None:
+        """This thread goes on now: which of them does when is a part of the run, though no machine is told of it."""
+        self._digest.update(_encode((fiber.number, fiber.resumed_times, self.timeline.now)))
 
     def _has_no_end(self, text: str) -> NoReturn:
         lines = []

@@ -7,7 +7,8 @@ from where it is parked; it derives from BaseException, since users' code must n
 A fiber that is awake for too long, or while a signal's handler raises in who waits for it, is *given up*: `FiberKilled`
 is raised in its thread from outside, at once or when what it blocks on returns; so it can touch no later run.
 
-Threads are kept and used again: making one costs more than a small program's whole run.
+Threads are kept and used again: making one costs more than a small program's whole run. A thread that simulated code
+starts is a fiber on a thread of its own, `Guest`, which ends with it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,28 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-
-from miniray.testing.places import line_of
+from typing import TYPE_CHECKING, Any
 
 from miniray.testing.looks import Spin
+from miniray.testing.places import line_of
+
+if TYPE_CHECKING:
+    from miniray.testing.simulated import SimulatedProcess
 
 STUCK_SECONDS = 30.0  # real ones; a task may compute that long, but not wait for what is outside of the simulation
 UNWIND_SECONDS = 1.0  # real ones, until one that is given up is left to itself
 _SLICE_SECONDS = 0.1
 
-_idle: list[_Thread] = []
+_allocate_lock = threading.Lock  # the real one
+_idle: list[_Own] = []
 
 
 class _Inside(threading.local):
     thread: _Thread | None = None
+    fiber: Fiber | None = None
 
 
 _inside = _Inside()
@@ -39,7 +46,7 @@ _inside = _Inside()
 
 def _forked() -> None:
     """A process that simulated code has forked is a real one: `os._exit` ends it."""
-    _inside.thread = None
+    _inside.thread = _inside.fiber = None
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -49,6 +56,22 @@ def inside_fiber() -> bool:
     """Whether the thread that asks runs simulated code."""
     thread = _inside.thread
     return thread is not None and not thread.given_up
+
+
+def this_fiber() -> Fiber | None:
+    """The one that asks: also one that unwinds, or is given up, though not in `outside`."""
+    return _inside.fiber
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """For this thread nothing is virtual in here, as if it were no fiber."""
+    thread, fiber = _inside.thread, _inside.fiber
+    _inside.thread = _inside.fiber = None
+    try:
+        yield
+    finally:
+        _inside.thread, _inside.fiber = thread, fiber
 
 
 def inside_one_given_up() -> bool:
@@ -65,42 +88,93 @@ class FiberKilled(BaseException):
 
 
 class _Thread:
-    """A thread that runs one job after another, when it is given the baton."""
+    """A thread that runs jobs when it is given the baton."""
 
-    def __init__(self) -> None:
-        self.go = threading.Lock()
-        self.back = threading.Lock()
+    def __init__(self, thread: threading.Thread) -> None:
+        self.go, self.back = _allocate_lock(), _allocate_lock()
         self.go.acquire()
         self.back.acquire()
         self.job: Callable[[], None] | None = None
         self.given_up = False
-        self._thread = threading.Thread(target=self._serve, name="miniray-fiber", daemon=True)
-        self._thread.start()
+        self.thread = thread
+
+    def run_job(self) -> None:
+        self.go.acquire()
+        job, self.job = self.job, None
+        assert job is not None
+        job()
+        del job  # nothing of a finished job may live on here
+        self.back.release()
+
+    def job_ended(self) -> None:
+        """Called by who ran it, and has the baton again."""
+
+    def give_up(self) -> bool:
+        """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
+        self.given_up = True
+        raise_in(self.thread, FiberKilled)
+        if not _acquired(self.back, UNWIND_SECONDS):
+            return False
+        raise_in(self.thread, None)  # it may have come back by itself
+        return True
+
+    def frame(self) -> FrameType | None:
+        return sys._current_frames().get(self.thread.ident or 0)
+
+
+class _Own(_Thread):
+    """It runs one after another."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.Thread(target=self._serve, name="miniray-fiber", daemon=True))
+        self.thread.start()
+        self.thread._daemonic = False  # type: ignore[attr-defined]  # as a main thread: what it starts is none either
 
     def _serve(self) -> None:
         _inside.thread = self
         try:
             while not self.given_up:
-                self.go.acquire()
-                job, self.job = self.job, None
-                assert job is not None
-                job()
-                del job  # nothing of a finished job may live on here
-                self.back.release()
+                self.run_job()
         except FiberKilled:
             pass  # it was given up, and has ended just then
 
-    def give_up(self) -> bool:
-        """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
-        self.given_up = True
-        raise_in(self._thread, FiberKilled)
-        if not _acquired(self.back, UNWIND_SECONDS):
-            return False
-        raise_in(self._thread, None)  # it may have come back by itself
-        return True
+    def job_ended(self) -> None:
+        _idle.append(self)
 
-    def frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._thread.ident or 0)
+
+class Guest(_Thread):
+    """A thread of simulated code's: it has one job, which is what the thread does."""
+
+    def start(self, start: Callable[[threading.Thread], None]) -> None:
+        """`start` is the real one. The thread is there when this returns, and waits for the baton.
+
+        Whatever happens to it, the interpreter does not wait for its end; so it starts as a daemon.
+        """
+        thread: Any = self.thread
+        own, daemonic = vars(thread).get("run"), thread._daemonic
+        thread.run, thread._daemonic = self._serve, True
+        try:
+            with outside():
+                thread._started = threading.Event()  # what it waits for in `start` is real
+                start(thread)
+                self.back.acquire()
+        finally:
+            thread._daemonic = daemonic
+            del thread.run
+            if own is not None:
+                thread.run = own
+
+    def _serve(self) -> None:
+        _inside.thread = self
+        self.back.release()
+        try:
+            self.run_job()
+        except FiberKilled:
+            pass
+
+    def job_ended(self) -> None:
+        """So that nothing of it goes on beside the next fiber, and `is_alive` says the same in each run."""
+        threading.Thread.join(self.thread, UNWIND_SECONDS)
 
 
 class Fiber:
@@ -108,19 +182,24 @@ class Fiber:
 
     Args:
         body: what it runs.
-        on_resume: called in the fiber each time it goes on, and when it begins.
+        home: the process of which it is a part.
+        guest: the thread on which it lives, if not on one of these here.
     """
 
-    def __init__(self, body: Callable[[], None], on_resume: Callable[[], None]) -> None:
-        self._thread = _idle.pop() if _idle else _Thread()
+    def __init__(self, body: Callable[[], None], home: SimulatedProcess, guest: Guest | None = None) -> None:
+        self._thread: _Thread = guest or (_idle.pop() if _idle else _Own())
         self._thread.job = self._run
+        self.home = home
+        self.is_guest = guest is not None
+        self.number = 0  # of a guest: how many came before it
         self._body: Callable[[], None] | None = body
-        self._on_resume = on_resume
         self.ended = False
         self.killed = False
         self.unwound = False
         self.resumed_times = 0
         self.spin = Spin()
+        self.acquires = 0  # of locks
+        self.joins: Fiber | None = None  # whose thread it waits for
         self._awake = False
         self._hurried = False
         self.error: BaseException | None = None
@@ -149,7 +228,7 @@ class Fiber:
                     self.ended = self.ended or not came_back
             raise
         if self.ended and not thread.given_up:
-            _idle.append(thread)
+            thread.job_ended()
 
     def park(self) -> None:
         """Give the baton back; return when `run` is called again. Only called by itself.
@@ -165,13 +244,17 @@ class Fiber:
         self.resumed_times += 1
         if self.killed:
             raise FiberKilled
-        self._on_resume()
+        self.home.resumed(self)
 
     def kill(self) -> None:
         """Unwind it: its `finally` clauses run, and find a dead process."""
         if not self.ended:
             self.killed = True
             self.run()
+
+    @property
+    def thread(self) -> threading.Thread:
+        return self._thread.thread
 
     def line(self) -> str:
         """Where its users' code is."""
@@ -183,14 +266,16 @@ class Fiber:
 
     def _run(self) -> None:
         body, self._body = self._body, None
+        _inside.fiber = self
         try:
             if not self.killed and body is not None:
-                self._on_resume()
+                self.home.resumed(self)
                 body()
         except FiberKilled:
             self.unwound = True
         except BaseException as error:
             self.error = error
+        _inside.fiber = None
         self.ended = True
         self._awake = False
 

@@ -32,7 +32,7 @@ from miniray.core.owner.owner import Owner
 from miniray.core.resources import Demand
 from miniray.core.worker.worker import Worker
 from miniray.testing.simulated import CrashNow, SimulatedDrives, SimulatedExecutor, SimulatedProcess
-from miniray.testing.strangers import WatchedProcess
+from miniray.testing.threads import WatchedProcess
 
 if TYPE_CHECKING:
     from miniray.testing.cluster import SimulatedCluster
@@ -167,6 +167,7 @@ class SimulatedHost:
             executor.serve()
             self.report_end(home, 0)
             home.end(crashed=False)
+            self._cluster.living.unwind_soon(home.fibers)
 
         home.start_fiber(main)
 
@@ -178,7 +179,7 @@ class SimulatedHost:
     def _process(self, me: ProcessId) -> SimulatedProcess:
         home = self._cluster.processes[me] = SimulatedProcess(self._cluster, me)
         owner = Owner(me, self.me, self._cluster.max_lineage_bytes)
-        home.process = WatchedProcess(self._cluster.strangers, me, owner, StoreClient(self.arena, me))
+        home.process = WatchedProcess(self._cluster.threads, me, owner, StoreClient(self.arena, me))
         home.process.calls_back = home.call_back
         home.process.importer = FunctionImporter(isolated=True)
         return home

@@ -19,7 +19,8 @@ Nothing of it is a choice, so one seed stays one run, and a schedule shrinks as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniray.testing.fibers import Fiber
@@ -71,3 +72,26 @@ def look(home: SimulatedProcess, fiber: Fiber, *, polls: bool) -> None:
         home.sleep(fiber, seconds)
     else:
         home.cluster.timeline.spend(seconds)
+
+
+def wait(fiber: Fiber, found: Callable[[], Any], seconds: float | None) -> Any:
+    """Park, at least once, until something is found, or for so long; what was found last. Whoever makes it so wakes
+    the fiber, in its process.
+
+    Raises:
+        FiberKilled, KeyboardInterrupt: as of `look`.
+    """
+    home, timeline = fiber.home, fiber.home.cluster.timeline
+    deadline = None if seconds is None else timeline.now + fiber.spin.lasting(seconds, polls=True)
+    while True:
+        if deadline is not None:
+            home.wake(fiber, max(0.0, deadline - timeline.now))
+        try:
+            fiber.park()
+        finally:
+            if seconds is None:
+                fiber.spin.begin_anew()
+        home.raise_interrupt()
+        it = found()
+        if it or (deadline is not None and timeline.now >= deadline):
+            return it

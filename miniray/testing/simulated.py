@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -195,29 +196,26 @@ class SimulatedProcess:
     # ---- fibers ----
 
     def start_fiber(self, body: Callable[[], None]) -> Fiber:
-        fiber = Fiber(body, lambda: self._resumed(fiber))
-        self.fibers.append(fiber)
-        self.wake(fiber, 0.0)
+        fiber = Fiber(body, self)
+        self.cluster.living.add(fiber, 0.0)
         return fiber
 
-    def _resumed(self, fiber: Fiber) -> None:
+    def resumed(self, fiber: Fiber) -> None:
+        """It goes on, or begins; called in it."""
         self.cluster.awake = fiber
         context.set_current(self.process)
 
     def wake(self, fiber: Fiber, seconds: float) -> None:
         """Let a fiber go on after so long, unless it has gone on by then."""
-        times = fiber.resumed_times
-        timeline = self.cluster.timeline
+        self.cluster.timeline.after(seconds, partial(self._resume, fiber, fiber.resumed_times))
 
-        def resume() -> None:
-            if fiber.resumed_times != times or fiber.ended or not self.alive:
-                return
-            if self.stands_still:
-                timeline.at(self.stands_until, resume)
-                return
-            self.cluster.run_fiber(self, fiber)
-
-        timeline.after(seconds, resume)
+    def _resume(self, fiber: Fiber, times: int) -> None:
+        if fiber.resumed_times != times or fiber.ended or not self.alive:
+            return
+        if self.stands_still:
+            self.cluster.timeline.at(self.stands_until, partial(self._resume, fiber, times))
+            return
+        self.cluster.living.run(fiber)
 
     def _wake_fibers(self) -> None:
         for fiber, waiter in self.waiting:
@@ -326,7 +324,7 @@ class SimulatedDrives:
         return waiter.is_ready
 
     def rouse(self) -> None:
-        if self._home.cluster.strangers.none_calls():  # what one drops is seen at the next turn
+        if self._home.cluster.threads.none_calls():  # what a real thread drops is seen at the next turn
             self._home.look_soon()
 
     def stop(self) -> None:

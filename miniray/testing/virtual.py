@@ -7,7 +7,7 @@
 - The functions of the module `random` draw from a source that each task gets anew, seeded by its id and attempt: a
   replay draws the same. `os.urandom` has another one, and so `secrets` and an unseeded `random.Random()`: they leave
   `random.getstate()` as it is. (Hypothesis compares it, and makes a temporary file now and then.)
-- Waits of the standard library take virtual time as well (`library_waits.py`).
+- Threads, their locks and waits are simulated as well (`threads.py`, `locks.py`, `real_waits.py`).
 - `os._exit` and `os.kill` of one's own process end the simulated process.
 - `from time import sleep` has been bound before: names of the program's own module are replaced too, those of other
   modules are not. `datetime.now` and NumPy's random state stay real; a run that depends on them is told
@@ -23,15 +23,16 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+from miniray._serialization import namespaces
+from miniray.testing import locks
 from miniray.testing.fibers import inside_fiber
-from miniray.testing.library_waits import LibraryWaits, selectors_classes
-from miniray.testing.places import place_of
-from miniray.testing.strangers import Strangers
+from miniray.testing.real_waits import RealWaits
+from miniray.testing.threads import Threads
 
 EPOCH_SECONDS = 1_700_000_000.0
 NOTED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
@@ -62,8 +63,7 @@ class Virtual:
         sleep: lets them pass for the fiber that is awake.
         die: ends the simulated process of that fiber, with an exit status (negative: a signal).
         note: is told what users' code does with the real world.
-        strangers: is told of threads that it starts.
-        waits: of the standard library.
+        threads: that it starts; `real_waits`: its waits for sockets and the like.
     """
 
     def __init__(
@@ -73,20 +73,21 @@ class Virtual:
         sleep: Callable[[float], None],
         die: Callable[[int], None],
         note: Callable[[str], None],
-        strangers: Strangers,
-        waits: LibraryWaits,
+        threads: Threads,
+        real_waits: RealWaits,
     ) -> None:
         self._now = now
         self._cpu_seconds = cpu_seconds
         self._sleep = sleep
         self._die = die
         self._note = note
-        self._strangers = strangers
-        self._waits = waits
+        self._threads = threads
+        self._real_waits = real_waits
         self._drawn = _Drawn()
         self._replaced: list[tuple[Any, str, Any]] = []
         self._bound: list[tuple[dict[str, Any], str, Any, Any]] = []  # the program's names
         self._virtual: dict[tuple[Any, str], Any] = {}  # by where it is and its name
+        self._locks = dict(namespaces.LOCKS)
 
     def seed(self, name: str) -> None:
         """A task begins in the fiber that calls this."""
@@ -117,28 +118,40 @@ class Virtual:
         self._replace(random, "_urandom", lambda real: os.urandom, new)
         self._replace(os, "_exit", lambda real: self._die, new)
         self._replace(os, "kill", self._killed, new)
-        bound = [(name, value) for name, value in names.items() if type(value).__name__ in _BOUND]
-        for name, value in bound:
-            virtual = next((virtual for real, virtual in new.items() if real == value), None)
+        self._replace_in_libraries()
+        values = {id(getattr(home, name)): value for home, name, value in self._threads.values()}
+        for name, value in list(names.items()):
+            if type(value).__name__ in _BOUND:
+                virtual = next((virtual for real, virtual in new.items() if real == value), values.get(id(value)))
+            elif isinstance(value, locks.LOCK | locks.RLOCK):
+                virtual = locks.LockOfProcess(value)
+            else:
+                virtual = values.get(id(value))
             if virtual is not None:
                 self._bound.append((names, name, value, virtual))
                 names[name] = virtual
-        self._replace_in_libraries()
+        self._set(self._threads.values())
         _auditing.begin(self._note)
 
     def _replace_in_libraries(self) -> None:
         """What is the standard library's own, under whatever name the program has it."""
-        self._replace(threading.Thread, "start", self._thread_started, {})
-        self._replace(threading, "_allocate_lock", self._waits.allocate_lock, {})
         for module, name in ((threading, "_time"), (queue, "time")):
             self._replace(module, name, self._clock(self._now, 0.0, 0), {})
-        for kind in dict.fromkeys(selectors_classes()):  # the default one has two names
-            self._replace(kind, "select", self._waits.select, {})
+        for home, name, make in (*self._threads.replaced(), *self._real_waits.replaced()):
+            self._replace(home, name, make, {})
+
+    def _set(self, values: Iterable[tuple[Any, str, Any]]) -> None:
+        for home, name, value in values:
+            self._replaced.append((home, name, getattr(home, name)))
+            setattr(home, name, value)
+        namespaces.LOCKS.update(locks.MAKERS)
 
     def end(self) -> None:
         global _active
         _active = None
         _auditing.note = None
+        namespaces.LOCKS.clear()
+        namespaces.LOCKS.update(self._locks)
         while self._bound:
             names, name, real, virtual = self._bound.pop()
             if names.get(name) is virtual:  # else the program has bound it anew
@@ -190,13 +203,6 @@ class Virtual:
     def _killed(self, real: Any) -> Callable[[int, int], None]:
         """The process that a task sees is this one: killing it ends the simulated one."""
         return lambda pid, number: self._die(-number) if number and pid == os.getpid() else real(pid, number)
-
-    def _thread_started(self, real: Any) -> Callable[[threading.Thread], None]:
-        def start(thread: threading.Thread) -> None:
-            self._note(f"a thread started at {place_of(sys._getframe(1))}")
-            self._strangers.start(thread, real)
-
-        return start
 
     def _draws(self, name: str, real: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: getattr(self._source(), name)(*args, **kwargs)

@@ -48,8 +48,10 @@ def told_waits(homes: Iterable[SimulatedProcess], driver: SimulatedProcess) -> l
         wanted = dict.fromkeys(object_id for _, waiter in home.waiting for object_id in waiter.pending)
         lines += [f"{who} waits for {_what(processes, object_id)}" for object_id in wanted]
         in_get = {fiber for fiber, _ in home.waiting}
-        parked = [fiber.line() for fiber in home.fibers if fiber not in in_get]
-        lines += [f"{who} waits at {line}" for line in parked if line]  # of the standard library
+        for fiber in home.fibers:
+            line = fiber.line() if fiber not in in_get else ""
+            if line:  # it waits in the standard library
+                lines.append(f"{f'thread {fiber.thread.name} of ' if fiber.is_guest else ''}{who} waits at {line}")
     left = len(lines) - MAX_LINES
     return lines[:MAX_LINES] + ([f"... and {left} more waits"] if left > 0 else [])
 

@@ -21,7 +21,6 @@ from miniray.testing.checkers.quiet import assert_quiet
 from miniray.testing.cluster import SimulatedCluster
 from miniray.testing.faults import Faults
 from miniray.testing.fibers import FiberKilled
-from miniray.testing.library_waits import LibraryWaits
 from miniray.testing.looks import look
 from miniray.testing.recorder import Recorder
 from miniray.testing.simulated import SimulatedProcess
@@ -58,9 +57,9 @@ class World:
         self.cluster.on_task = self._on_task
         self._calls = 0
         self._outside = context.get_current()
-        threads = self.cluster.strangers, LibraryWaits(self.cluster)
-        self._virtual = Virtual(self._now, self._cpu_seconds, self._sleep, self._die, self._note, *threads)
-        self.cluster.on_call_back = self._virtual.seed
+        waits = self.cluster.threads, self.cluster.real_waits
+        self._virtual = Virtual(self._now, self._cpu_seconds, self._sleep, self._die, self._note, *waits)
+        self.cluster.on_call_back = self.cluster.threads.on_start = self._virtual.seed
 
     def begin(self, names: dict[str, Any]) -> None:
         """`names`: the globals of the user's code, where clocks may be bound as well."""
@@ -90,7 +89,7 @@ class World:
         """
         with self._inside():
             self.cluster.settle()
-            self.cluster.strangers.raise_met()
+            self.cluster.threads.raise_met()
             _assert_nothing_left(self.cluster)
 
     def end(self) -> None:
@@ -104,13 +103,12 @@ class World:
                 self.cluster.close()
             finally:
                 self._virtual.end()
-                self.cluster.strangers.end()
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
         self.cluster.interrupts.begin()
         forbidden = context.forbid_implicit_start("")
-        start = context.set_implicit_start(self.cluster.strangers.refuse)  # between two steps there is no process
+        start = context.set_implicit_start(self.cluster.threads.refuse_call)  # between two steps there is no process
         try:
             yield
         finally:
@@ -157,7 +155,11 @@ class World:
             self.real.append(f"{self.cluster.who_is_awake()}: {what}")
 
     def _die(self, status: int) -> None:
-        if self.cluster.awake in self.cluster.driver.fibers:
+        fiber = self.cluster.awake
+        if fiber in self.cluster.driver.fibers:
+            if fiber is not None and fiber.is_guest:  # as a SystemExit it would end the thread alone
+                self.cluster.fail(SystemExit(status))
+                raise FiberKilled
             raise SystemExit(status)
         self.cluster.die(status)
 

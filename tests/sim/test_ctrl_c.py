@@ -18,8 +18,11 @@ from miniray.testing import SimulationFailed, explore, fibers, simulate
 
 REAL_SECONDS = 20.0
 
-never, go_on = threading.Lock(), threading.Lock()  # waits for them are real
-never.acquire()
+class Real:
+    never, go_on = threading.Lock(), threading.Lock()  # waits for them are real
+
+
+Real.never.acquire()
 unwound: list[str] = []
 gone = threading.Event()
 went_on: list[str] = []
@@ -36,7 +39,7 @@ def stays() -> None:
         time.sleep(100.0)
     finally:
         try:
-            go_on.acquire(timeout=REAL_SECONDS)
+            Real.go_on.acquire(timeout=REAL_SECONDS)
             went_on.append("stays")
         finally:
             gone.set()
@@ -57,7 +60,7 @@ def computes() -> None:
 
 def blocks() -> None:
     interrupt()
-    never.acquire(timeout=REAL_SECONDS)
+    Real.never.acquire(timeout=REAL_SECONDS)
 
 
 def sleeps() -> None:
@@ -120,11 +123,11 @@ def test_what_never_unwinds_is_told_and_does_not_go_on_later(monkeypatch: pytest
         time.sleep(0.5)
 
     before = outside()
-    go_on.acquire()
+    Real.go_on.acquire()
     try:
         with pytest.raises(SimulationFailed, match="waits for what is outside of the simulation"):
             simulate(program)
         assert outside() == before
     finally:
-        go_on.release()
+        Real.go_on.release()
     assert gone.wait(REAL_SECONDS) and not went_on

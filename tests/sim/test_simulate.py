@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -215,41 +216,39 @@ def test_nothing_stays_of_a_run_whose_actor_keeps_an_array() -> None:
     assert _simulated_processes() <= before
 
 
+def outside(act: Callable[[], None], program: Callable[[], Any], seed: int = 0) -> Any:
+    """What the program gives, while whose run lasts a thread of before does that."""
+    asked, done = threading.Event(), []
+
+    def wait() -> None:
+        asked.wait(REAL_SECONDS)
+        act()
+        done.append(1)
+
+    def asks() -> Any:
+        value = program()
+        asked.set()
+        while not done:
+            time.sleep(0.001)
+        return value
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    value = simulate(asks, seed=seed).value
+    thread.join()
+    return value
+
+
 def test_other_threads_have_the_real_clock() -> None:
     seen: list[float] = []
-
-    def program() -> float:
-        other = threading.Thread(target=lambda: seen.append(time.time()))
-        other.start()
-        other.join()
-        return time.time()
-
-    virtual = simulate(program).value
+    virtual = outside(lambda: seen.append(time.time()), lambda: time.time())
     assert abs(seen[0] - time.time()) < REAL_SECONDS and abs(virtual - seen[0]) > REAL_SECONDS
 
 
 def test_other_threads_have_real_names_at_random() -> None:
-    def names(seed: int) -> list[uuid.UUID]:
-        found: list[uuid.UUID] = []
-        asked = threading.Event()
-
-        def outside() -> None:
-            asked.wait(REAL_SECONDS)
-            found.append(uuid.uuid4())
-
-        thread = threading.Thread(target=outside)
-        thread.start()
-
-        def program() -> None:
-            found.append(uuid.uuid4())
-            asked.set()
-            thread.join()
-
-        simulate(program, seed=seed)
-        return found
-
-    (first, other), (again, another) = names(1), names(1)
-    assert first == again and other != another
+    found: list[uuid.UUID] = []
+    first, again = (outside(lambda: found.append(uuid.uuid4()), lambda: uuid.uuid4(), seed=1) for _ in range(2))
+    assert first == again and found[0] != found[1]
 
 
 def test_refs_are_got_and_what_hides_them_is_refused() -> None:
