@@ -20,7 +20,7 @@ from crash_scenarios import ALLOWED, ONLY_SIMULATED, Told, World
 from miniray.core.ids import ProcessId, TaskId
 from miniray.testing.cluster import running
 from miniray.testing.faults import NO_FAULTS, Faults
-from miniray.testing.seeds import FailedSeed, prepare, run_checked
+from miniray.testing.seeds import FailedSeed, run_checked
 from miniray.testing.simulated import SimulatedProcess
 from tests.sim.mutants import ALL as MUTANTS
 from tests.sim.mutants.search import load_all
@@ -99,7 +99,6 @@ def simulated(scenario: Callable[[World], Told]) -> list[Told]:
 
 @pytest.fixture(scope="module", autouse=True)
 def prepared() -> None:
-    prepare()
     load_all()
 
 
