@@ -354,8 +354,10 @@ class Pool:
         raise NotImplementedError(f"_get_tasks: {_OF_THE_STANDARD_ONE}")
 
     def __getattr__(self, name: str) -> Any:
-        told = f"; {_OF_THE_STANDARD_ONE}" if hasattr(_standard.Pool, name) else ""
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{told}", name=name, obj=self)
+        if hasattr(_standard.Pool, name) and not hasattr(type(self), name):
+            told = f"{type(self).__name__!r} object has no attribute {name!r}; {_OF_THE_STANDARD_ONE}"
+            raise AttributeError(told, name=name, obj=self)
+        return super().__getattribute__(name)  # a subclass's property that has just failed says itself why
 
     @property
     def _cache(self) -> dict[int, Any]:

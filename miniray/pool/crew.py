@@ -145,7 +145,10 @@ class Crew:
 
     @property
     def has_idle(self) -> bool:
-        return any(member.can_take() and not member.is_busy for member in self._members if member.is_up)
+        """Whether there is somebody to run what waits behind a slow call elsewhere, or would be as soon as that waits
+        here."""
+        free = (member.can_take() and not member.is_busy for member in self._members if member.is_up)
+        return self.has_vacancies or any(free)
 
     def to_collect(self) -> tuple[list[Group], bool]:
         """Groups whose answers come next; whether something else may happen meanwhile: a worker idles, or may hold
@@ -220,7 +223,9 @@ class Crew:
                 self._successor = None
                 successor.release()  # not `end`: its initializer may run, and hold a lock
             return None
-        if successor is None and any(member.nears_its_end(calls_wait) for member in self._members):
+        # Who may get more has none forked: the calls that wait are often few, go to others, and that was for nothing.
+        may_get_more = calls_wait and not self.is_forked
+        if successor is None and any(member.nears_its_end(may_get_more) for member in self._members):
             self._successor = self._hire(self._free_slot)
             self._successor.was_ahead = True
             return self._successor

@@ -51,3 +51,13 @@ def test_other_private_parts_of_the_standard_pool_are_missed_with_the_same_word(
     with pytest.raises(AttributeError, match="'Pool' object has no attribute 'mpa'$"):
         _ = pool.mpa
     assert not hasattr(pool, "istarmap") and pool.map(functions.square, [3]) == [9]
+
+
+def test_a_subclasss_property_that_fails_says_why() -> None:
+    class Named(miniray.Pool):
+        @property
+        def title(self) -> Any:
+            return self.name.title()
+
+    with Named(1) as pool, pytest.raises(AttributeError, match="'Named' object has no attribute 'name'$"):
+        _ = pool.title

@@ -246,14 +246,20 @@ def test_a_forked_worker_knows_what_was_set_before_its_call(setting: Any) -> Non
 
 def test_a_successor_that_no_call_waits_for_any_more_is_of_no_use(setting: Any, tmp_path: Path) -> None:
     """It was forked before the program went on."""
-    context = multiprocessing.get_context("fork")
-    with miniray.Executor(1, context, max_tasks_per_child=4, cancel_running=True) as executor:  # calls go one by one
-        assert executor.submit(read_setting, 0).result(30) == -1
-        calls = [executor.submit(read_setting, 0) for _ in range(2)]
-        assert [call.result(30) for call in calls] == [-1] * 2
+    gates = [tmp_path / "first", tmp_path / "second"]
+    with miniray.Pool(2, maxtasksperchild=2, context=multiprocessing.get_context("fork")) as pool:
+        assert all(worker.pid for worker in pool._pool)
+        crew = pool._dispatcher.crew
+        assert pool.apply(read_setting, (0,)) == -1
+        last, *others = [pool.apply_async(functions.wait_for, (path,)) for path in [*map(str, gates), ""]]
+        assert len(crew.everyone()) == 3, "the first worker runs its last call, and another one waits"
+        gates[1].touch()
+        assert [call.get(30) for call in others] == [str(gates[1]), ""], "the second has run that"
+        eventually(lambda: len(crew.everyone()) == 2, "the successor was let go")
         setting.value = 1
-        assert executor.submit(read_setting, 0).result(30) == -1, "of the first worker, the last"
-        assert executor.submit(read_setting, 0).result(30) == 1
+        gates[0].touch()
+        assert last.get(30) == str(gates[0])
+        assert pool.map(read_setting, range(2), chunksize=1) == [1] * 2
 
 
 def test_a_place_that_is_vacant_is_filled_when_somebody_looks() -> None:
@@ -267,6 +273,31 @@ def test_a_place_that_is_vacant_is_filled_when_somebody_looks() -> None:
         (worker,) = crew
         assert worker.is_alive()
         gone(first)
+
+
+def test_what_waits_behind_a_slow_call_has_a_vacant_place_filled(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with miniray.Pool(2, maxtasksperchild=2, context=multiprocessing.get_context("fork")) as pool:
+        assert all(worker.pid for worker in pool._pool)
+        pool._dispatcher.callees.find(functions.wait_for).measured(10_000, 0.001)
+        with pool._dispatcher.lock:  # so that they go as two groups
+            slow, *others = [pool.apply_async(functions.wait_for, (path,)) for path in (str(gate), "", "", "")]
+        pool._dispatcher.pump()
+        assert [call.get(30) for call in others] == [""] * 3 and not slow.ready()
+        gate.touch()
+        assert slow.get(30) == str(gate)
+
+
+def test_none_is_forked_ahead_of_a_worker_that_may_run_what_waits(tmp_path: Path) -> None:
+    """Short maps would have one forked each, for nothing."""
+    gate = tmp_path / "gate"
+    with miniray.Pool(1, maxtasksperchild=3, context=multiprocessing.get_context("fork")) as pool:
+        assert pool._pool[0].pid
+        pool._dispatcher.callees.find(functions.wait_for).measured(1, 0.01)
+        calls = [pool.apply_async(functions.wait_for, (str(gate),)) for _ in range(3)]
+        assert len(pool._dispatcher.crew.everyone()) == 1
+        gate.touch()
+        assert [call.get(30) for call in calls] == [str(gate)] * 3
 
 
 @pytest.mark.parametrize("start", STARTS)
