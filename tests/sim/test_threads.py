@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -28,21 +29,24 @@ SECONDS = 1_000.0
 HERE = str(Path(__file__).parent)
 
 
-def lives(name: str) -> bool:
-    return any(name in one.name for one in threading.enumerate())
+@pytest.fixture
+def left() -> Callable[[], list[str]]:
+    """Threads that were not there before the test, but for those that fibers use again."""
+    before = set(threading.enumerate())
+    return lambda: [one.name for one in {*threading.enumerate()} - before if not one.name.startswith("miniray-fiber")]
 
 
 # ---- what they compute ----
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_threads_in_the_driver_a_task_and_an_actor(name: str) -> None:
+def test_threads_in_the_driver_a_task_and_an_actor(name: str, left: Callable[[], list[str]]) -> None:
     program = functools.partial(everywhere, name)
     for seed in range(6):
         done, again = (simulate(program, seed=seed, num_cpus=3, faults="delays") for _ in range(2))
         assert done.value == [PROGRAMS[name][1]] * 3 and not done.statistics.real
         assert done.trace_hash == again.trace_hash and done.choices == again.choices
-    assert not lives("Thread-")
+    assert not left()
 
 
 def test_real_processes_give_the_same() -> None:
@@ -67,7 +71,7 @@ def test_each_interpreter_has_the_same_run() -> None:
     assert len(hashes) == 1
 
 
-def test_when_processes_die_threads_die_with_them_and_results_are_right() -> None:
+def test_when_processes_die_threads_die_with_them_and_results_are_right(left: Callable[[], list[str]]) -> None:
     ended: list[int] = []
 
     @explore(seeds=40, faults="crashes")
@@ -78,7 +82,7 @@ def test_when_processes_die_threads_die_with_them_and_results_are_right() -> Non
         ended.append(1)
 
     program()
-    assert ended and not lives("Thread-")
+    assert ended and not left()
 
 
 beats: list[float] = []
@@ -102,7 +106,7 @@ class Beating:
 
 
 @pytest.mark.parametrize("how", ["dies", "is dropped", "is left"])
-def test_a_thread_ends_with_its_process(how: str) -> None:
+def test_a_thread_ends_with_its_process(how: str, left: Callable[[], list[str]]) -> None:
     def program() -> Any:
         beats.clear()
         actor: Any = Beating.remote()
@@ -119,16 +123,18 @@ def test_a_thread_ends_with_its_process(how: str) -> None:
     done = simulate(program)
     assert beats[-1] == -1.0 and beats.count(-1.0) == 1 and 9 <= len(beats) <= 13
     assert how == "is left" or done.value == beats
-    assert not lives("beat")
+    assert not left()
 
 
-def test_what_a_program_leaves_behind_is_gone_and_disturbs_no_later_run(capfd: pytest.CaptureFixture[str]) -> None:
-    left: list[Any] = []
+def test_what_a_program_leaves_behind_is_gone_and_disturbs_no_later_run(
+    capfd: pytest.CaptureFixture[str], left: Callable[[], list[str]]
+) -> None:
+    kept: list[Any] = []
 
     def leaves() -> None:
         pool = ThreadPoolExecutor(2)
-        left.extend([pool, pool.submit(time.sleep, SECONDS), threading.Thread(target=threading.Event().wait)])
-        left[-1].start()
+        kept.extend([pool, pool.submit(time.sleep, SECONDS), threading.Thread(target=threading.Event().wait)])
+        kept[-1].start()
         waits = threading.Thread(target=lambda: miniray.get(same.remote(1).future().result() and same.remote(2)))
         waits.start()
 
@@ -145,7 +151,7 @@ def test_what_a_program_leaves_behind_is_gone_and_disturbs_no_later_run(capfd: p
     before = simulate(plain)
     threads = threading.active_count()
     simulate(leaves)
-    assert not lives("for ever") and not left[-1].is_alive() and threading.active_count() <= threads + 3
+    assert not left() and not kept[-1].is_alive() and threading.active_count() <= threads + 3
     assert simulate(plain).trace_hash == before.trace_hash and not miniray.is_initialized()
     assert simulate(leaves).trace_hash == simulate(leaves).trace_hash
     captured = capfd.readouterr()
