@@ -69,7 +69,7 @@ class Dispatcher:
     ) -> None:
         if miniray.is_simulated():
             raise SessionError(
-                "Pool and Executor cannot be simulated, as each has a real thread: test with tasks and actors what "
+                "Pool and Executor cannot be simulated, as they wait in real time: test with tasks and actors what "
                 "simulate and @explore shall run"
             )
         self.processes = processes

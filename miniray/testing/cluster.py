@@ -207,6 +207,7 @@ class SimulatedCluster:
                 home.end(crashed=True)
         self.timeline.clear()
         error = self.living.end()
+        self.threads.close()
         self.processes.clear()
         if self in running:
             running.remove(self)

@@ -96,6 +96,7 @@ class _Thread:
         self.back.acquire()
         self.job: Callable[[], None] | None = None
         self.given_up = False
+        self.unbroken = _allocate_lock()  # it is not given up by who finds this taken
         self.thread = thread
 
     def run_job(self) -> None:
@@ -112,7 +113,10 @@ class _Thread:
     def give_up(self) -> bool:
         """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
         self.given_up = True
+        is_whole = _acquired(self.unbroken, UNWIND_SECONDS)
         raise_in(self.thread, FiberKilled)
+        if is_whole:
+            self.unbroken.release()
         if not _acquired(self.back, UNWIND_SECONDS):
             return False
         raise_in(self.thread, None)  # it may have come back by itself
@@ -255,6 +259,11 @@ class Fiber:
     @property
     def thread(self) -> threading.Thread:
         return self._thread.thread
+
+    @property
+    def unbroken(self) -> threading.Lock:
+        """It holds this where being given up would break what is not its own."""
+        return self._thread.unbroken
 
     def line(self) -> str:
         """Where its users' code is."""

@@ -32,6 +32,7 @@ from miniray.testing.places import is_own
 LOCK, RLOCK = type(_thread.allocate_lock()), type(_thread.RLock())
 _LOOKS_EVERY = 32  # a loop that polls does little else; what locks a million times may take a minute more for it
 
+_ENTERS_CONDITION = threading.Condition.__enter__.__code__  # its `wait` takes a lock under one that may be real
 _is_own = lru_cache(is_own)
 _real_lock, _real_rlock, _RealQueue = _thread.allocate_lock, _thread.RLock, queue.SimpleQueue
 
@@ -82,8 +83,8 @@ class VirtualLock:
             look(fiber.home, fiber, polls=False)
         elif threads.live and not getattr(_bootstrap, "_module_locks", ()):  # an import holds real locks
             frame = sys._getframe(depth)
-            if frame.f_code.co_filename == threading.__file__ and frame.f_back is not None:
-                frame = frame.f_back  # of a condition
+            if frame.f_code is _ENTERS_CONDITION and frame.f_back is not None:
+                frame = frame.f_back
             if _is_own(frame.f_code.co_filename):
                 fiber.home.cluster.maybe_pause(fiber.home)
 

@@ -15,6 +15,7 @@ import os
 import select
 import selectors
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 HOLD_SECONDS = 1.0  # real ones, as all here
 _SLICE_SECONDS = 0.001
 _LITTLE_SECONDS = 0.05  # virtual ones: what is planned so soon is no timeout
+_POLL_SECONDS = 2 * _LITTLE_SECONDS  # of who asks in vain whether a child has ended: the run waits for it, too
 _READS = ("_accept", "recv", "recv_into", "recvfrom", "recvfrom_into")  # of sockets
 
 _sleep = time.sleep
@@ -76,6 +78,7 @@ class RealWaits:
         for name in _READS:
             yield socket.socket, name, self._read
         yield os, "waitpid", self._waitpid
+        yield subprocess.Popen, "poll", self._poll  # it has bound that
 
     # ---- what simulated code calls ----
 
@@ -105,13 +108,17 @@ class RealWaits:
                     reaped.extend([found] * bool(found[0]))
                 return bool(reaped)
 
-            if options & os.WNOHANG:
-                told: tuple[int, int] = real(pid, options)
-                return told
-            self._until(ended, None, True)
-            return reaped[0]
+            self._until(ended, _POLL_SECONDS if options & os.WNOHANG else None, True)
+            return reaped[0] if reaped else (0, 0)
 
         return waitpid
+
+    def _poll(self, real: Any) -> Callable[..., int | None]:
+        def poll(child: subprocess.Popen[Any]) -> int | None:
+            self._until(lambda: real(child) is not None, _POLL_SECONDS, True)
+            return child.returncode
+
+        return poll
 
     def _until(self, ready: Callable[[], Any], seconds: float | None, others: bool) -> Any:
         """Park until it is ready, or for so long. `others`: something from outside may be what it waits for."""

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from miniray._runtime.process import Ended, Process
 from miniray.testing import locks
@@ -47,6 +47,7 @@ class Threads:
         self._fail = fail
         self._runner = threading.get_ident()
         self._started: WeakKeyDictionary[threading.Thread, Fiber | _Ended] = WeakKeyDictionary()
+        self._pools: WeakSet[Any] = WeakSet()
         self._count = itertools.count()
         self._met: NotSimulated | None = None
         self.live = 0
@@ -83,10 +84,11 @@ class Threads:
             guest, home, run = Guest(thread), fiber.home, thread.run
             new = Fiber(lambda: self._main(thread, run), home, guest)
             new.number = next(self._count)
-            guest.start(real)
-            self._started[thread] = new
-            self.live += 1
-            self._cluster.living.add(new, self._cluster.draw_lag())
+            with fiber.unbroken:  # else nobody ends the new one, or it is struck in this one's place
+                guest.start(real)
+                self._started[thread] = new
+                self.live += 1
+                self._cluster.living.add(new, self._cluster.draw_lag())
             if self._cluster.choices.choose(2, "who goes first after a thread's start"):
                 home.wake(fiber, self._cluster.draw_lag())
                 fiber.park()
@@ -127,6 +129,11 @@ class Threads:
         for fiber in list(self._started.values()):
             if isinstance(fiber, Fiber) and home in (None, fiber.home):
                 self._cluster.living.unwind(fiber)
+
+    def close(self) -> None:
+        """The run is over. A pool that outlives it has threads that it takes for living ones."""
+        for pool in self._pools:
+            pool._broken = "its threads were those of a simulated run, which has ended"
 
     def _join(self, real: Callable[..., None]) -> Callable[..., None]:
         def join(thread: threading.Thread, timeout: float | None = None) -> None:
@@ -177,6 +184,7 @@ class Threads:
                 )
             if not pool._threads:
                 pool._threads = _InOrder()  # they are joined in the order of what was a set
+                self._pools.add(pool)
             return real(pool, *args, **kwargs)
 
         return submit

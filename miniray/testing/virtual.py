@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import queue
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -135,7 +136,7 @@ class Virtual:
 
     def _replace_in_libraries(self) -> None:
         """What is the standard library's own, under whatever name the program has it."""
-        for module, name in ((threading, "_time"), (queue, "time")):
+        for module, name in ((threading, "_time"), (queue, "time"), (subprocess, "_time")):
             self._replace(module, name, self._clock(self._now, 0.0, 0), {})
         for home, name, make in (*self._threads.replaced(), *self._real_waits.replaced()):
             self._replace(home, name, make, {})

@@ -131,3 +131,23 @@ def test_what_never_unwinds_is_told_and_does_not_go_on_later(monkeypatch: pytest
     finally:
         Real.go_on.release()
     assert gone.wait(REAL_SECONDS) and not went_on
+
+
+def test_a_thread_that_was_about_to_start_is_not_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Any = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def program() -> None:
+        starter: Any = fibers._inside.thread
+
+        def start(*args: Any) -> Any:
+            interrupt()
+            while not starter.given_up:
+                pass
+            return real(*args)
+
+        monkeypatch.setattr(threading, "_start_new_thread", start)
+        threading.Thread(target=time.sleep, args=(1.0,), name="just started").start()
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(program)
+    assert not [one for one in threading.enumerate() if one.name == "just started"]

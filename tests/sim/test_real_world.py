@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from typing import Any
@@ -116,6 +117,8 @@ def test_a_pool_of_an_earlier_run_is_refused_too() -> None:
 
     simulate(leaves)
     refused(lambda: pools[0].submit(abs, -1).result(), "gives work to a pool of threads of before the run")
+    with pytest.raises(BrokenThreadPool, match="a simulated run, which has ended"):
+        pools[0].submit(abs, -1)
     pools[0].shutdown()
 
 
@@ -153,6 +156,19 @@ ECHO = [sys.executable, "-c", "print(input())"]
 
 def talks_to_a_child() -> bytes:
     return subprocess.run(ECHO, input=b"x" * 100_000 + b"\n", capture_output=True, timeout=60, check=True).stdout[-2:]
+
+
+def polls_a_child() -> bytes:
+    with subprocess.Popen([sys.executable, "-c", "print('x')"], stdout=subprocess.PIPE) as child:
+        while child.poll() is None:
+            time.sleep(0.1)
+        return child.communicate()[0]
+
+
+def waits_for_a_child_for_a_while() -> bytes:
+    with subprocess.Popen([sys.executable, "-c", "print('x')"], stdout=subprocess.PIPE) as child:
+        assert child.wait(timeout=60) == 0
+        return child.communicate()[0]
 
 
 def talks_to_a_child_in_asyncio() -> bytes:
@@ -205,6 +221,8 @@ def talks_to_a_server_in_threads() -> bytes:
 
 TALKS = [
     talks_to_a_child,
+    polls_a_child,
+    waits_for_a_child_for_a_while,
     talks_to_a_child_in_asyncio,
     talks_to_a_server_in_asyncio,
     talks_to_a_server_in_threads,

@@ -13,7 +13,7 @@ import pytest
 from thread_programs import in_threads
 
 import miniray
-from miniray.testing import SimulationFailed, simulate
+from miniray.testing import SimulationFailed, fibers, simulate
 
 SECONDS = 1_000.0
 
@@ -72,6 +72,33 @@ def test_each_process_has_a_lock_of_the_programs_module_to_itself() -> None:
     apart, together = simulate(program).value
     assert apart < 1.5 and together >= 2.0
     assert type(lock_of_this_module) is type(threading.Lock()) and not lock_of_this_module.locked()
+
+
+condition_of_this_module = threading.Condition()
+
+
+def test_threads_meet_nowhere_under_a_condition_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fibers, "STUCK_SECONDS", 2.0)
+
+    def program() -> int:
+        ready: list[int] = []
+
+        def waits() -> None:
+            with condition_of_this_module:
+                while not ready:
+                    condition_of_this_module.wait()
+
+        def tells() -> None:
+            time.sleep(1.0)
+            with condition_of_this_module:
+                ready.append(1)
+                condition_of_this_module.notify_all()
+
+        in_threads(*[waits] * 4, tells)
+        return len(ready)
+
+    for seed in range(30):
+        assert simulate(program, seed=seed, faults="delays").value == 1
 
 
 def test_a_class_of_users_own_gets_its_locks_anew_in_each_process() -> None:

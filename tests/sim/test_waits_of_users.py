@@ -19,7 +19,8 @@ import pytest
 
 import miniray
 from miniray.errors import TaskCancelledError
-from miniray.testing import SimulationFailed, explore, fibers, simulate
+from miniray.testing import Faults, SimulationFailed, explore, fibers, simulate
+from miniray.testing.faults import Crash, CrashMode
 
 class Real:
     lock = threading.Lock()  # not a global of this module: it is one for all, and a wait for it is real
@@ -227,6 +228,24 @@ def test_refs_are_awaited_and_have_futures() -> None:
     done, again = (simulate(program, seed=3, num_cpus=4) for _ in range(2))
     assert done.value == ([1, 2], 7, 7, 8) and done.trace_hash == again.trace_hash
     assert called[0] == called[1] and called[0][0] == 7 and not done.statistics.real
+
+
+def test_a_process_may_die_when_what_it_awaits_is_there() -> None:
+    @miniray.remote
+    def soon(x: int) -> int:
+        return x
+
+    @miniray.remote
+    def waits() -> Any:
+        async def main() -> Any:
+            return await asyncio.gather(*map(soon.remote, range(3)))
+
+        return asyncio.run(main())
+
+    for mode in (CrashMode.AT_STEP, CrashMode.MID_STEP):
+        for after in range(40):
+            faults = Faults(crashes=(Crash(after, mode),))
+            assert simulate(waits.remote, faults=faults).value == [0, 1, 2], (mode, after)
 
 
 def test_a_wait_that_nothing_ends_is_told_with_its_line() -> None:
