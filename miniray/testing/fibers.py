@@ -112,8 +112,8 @@ class _Thread:
 
     def give_up(self) -> bool:
         """Raise FiberKilled in it, wherever it is; whether it has given the baton back."""
-        self.given_up = True
         is_whole = _acquired(self.unbroken, UNWIND_SECONDS)
+        self.given_up = True  # from now on what it calls is real
         raise_in(self.thread, FiberKilled)
         if is_whole:
             self.unbroken.release()

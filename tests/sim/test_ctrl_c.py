@@ -137,11 +137,11 @@ def test_a_thread_that_was_about_to_start_is_not_left_behind(monkeypatch: pytest
     real: Any = threading._start_new_thread  # type: ignore[attr-defined]
 
     def program() -> None:
-        starter: Any = fibers._inside.thread
+        starter: Any = fibers.this_fiber()
 
         def start(*args: Any) -> Any:
             interrupt()
-            while not starter.given_up:
+            while not starter.killed:
                 pass
             return real(*args)
 
