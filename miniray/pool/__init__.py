@@ -357,7 +357,9 @@ class Pool:
         if hasattr(_standard.Pool, name) and not hasattr(type(self), name):
             told = f"{type(self).__name__!r} object has no attribute {name!r}; {_OF_THE_STANDARD_ONE}"
             raise AttributeError(told, name=name, obj=self)
-        return super().__getattribute__(name)  # a subclass's property that has just failed says itself why
+        beside = getattr(super(), "__getattr__", None)  # a class beside this one may have it
+        # Else a subclass's property that has just failed says itself why.
+        return super().__getattribute__(name) if beside is None else beside(name)
 
     @property
     def _cache(self) -> dict[int, Any]:

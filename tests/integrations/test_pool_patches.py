@@ -61,3 +61,15 @@ def test_a_subclasss_property_that_fails_says_why() -> None:
 
     with Named(1) as pool, pytest.raises(AttributeError, match="'Named' object has no attribute 'name'$"):
         _ = pool.title
+
+
+def test_a_class_beside_the_pool_has_its_say() -> None:
+    class Told:
+        def __getattr__(self, name: str) -> str:
+            return f"told {name}"
+
+    class Both(miniray.Pool, Told):
+        pass
+
+    with Both(1) as pool:
+        assert pool.story == "told story" and pool.apply(functions.square, (3,)) == 9
