@@ -46,7 +46,7 @@ WORKPLACE = (
     r"co" r"pilot",
 )
 TEXT = (".py", ".md", ".toml", ".txt", ".cfg", ".ini", ".yml", ".yaml", ".ipynb", ".json", ".sh", "")
-GENERATED = (".git", ".venv", "build", "dist", "__pycache__", ".hypothesis")
+GENERATED = (".git", ".venv", "build", "dist", "__pycache__", ".hypothesis", ".miniray-failures")
 
 
 @cache
