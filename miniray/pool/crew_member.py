@@ -172,12 +172,11 @@ class CrewMember:
         """Whether it has run all tasks that it may, and is to be replaced."""
         return self.quota is not None and self.quota <= 0 and not self.is_busy and not self.has_ended
 
-    def nears_its_end(self, calls_wait: bool) -> bool:
-        """Whether it works, and is soon to be replaced; without calls that wait, nobody knows that of one which may get
-        more."""
+    def nears_its_end(self, may_get_more: bool) -> bool:
+        """Whether it works, and is soon to be replaced. `may_get_more`: also one that lacks some of its tasks."""
         if self.quota is None or self.has_ended:
             return False
-        is_near = self.quota <= 0 or (calls_wait and self._quota_seconds < AHEAD_SECONDS)
+        is_near = self.quota <= 0 or (may_get_more and self._quota_seconds < AHEAD_SECONDS)
         return is_near and self.is_up
 
     def learn(self, callee: Callee) -> None:
